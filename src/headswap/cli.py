@@ -1,0 +1,143 @@
+"""The command line: a command for each stage, and what a person types besides."""
+
+import functools
+import sys
+from typing import Annotated
+
+import typer
+
+from . import params as parameters
+from .errors import Problem
+
+app = typer.Typer(
+    help="Swap the head of a pretrained network, train it three ways, and find out which was "
+    "better. `dvc repro` runs the stages in order; params.yaml says what they do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
+
+
+def command(function):
+    """Register a stage; a `Problem` becomes a message on standard error and exit code 1."""
+
+    @app.command()
+    @functools.wraps(function)
+    def guarded(*args, **kwargs):
+        try:
+            function(*args, **kwargs)
+        except Problem as problem:
+            sys.exit(f"headswap {function.__name__}: {problem}")
+        except KeyboardInterrupt:
+            sys.exit("\nStopped. What was finished is kept; go on with: dvc repro")
+
+    return guarded
+
+
+@command
+def check():
+    """Check params.yaml: keys, values, networks and factories."""
+    params = parameters.load()
+    from . import networks, training
+
+    networks.check(params.models, params.factories)
+    training.pick(params.device)
+    print(f"params.yaml is right: {len(params.cells())} cells, {len(params.seeds)} seeds each.")
+
+
+@command
+def fetch():
+    """Bring the archive of images here, from the mirror, the address, or by drawing them."""
+    params = parameters.load()
+    from . import dataset
+
+    print(f"{dataset.ARCHIVE} is here, from {dataset.fetch(params.dataset)}.")
+
+
+@command
+def verify():
+    """Unpack the images and hold every one against the manifest."""
+    params = parameters.load()
+    from . import dataset
+
+    counts = dataset.verify(params.dataset)
+    dataset.record(counts)
+    print(f"{counts['images']} images are as the manifest says.")
+
+
+@command
+def manifest(
+    folder: Annotated[str, typer.Argument(help="With train/<class>/ and val/<class>/ in it.")],
+    output: Annotated[str, typer.Option(help="The manifest to write.")] = "data/manifest.csv",
+):
+    """Write the manifest of a folder of images of your own."""
+    from . import dataset
+
+    print(f"{output} lists {dataset.write_manifest(folder, output)} images.")
+
+
+@command
+def weights(model: Model):
+    """Fetch a network's weights, check them, and find its head."""
+    params = _with_model(model)
+    from . import weights
+
+    path = weights.FOLDER / f"{model}.safetensors"
+    weights.provide(model, params, path)
+    print(f"{path} is written.")
+
+
+@command
+def embed(model: Model):
+    """Compute the features that the linear probe learns from."""
+    params = _with_model(model)
+    from . import display, embedding
+
+    with display.progress(params.embed.views + 1, "view") as tell:
+        embedding.provide(model, params, tell)
+
+
+@command
+def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]):
+    """Train a model in one mode, with every seed."""
+    params = _with_model(model)
+    if mode not in params.modes:
+        raise Problem(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
+    _train(model, mode, params)
+
+
+@command
+def probe(model: Model):
+    """Train a linear probe on a model's features, with every seed."""
+    _train(model, "probe", _with_model(model))
+
+
+def _train(model, mode, params):
+    from . import cells, display, runs
+
+    cell = runs.Cell(model, mode, params)
+    with display.progress(cell.recipe.epochs, "epoch") as tell:
+        cells.provide(cell, tell)
+
+
+@command
+def compare():
+    """Put all cells into one table and its plots."""
+    params = parameters.load()
+    from . import compare
+
+    compare.provide(params)
+
+
+def _with_model(model):
+    params = parameters.load()
+    if model not in params.models:
+        raise Problem(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
+    return params
+
+
+def main():
+    """Run the command line."""
+    app()

@@ -1,0 +1,274 @@
+"""The photographs: fetched as an archive, held against a manifest, laid out in class folders."""
+
+import csv
+import io
+import os
+import stat
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from . import drawings
+from .download import obtain
+from .errors import Problem, some_of
+from .files import replacing, sha256, write_csv, write_json
+from .params import GENERATED
+
+ARCHIVE = Path("data/hymenoptera_data.zip")
+IMAGES = Path("data/images")
+SPLITS = ("train", "val")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What counts as an image: torchvision's list for its ``ImageFolder``."""
+COLUMNS = ("path", "bytes", "sha256")
+MANIFEST = "manifest.csv"
+
+
+def fetch(dataset, archive=ARCHIVE):
+    """Bring the archive here.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its ``url`` is an address, a local zip, a local folder with ``train`` and ``val`` in it,
+        or ``generated``.
+    archive : path-like
+        The zip to write.
+
+    Returns
+    -------
+    str
+        Where it came from.
+
+    Raises
+    ------
+    Problem
+        If no place has a readable zip.
+    """
+    if dataset.url == GENERATED:
+        with replacing(archive) as temporary:
+            drawings.draw_archive(temporary, MANIFEST)
+        return GENERATED
+    folder = Path(dataset.url).expanduser()
+    if folder.is_dir():
+        with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
+            for name, path in images_in(folder).items():
+                file.writestr(zipfile.ZipInfo(name), path.read_bytes())
+        return str(folder)
+    return obtain(dataset.url, archive, _check_zip)
+
+
+def _check_zip(path):
+    if not zipfile.is_zipfile(path):
+        raise ValueError("is no zip archive, or not a whole one")
+
+
+def images_in(folder):
+    """List a folder's images.
+
+    Parameters
+    ----------
+    folder : path-like
+        With ``train/<class>/<image>`` and ``val/<class>/<image>`` in it.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        Sorted by name, ``train/ants/0013035.jpg``.
+
+    Raises
+    ------
+    Problem
+        If there is no image in one of the two splits.
+    """
+    folder = Path(folder)
+    found = {
+        "/".join(path.relative_to(folder).parts): path
+        for split in SPLITS
+        for path in sorted(folder.glob(f"{split}/*/*"))
+        if path.suffix.lower() in EXTENSIONS
+    }
+    for split in SPLITS:
+        if not any(name.startswith(f"{split}/") for name in found):
+            raise Problem(
+                f"{folder / split} holds no class folders with images.\n"
+                "Lay the images out as train/<class>/<image> and val/<class>/<image>."
+            )
+    return dict(sorted(found.items()))
+
+
+def write_manifest(folder, path):
+    """Write the manifest of a folder of one's own; return the number of images."""
+    images = images_in(folder)
+    write_csv(path, COLUMNS, [(n, p.stat().st_size, sha256(p)) for n, p in images.items()])
+    return len(images)
+
+
+def read_manifest(text, name):
+    """Read a manifest.
+
+    Parameters
+    ----------
+    text : str
+        A table with the columns path, bytes and sha256.
+    name : str
+        The file's name, for the message.
+
+    Returns
+    -------
+    dict of str to tuple of (int, str)
+        Size in bytes and SHA-256 of each image, by its path.
+
+    Raises
+    ------
+    Problem
+        With every line that is not right.
+    """
+    entries, faults = {}, []
+    rows = csv.DictReader(io.StringIO(text))
+    for row in rows:
+        try:
+            path, size, digest = (row[column] for column in COLUMNS)
+            parts = PurePosixPath(path).parts
+            fits = len(parts) == 3 and parts[0] in SPLITS and ".." not in parts
+            if not fits or path in entries or len(digest) != 64 or "\\" in path:
+                raise ValueError
+            entries[path] = int(size), digest
+        except (KeyError, ValueError, TypeError):
+            faults.append(f"line {rows.line_num}: {','.join(map(str, row.values()))[:100]}")
+    if faults or not entries:
+        raise Problem(
+            f"{name} is no manifest of images (columns {', '.join(COLUMNS)}, every path once, "
+            f"as train/<class>/<image> or val/<class>/<image>).\n{some_of(faults)}\n"
+            "Restore it with `git checkout`, or make one: headswap manifest FOLDER"
+        )
+    return entries
+
+
+def verify(dataset, archive=ARCHIVE, images=IMAGES):
+    """Unpack the archive's images and hold every one against the manifest.
+
+    The manifest, not the archive, says which files are written and how large each may be, so
+    nothing is written outside the folder and nothing unpacks to more than was asked for.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its ``manifest`` is the check; generated images bring their own in the archive.
+    archive, images : path-like
+        The zip to read and the folder to write.
+
+    Returns
+    -------
+    dict
+        The number of images for each ``<split>_<class>``, for each split, and ``images`` in all.
+
+    Raises
+    ------
+    Problem
+        If an image is missing, extra, changed or no image; all of them by name.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file, replacing(images) as folder:
+            entries = read_manifest(*_manifest_text(dataset, file))
+            faults = _extract(file, entries, folder) + _undecodable(folder)
+            if faults:
+                raise Problem(
+                    f"{archive} does not hold the images of its manifest:\n{some_of(faults)}\n"
+                    "Get a good copy with: dvc repro --force --single-item fetch\n"
+                    "For images of your own, name their manifest in dataset.manifest "
+                    "(headswap manifest FOLDER makes it)."
+                )
+    except FileNotFoundError as error:
+        raise Problem(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise Problem(
+            f"{archive} is damaged: {error}.\n"
+            "Get a good copy with: dvc repro --force --single-item fetch"
+        ) from None
+    return counts(entries)
+
+
+def _manifest_text(dataset, archive):
+    if dataset.url == GENERATED:
+        return archive.read(MANIFEST).decode(), MANIFEST
+    try:
+        return Path(dataset.manifest).read_text(encoding="utf-8"), dataset.manifest
+    except FileNotFoundError:
+        raise Problem(
+            f"dataset.manifest: there is no {dataset.manifest}.\n"
+            f"Make it with: headswap manifest FOLDER --output {dataset.manifest}"
+        ) from None
+
+
+def _extract(archive, entries, folder):
+    """Write the manifest's images into `folder`; return what is wrong, a line an image."""
+    members, faults = {}, []
+    for info in archive.infolist():
+        name = "/".join(PurePosixPath(info.filename).parts[-3:])
+        if name.lower().endswith(EXTENSIONS) and name.split("/")[0] in SPLITS:
+            members.setdefault(name, []).append(info)
+    for name in sorted(members.keys() - entries.keys()):
+        faults.append(f"extra: {name}")
+    for name, (size, digest) in entries.items():
+        found = members.get(name, [])
+        if len(found) != 1:
+            faults.append(f"missing: {name}" if not found else f"there {len(found)} times: {name}")
+        elif stat.S_ISLNK(found[0].external_attr >> 16):
+            faults.append(f"a link, not an image: {name}")
+        elif found[0].file_size != size:
+            faults.append(f"changed: {name} ({found[0].file_size} bytes, not {size})")
+        else:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with archive.open(found[0]) as source:
+                    target.write_bytes(source.read(size + 1))
+            except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
+                faults.append(f"damaged: {name} ({error})")
+                continue
+            if sha256(target) != digest:
+                faults.append(
+                    f"changed: {name} (SHA-256 {sha256(target)[:12]}…, not {digest[:12]}…)"
+                )
+                target.unlink()
+    return faults
+
+
+def _undecodable(folder):
+    """Return a line for each file in `folder` that is no readable image."""
+    faults = []
+    for path in sorted(folder.glob("*/*/*")):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    image.load()
+        except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+            faults.append(f"no readable image: {'/'.join(path.parts[-3:])} ({error})")
+    return faults
+
+
+def counts(entries):
+    """Count images by split and by split and class.
+
+    >>> counts(["train/ants/a.jpg", "train/bees/b.jpg", "val/ants/c.jpg"])["train_ants"]
+    1
+    """
+    tally = Counter()
+    for name in entries:
+        split, label, _ = name.split("/")
+        tally.update(["images", split, f"{split}_{label}"])
+    return dict(sorted(tally.items()))
+
+
+def classes_in(images=IMAGES):
+    """Return the names of the classes, sorted; their places are the labels."""
+    return sorted(entry.name for entry in os.scandir(Path(images) / "train") if entry.is_dir())
+
+
+def record(tally, path="metrics/dataset.json"):
+    """Write what `verify` counted."""
+    write_json(path, tally)

@@ -1,0 +1,151 @@
+"""Embeddings: what the head sees of an image when the backbone is truly frozen."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import networks, weights
+from .files import digest, sha256
+from .images import VAL_BATCH, Photographs, normalise
+from .provenance import code_digest, images_digest, versions
+from .seeds import generator
+from .training import pick, products
+from .workers import Job, how_many, side_by_side
+
+FOLDER = Path("data/embeddings")
+PARTS = Path("runs")
+
+
+class Embeddings:
+    """The features of a data set, in place of its images.
+
+    Parameters
+    ----------
+    path : path-like
+        What `provide` wrote.
+
+    Attributes
+    ----------
+    classes : list of str
+        Sorted; a label is a place in it.
+    names : dict of str to list of str
+        For each split the images' paths, sorted.
+    labels : dict of str to torch.Tensor
+        For each split int64, shape (images,).
+    backbone : dict
+        Its parameters, multiply-accumulates and depth (see `networks.describe`), without a head.
+    features : int
+        Numbers for each image.
+    """
+
+    def __init__(self, path):
+        tensors, metadata = weights.load(path)
+        self.classes, self.names = metadata["classes"], metadata["names"]
+        self.backbone = metadata["backbone"]
+        self.labels = {"train": tensors["train_labels"], "val": tensors["val_labels"]}
+        self._train, self._val = tensors["train"], tensors["val"]
+        self.features = self._val.shape[1]
+
+    def train(self, seed, epoch, batch_size):
+        """Yield an epoch's batches, each image in one view of the pool: see `Photographs.train`."""
+        views, images, _ = self._train.shape
+        order = torch.randperm(images, generator=generator(seed, "order", epoch))
+        pick_view = generator(seed, "augmentation", epoch)
+        view = torch.randint(views, (images,), generator=pick_view)
+        for chunk in order.split(batch_size):
+            yield self._train[view[chunk], chunk], self.labels["train"][chunk]
+
+    def val(self):
+        """Yield the validation images in one batch."""
+        yield self._val, self.labels["val"]
+
+
+def provide(model, params, tell):
+    """Compute a backbone's features, several views side by side, and write them as one file.
+
+    Parameters
+    ----------
+    model : str
+        A model of ``params.yaml``.
+    params : Params
+        All parameters.
+    tell : callable
+        Called with the model's name and a dict after each view.
+
+    Raises
+    ------
+    Problem
+        If a worker fails; the views that are done are kept.
+    """
+    identity = {
+        **params.model_dump(include={"embed": {"seed"}, "image": True, "precision": True}),
+        "device": pick(params.device),
+        "images": images_digest(),
+        "weights": sha256(weights.FOLDER / f"{model}.safetensors"),
+        "code": code_digest(),
+        "versions": versions(),
+    }
+    folder = PARTS / f"{model}-embed" / digest(identity)
+    parts = ["val", *map(str, range(params.embed.views))]
+    todo = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
+    shares = [todo[worker :: how_many()] for worker in range(how_many())]
+    jobs = [
+        Job(f"{model} views", _embed, (model, params, share, folder)) for share in shares if share
+    ]
+    side_by_side(jobs, tell)
+    _gather(model, params, folder, FOLDER / f"{model}.safetensors")
+    shutil.rmtree(folder)
+
+
+def _embed(model, params, parts, folder, *, report):
+    """Compute some parts, ``val`` or the number of a view, and keep each in a file of its own."""
+    torch.set_num_threads(1)
+    device = pick(params.device)
+    network = _backbone(model, params)
+    network.to(device=device, memory_format=torch.channels_last).eval()
+    photographs = Photographs(params.image)
+    for part in parts:
+        if part == "val":
+            batches = (inputs for inputs, _ in photographs.val())
+        else:
+            batches = _view(photographs, params.embed.seed, int(part))
+        with torch.inference_mode(), products(params.precision, device):
+            features = torch.cat([network(batch.to(device)).float().cpu() for batch in batches])
+        weights.save(folder / f"{part}.safetensors", {"features": features})
+        report()
+
+
+def _backbone(model, params):
+    network, head = weights.pretrained(model, params)
+    networks.replace(network, head, nn.Identity())
+    return network
+
+
+def _view(photographs, seed, number):
+    images = range(len(photographs.names["train"]))
+    for start in range(0, len(images), VAL_BATCH):
+        chunk = images[start : start + VAL_BATCH]
+        yield normalise([photographs.view(index, seed, number) for index in chunk])
+
+
+def _gather(model, params, folder, path):
+    """Put the parts together into one file, which `Embeddings` reads."""
+    photographs = Photographs(params.image)
+
+    def features(part):
+        return weights.load(folder / f"{part}.safetensors")[0]["features"]
+
+    weights.save(
+        path,
+        {
+            "train": torch.stack([features(view) for view in range(params.embed.views)]),
+            "val": features("val"),
+            "train_labels": photographs.labels["train"],
+            "val_labels": photographs.labels["val"],
+        },
+        classes=photographs.classes,
+        names=photographs.names,
+        backbone=networks.describe(_backbone(model, params)),
+    )

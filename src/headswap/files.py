@@ -1,0 +1,88 @@
+"""Writing files so that a half-written one is never taken for a whole one, and digests."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from .errors import Problem
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a temporary path beside `path` that takes its place when the block ends well.
+
+    Parameters
+    ----------
+    path : path-like
+        The file or folder to write; its parents are made.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write. It is removed if the block raises.
+
+    Raises
+    ------
+    Problem
+        If the disk is full, read-only, or not ours to write.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
+        yield temporary / path.name
+        if path.is_dir():
+            path.rename(temporary / "old")
+        os.replace(temporary / path.name, path)
+    except OSError as error:
+        raise Problem(
+            f"{path} could not be written: {error.strerror or error}.\n"
+            "Make room or set the permissions, then run the same command again."
+        ) from error
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path, text):
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path, value):
+    """Write JSON with one key a line; a NaN or an infinity is refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_csv(path, columns, rows):
+    """Write a table with a header line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path):
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def sha256(path):
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*values):
+    """Return 16 hexadecimal digits that stand for JSON-like values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,179 @@
+"""The parameters: one typed schema for all of ``params.yaml``, and the names made from it."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .errors import Problem, some_of
+
+GENERATED = "generated"
+
+
+def _distinct(values):
+    twice = sorted({value for value in values if values.count(value) > 1}, key=str)
+    if twice:
+        raise ValueError(f"names {twice[0]!r} twice; every entry may stand once")
+    return values
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+NAME = r"^[a-z0-9_]+$"
+TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+FORMS = {NAME: "lower-case letters, digits and _", TARGET: "package.module:callable"}
+
+Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=NAME)]
+Target = Annotated[str, Field(pattern=TARGET)]
+
+
+class Dataset(_Section):
+    """Where the images come from and what they must be."""
+
+    url: Annotated[str, Field(min_length=1)]
+    manifest: Annotated[str, Field(min_length=1)]
+
+
+class Recipe(_Section):
+    """Stochastic gradient descent with a stepwise learning rate, as in the tutorial."""
+
+    epochs: Positive
+    batch_size: Positive
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    lr_step: Positive
+    lr_gamma: Annotated[float, Field(gt=0, le=1)]
+
+    def lr_at(self, epoch):
+        """Return the learning rate of an epoch, counted from 0.
+
+        >>> recipe = Recipe(epochs=9, batch_size=4, lr=1.0, momentum=0.9, lr_step=7, lr_gamma=0.1)
+        >>> recipe.lr_at(6), recipe.lr_at(7)
+        (1.0, 0.1)
+        """
+        return self.lr * self.lr_gamma ** (epoch // self.lr_step)
+
+
+class Embed(_Section):
+    """The pool of augmented views that a linear probe draws from."""
+
+    views: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Image(_Section):
+    """Sides in pixels: of what the network sees, and of the shorter side before the crop."""
+
+    size: Annotated[int, Field(ge=8, le=2048)]
+    resize: Annotated[int, Field(ge=8, le=4096)]
+
+    @model_validator(mode="after")
+    def _crop_fits(self):
+        if self.resize < self.size:
+            raise ValueError(f"resize ({self.resize}) must be at least size ({self.size})")
+        return self
+
+
+class Params(_Section):
+    """All of ``params.yaml``."""
+
+    dataset: Dataset
+    models: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+    factories: dict[Name, Target]
+    modes: Annotated[
+        list[Literal["finetune", "frozen"]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    weights: Literal["imagenet", "random"]
+    train: Recipe
+    probe: Recipe
+    embed: Embed
+    image: Image
+    precision: Literal["float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+    def cells(self):
+        """Return the names of the cells, ``<model>-<mode>``, a model's modes side by side."""
+        return [f"{model}-{mode}" for model in self.models for mode in [*self.modes, "probe"]]
+
+
+def load(path="params.yaml"):
+    """Read and check the parameters.
+
+    Parameters
+    ----------
+    path : path-like
+        A YAML 1.2 file, the dialect that DVC reads (``1e-3`` is a number).
+
+    Returns
+    -------
+    Params
+
+    Raises
+    ------
+    Problem
+        With a line for every fault, which names the key and says what is allowed.
+    """
+    try:
+        tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Problem(
+            f"There is no {path} in {Path.cwd()}.\n"
+            "Go to the project's folder, the one with dvc.yaml, and try again."
+        ) from None
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = (getattr(error, "problem", None) or str(error)).splitlines()[0]
+        raise Problem(
+            f"{path}{where} cannot be read: {what}.\nMend that line, then: headswap check"
+        ) from None
+    if not isinstance(tree, dict):
+        raise Problem(f"{path} holds no keys; it must name {', '.join(Params.model_fields)}.")
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        faults = [_in_words(fault) for fault in error.errors()]
+        raise Problem(
+            f"{path} is not right:\n{some_of(faults)}\nMend it, then: headswap check"
+        ) from None
+
+
+def _in_words(fault):
+    where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    kind, given, limits = fault["type"], fault["input"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{where}: no such key; {_allowed_keys(fault['loc'])}"
+    if kind == "missing":
+        return f"{where}: is missing"
+    if kind == "string_pattern_mismatch":
+        return f"{where}: must be written as {FORMS[limits['pattern']]}, not {given!r}"
+    message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", fault["msg"])
+    if kind == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: should {message}, not {given!r}"
+
+
+def _allowed_keys(location):
+    section = Params
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    close = difflib.get_close_matches(str(location[-1]), section.model_fields, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}allowed are {', '.join(section.model_fields)}"

@@ -1,0 +1,68 @@
+"""What made a result: digests of code and images, versions, machine, revision."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from .dataset import IMAGES, images_in
+from .files import digest, sha256
+
+TRAINING_CODE = (
+    "dataset",
+    "embedding",
+    "images",
+    "networks",
+    "provenance",
+    "runs",
+    "seeds",
+    "training",
+    "weights",
+    "workers",
+)
+"""The modules that a trained result depends on; ``dvc.yaml`` names the same."""
+
+
+def images_digest(folder=IMAGES):
+    """Return a digest of the names and contents of all images."""
+    return digest([(name, sha256(path)) for name, path in images_in(folder).items()])
+
+
+def code_digest():
+    """Return a digest of the modules named in `TRAINING_CODE`."""
+    return digest([sha256(Path(__file__).with_name(f"{name}.py")) for name in TRAINING_CODE])
+
+
+def versions():
+    """Return the versions of what computes."""
+    names = ("headswap", "torch", "torchvision")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def machine():
+    """Return what a measured time depends on besides the code: processor, cores, system."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "revision": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or "unknown"
+
+
+def _git(*arguments):
+    """Return what Git says, or None outside a checkout or without Git."""
+    try:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

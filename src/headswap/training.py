@@ -1,0 +1,226 @@
+"""One run: one network, one mode, one seed, epoch by epoch."""
+
+import math
+import os
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from .errors import Problem
+from .files import replacing
+from .seeds import derive
+
+
+def pick(device):
+    """Turn ``device`` of ``params.yaml`` into one that is here.
+
+    Raises
+    ------
+    Problem
+        If it names one that is not.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next((name for name, available in here.items() if available), "cpu")
+    if not here.get(device, True):
+        raise Problem(f"device: {device} is not to be had on this machine.\nSet device: auto.")
+    return device
+
+
+def products(precision, device):
+    """Return the context in which a network's products have the wanted precision."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@dataclass
+class History:
+    """What is known of a run so far; all of it is in its checkpoint.
+
+    Attributes
+    ----------
+    curves : list of tuple
+        (epoch, split, loss, accuracy), two an epoch; epochs count from 0.
+    seconds : list of dict of str to float
+        For each epoch the wall-clock seconds of ``train`` and ``val``.
+    best : dict
+        The best epoch on the validation set, the first of equals: ``epoch``, ``accuracy``,
+        ``probabilities`` (float32, shape (images, classes)) and ``state`` (see `moving`).
+    last : dict
+        The same for the last finished epoch, without its state, which the network itself has.
+    diverged : int or None
+        The epoch in which the loss was no longer a finite number; the run ended there.
+    """
+
+    curves: list = field(default_factory=list)
+    seconds: list = field(default_factory=list)
+    best: dict = field(default_factory=dict)
+    last: dict = field(default_factory=dict)
+    diverged: int | None = None
+
+
+def train(
+    network,
+    feed,
+    recipe,
+    seed,
+    *,
+    precision="float32",
+    device="cpu",
+    checkpoint=None,
+    report=None,
+):
+    """Train whatever of a network requires gradients, by the classic recipe [1]_.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In the training phase it is in train mode throughout, frozen or not.
+    feed : object
+        With ``train(seed, epoch, batch_size)`` and ``val()``, which yield inputs and labels.
+    recipe : params.Recipe
+        Epochs, batch size, learning rate and its steps, momentum.
+    seed : int
+        Of the run.
+    precision : {"float32", "bfloat16"}
+        Of the products; parameters are float32 always.
+    device : str
+        Where to train.
+    checkpoint : path-like, optional
+        Where each finished epoch is kept, and an interrupted run found again.
+    report : callable, optional
+        Called after each epoch with ``done``, the epochs done, and figures or a note on them.
+
+    Returns
+    -------
+    History
+
+    References
+    ----------
+    .. [1] S. Chilamkurthy, "Transfer Learning for Computer Vision Tutorial", PyTorch tutorials.
+    """
+    network.to(device=device, memory_format=torch.channels_last)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    history = _resume(checkpoint, network, optimizer) or History()
+    precisely = products(precision, device)
+    for epoch in range(len(history.seconds), recipe.epochs):
+        if history.diverged is not None:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr_at(epoch)
+        torch.manual_seed(derive(seed, "dropout", epoch))
+        started = time.perf_counter()
+        batches = feed.train(seed, epoch, recipe.batch_size)
+        train_loss, train_accuracy = _learn(network, batches, optimizer, precisely, device)
+        between = time.perf_counter()
+        val_loss, val_accuracy, probabilities = evaluate(network, feed.val(), precisely, device)
+        ended = time.perf_counter()
+        history.seconds.append({"train": between - started, "val": ended - between})
+        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+            history.diverged = epoch
+        else:
+            history.curves += [
+                (epoch, "train", train_loss, train_accuracy),
+                (epoch, "val", val_loss, val_accuracy),
+            ]
+            history.last = {
+                "epoch": epoch,
+                "accuracy": val_accuracy,
+                "probabilities": probabilities,
+            }
+            if not history.best or val_accuracy > history.best["accuracy"]:
+                history.best = {**history.last, "state": _copy(moving(network))}
+        _keep(checkpoint, network, optimizer, history)
+        if report:
+            report(done=epoch + 1, **_news(history, recipe))
+    return history
+
+
+def _news(history, recipe):
+    """Return what there is to say of the epoch just finished."""
+    if history.diverged is None:
+        _, _, loss, accuracy = history.curves[-1]
+        return {"loss": loss, "accuracy": accuracy}
+    rate = recipe.lr_at(history.diverged)
+    return {
+        "note": f"diverged: the loss is no finite number in epoch {history.diverged} "
+        f"at learning rate {rate:g}; the run is counted as diverged"
+    }
+
+
+def _learn(network, batches, optimizer, precisely, device):
+    """Train for one epoch; return the mean loss and the accuracy of what was seen."""
+    network.train()
+    losses, hits, images = 0.0, 0, 0
+    for inputs, labels in batches:
+        inputs, labels = inputs.to(device), labels.to(device)
+        optimizer.zero_grad()
+        with precisely:
+            outputs = network(inputs)
+        loss = cross_entropy(outputs.float(), labels)
+        if not torch.isfinite(loss):
+            return math.nan, math.nan
+        loss.backward()
+        optimizer.step()
+        losses += loss.item() * len(labels)
+        hits += (outputs.argmax(1) == labels).sum().item()
+        images += len(labels)
+    return losses / images, hits / images
+
+
+@torch.inference_mode()
+def evaluate(network, batches, precisely, device):
+    """Run a network in eval mode.
+
+    Returns
+    -------
+    loss, accuracy : float
+        Means over the images.
+    probabilities : torch.Tensor
+        Float32 on the CPU, shape (images, classes).
+    """
+    network.eval()
+    outputs, labels = [], []
+    for batch, truth in batches:
+        with precisely:
+            outputs.append(network(batch.to(device)).float().cpu())
+        labels.append(truth)
+    outputs, labels = torch.cat(outputs), torch.cat(labels)
+    accuracy = (outputs.argmax(1) == labels).double().mean().item()
+    return cross_entropy(outputs, labels).item(), accuracy, outputs.softmax(1)
+
+
+def moving(network):
+    """Return the tensors that training can change: trained parameters, and every buffer.
+
+    In `frozen` the buffers of batch norm move although no parameter of it does.
+    """
+    state = network.state_dict()
+    fixed = {name for name, value in network.named_parameters() if not value.requires_grad}
+    return {name: value for name, value in state.items() if name not in fixed}
+
+
+def _copy(tensors):
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _keep(checkpoint, network, optimizer, history):
+    if checkpoint is None:
+        return
+    with replacing(checkpoint) as temporary:
+        torch.save(
+            {"network": moving(network), "optimizer": optimizer.state_dict(), **vars(history)},
+            temporary,
+        )
+
+
+def _resume(checkpoint, network, optimizer):
+    """Bring network and optimizer to where a checkpoint left them; return its history."""
+    if checkpoint is None or not os.path.exists(checkpoint):
+        return None
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network.load_state_dict(kept.pop("network"), strict=False)
+    optimizer.load_state_dict(kept.pop("optimizer"))
+    return History(**kept)

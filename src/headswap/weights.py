@@ -1,0 +1,154 @@
+"""The weights a network starts from: fetched, checked, and kept as safetensors."""
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from . import networks
+from .download import obtain
+from .errors import Problem
+from .files import replacing, sha256
+from .seeds import seeded
+
+FOLDER = Path("data/weights")
+
+
+def provide(name, params, destination):
+    """Write the state of a network, pretrained or random, and where it came from.
+
+    Parameters
+    ----------
+    name : str
+        A model of ``params.yaml``.
+    params : Params
+        Of which ``weights``, ``factories`` and ``image.size`` matter.
+    destination : path-like
+        The safetensors file to write. Its metadata tell the ``source`` and the ``head``.
+
+    Raises
+    ------
+    Problem
+        If the network has no head, or its weights cannot be had.
+    """
+    with seeded(0, "weights"):
+        network = networks.build(name, params.factories)
+        if params.weights == "random" and name in params.factories:
+            networks.randomise(network, name)
+    head = networks.find_head(network, name, params.image.size)
+    if params.weights == "random":
+        source = "random"
+    elif name in params.factories:
+        source = params.factories[name]
+    else:
+        source = _load_imagenet(network, name)
+    save(destination, network.state_dict(), source=source, head=head)
+
+
+def pretrained(name, params, folder=FOLDER):
+    """Build a network with the weights that `provide` kept.
+
+    Parameters
+    ----------
+    name : str
+        A model of ``params.yaml``.
+    params : Params
+        Of which ``factories`` matters.
+    folder : path-like
+        Where the weights are.
+
+    Returns
+    -------
+    network : torch.nn.Module
+    head : str
+        The name of its last linear layer.
+
+    Raises
+    ------
+    Problem
+        If the weights are missing, damaged, or another network's.
+    """
+    path = Path(folder) / f"{name}.safetensors"
+    tensors, metadata = load(path)
+    network = networks.build(name, params.factories)
+    try:
+        network.load_state_dict(tensors)
+        return network, metadata["head"]
+    except (RuntimeError, KeyError) as error:
+        raise Problem(f"{path} does not fit {name}: {error}\nRemove it, then: dvc repro") from error
+
+
+def _load_imagenet(network, name):
+    """Load torchvision's IMAGENET1K_V1 weights into `network`; return their address."""
+    url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    filename = url.rsplit("/", 1)[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / filename
+        obtain(url, file, check_digest, [Path(torch.hub.get_dir(), "checkpoints", filename)])
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            network.load_state_dict({_renamed(key): value for key, value in state.items()})
+        except Exception as error:  # any content can stand behind a right digest's first digits
+            raise Problem(f"{filename} does not hold {name}'s weights: {error}") from error
+    return url
+
+
+def _renamed(key):
+    """Translate the names of old DenseNet files, as torchvision's own loader does."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
+
+
+def check_digest(path):
+    """Raise ValueError unless a file's SHA-256 begins with the digits that its name ends in.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Named as torchvision names its weights, ``resnet18-f37072fd.pth``.
+    """
+    expected = path.stem.rpartition("-")[2]
+    found = sha256(path)
+    if not found.startswith(expected):
+        raise ValueError(f"has SHA-256 {found[:8]}…, not {expected}…; not the original file")
+
+
+def save(path, tensors, **metadata):
+    """Write tensors and their metadata (JSON-like) as safetensors.
+
+    The bytes depend on nothing else: the format's own metadata come in random order where there
+    is more than one, so all are in one.
+    """
+    contiguous = {
+        name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
+    }
+    with replacing(path) as temporary:
+        save_file(
+            contiguous, temporary, metadata={"headswap": json.dumps(metadata, sort_keys=True)}
+        )
+
+
+def load(path):
+    """Read tensors and metadata.
+
+    Returns
+    -------
+    tensors : dict of str to torch.Tensor
+    metadata : dict
+
+    Raises
+    ------
+    Problem
+        If the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads(file.metadata()["headswap"])
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, metadata
+    except Exception as error:
+        raise Problem(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error

@@ -1,0 +1,174 @@
+"""Jobs side by side: one process and one thread each, and none left behind."""
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from .errors import Problem
+
+WORKERS = "HEADSWAP_WORKERS"
+ENVIRONMENT = {
+    # One thread a run: the number of threads changes the order of sums, and so the result.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Keep freed gradients: handing 200 MB to the kernel at each step costs AlexNet half its speed.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
+
+
+@dataclass
+class Job:
+    """A function to call in a process of its own.
+
+    Attributes
+    ----------
+    name : str
+        As messages call it.
+    function : callable
+        Of a module, so that the process can find it; called with `arguments` and ``report``.
+    arguments : tuple
+        What can be pickled.
+    """
+
+    name: str
+    function: object
+    arguments: tuple
+
+
+def how_many():
+    """Return the number of jobs to run side by side: ``HEADSWAP_WORKERS``, else one a core.
+
+    Raises
+    ------
+    Problem
+        If the variable is not a number from 1.
+    """
+    text = os.environ.get(WORKERS, "")
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if not text.isdecimal() or int(text) < 1:
+        raise Problem(f"{WORKERS} is {text!r}; set it to a number from 1, or unset it.")
+    return int(text)
+
+
+def side_by_side(jobs, tell):
+    """Run jobs, as many at a time as there are workers.
+
+    Parameters
+    ----------
+    jobs : list of Job
+        Started in this order.
+    tell : callable
+        Called with a job's name and each dict that it reports.
+
+    Raises
+    ------
+    Problem
+        If a job fails or dies: the others are stopped first, and what they finished is kept.
+    """
+    os.environ.update(ENVIRONMENT)
+    context = multiprocessing.get_context("spawn")
+    parent, waiting, running = os.getppid(), list(jobs), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < how_many():
+                job = waiting.pop(0)
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(job, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                running[ours] = job, process
+            for pipe in wait(list(running), timeout=1):
+                _hear(pipe, running, tell)
+            if os.getppid() != parent:
+                raise Problem("The process that started this one is gone, so it stopped too.")
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+
+
+def _hear(pipe, running, tell):
+    job, process = running[pipe]
+    try:
+        message = pipe.recv()
+    except EOFError:
+        del running[pipe]
+        process.join()
+        if process.exitcode:
+            raise Problem(_obituary(job, process.exitcode)) from None
+        return
+    if isinstance(message, dict):
+        tell(job.name, message)
+    else:
+        raise Problem(f"{job.name} failed: {message}")
+
+
+def _obituary(job, code):
+    why = f"exit code {code}"
+    if code < 0:
+        why = f"killed by {signal.Signals(-code).name}"
+    hint = ""
+    if code == -signal.SIGKILL:
+        hint = f" If memory ran out, set {WORKERS}=1."
+    return (
+        f"{job.name}: its process {why}. Finished epochs are kept.{hint}\n"
+        "Go on from there with: dvc repro"
+    )
+
+
+def _work(job, pipe):
+    """Run one job, in its own process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and stops its workers
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        job.function(*job.arguments, report=lambda **message: pipe.send(message))
+    except Problem as problem:
+        pipe.send(str(problem))
+    except Exception:
+        pipe.send(traceback.format_exc())
+
+
+def _die_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def only_one(path):
+    """Hold a lock for the length of a block.
+
+    Parameters
+    ----------
+    path : path-like
+        The lock; it tells who holds it, and is free once that process is gone.
+
+    Raises
+    ------
+    Problem
+        If another process holds it: which.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Problem(
+                f"{path.parent.name} is being worked on by process {lock.read().strip()}.\n"
+                "Wait for it, or stop it with `kill`, then run the same command again."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
