@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import stat
 import warnings
 import zipfile
@@ -15,13 +14,10 @@ from . import drawings
 from .download import obtain
 from .errors import Problem, some_of
 from .files import replacing, sha256, write_csv, write_json
+from .layout import EXTENSIONS, IMAGES, SPLITS, images_in
 from .params import GENERATED
 
 ARCHIVE = Path("data/hymenoptera_data.zip")
-IMAGES = Path("data/images")
-SPLITS = ("train", "val")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What counts as an image: torchvision's list for its ``ImageFolder``."""
 COLUMNS = ("path", "bytes", "sha256")
 MANIFEST = "manifest.csv"
 
@@ -63,40 +59,6 @@ def fetch(dataset, archive=ARCHIVE):
 def _check_zip(path):
     if not zipfile.is_zipfile(path):
         raise ValueError("is no zip archive, or not a whole one")
-
-
-def images_in(folder):
-    """List a folder's images.
-
-    Parameters
-    ----------
-    folder : path-like
-        With ``train/<class>/<image>`` and ``val/<class>/<image>`` in it.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Sorted by name, ``train/ants/0013035.jpg``.
-
-    Raises
-    ------
-    Problem
-        If there is no image in one of the two splits.
-    """
-    folder = Path(folder)
-    found = {
-        "/".join(path.relative_to(folder).parts): path
-        for split in SPLITS
-        for path in sorted(folder.glob(f"{split}/*/*"))
-        if path.suffix.lower() in EXTENSIONS
-    }
-    for split in SPLITS:
-        if not any(name.startswith(f"{split}/") for name in found):
-            raise Problem(
-                f"{folder / split} holds no class folders with images.\n"
-                "Lay the images out as train/<class>/<image> and val/<class>/<image>."
-            )
-    return dict(sorted(found.items()))
 
 
 def write_manifest(folder, path):
@@ -262,11 +224,6 @@ def counts(entries):
         split, label, _ = name.split("/")
         tally.update(["images", split, f"{split}_{label}"])
     return dict(sorted(tally.items()))
-
-
-def classes_in(images=IMAGES):
-    """Return the names of the classes, sorted; their places are the labels."""
-    return sorted(entry.name for entry in os.scandir(Path(images) / "train") if entry.is_dir())
 
 
 def record(tally, path="metrics/dataset.json"):

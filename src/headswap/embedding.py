@@ -104,16 +104,15 @@ def _embed(model, params, parts, folder, *, report):
     torch.set_num_threads(1)
     device = pick(params.device)
     network = _backbone(model, params)
-    network.to(device=device, memory_format=torch.channels_last).eval()
+    network.to(device=device, memory_format=torch.channels_last)
     photographs = Photographs(params.image)
     for part in parts:
         if part == "val":
             batches = (inputs for inputs, _ in photographs.val())
         else:
             batches = _view(photographs, params.embed.seed, int(part))
-        with torch.inference_mode(), products(params.precision, device):
-            features = torch.cat([network(batch.to(device)).float().cpu() for batch in batches])
-        weights.save(folder / f"{part}.safetensors", {"features": features})
+        computed = features(network, batches, products(params.precision, device), device)
+        weights.save(folder / f"{part}.safetensors", {"features": computed})
         report()
 
 
@@ -121,6 +120,14 @@ def _backbone(model, params):
     network, head = weights.pretrained(model, params)
     networks.replace(network, head, nn.Identity())
     return network
+
+
+@torch.inference_mode()
+def features(backbone, batches, precisely, device):
+    """Return what a backbone, left as it is, makes of images: float32, shape (images, features)."""
+    backbone.eval()
+    with precisely:
+        return torch.cat([backbone(batch.to(device)).float().cpu() for batch in batches])
 
 
 def _view(photographs, seed, number):
@@ -134,14 +141,14 @@ def _gather(model, params, folder, path):
     """Put the parts together into one file, which `Embeddings` reads."""
     photographs = Photographs(params.image)
 
-    def features(part):
+    def kept(part):
         return weights.load(folder / f"{part}.safetensors")[0]["features"]
 
     weights.save(
         path,
         {
-            "train": torch.stack([features(view) for view in range(params.embed.views)]),
-            "val": features("val"),
+            "train": torch.stack([kept(view) for view in range(params.embed.views)]),
+            "val": kept("val"),
             "train_labels": photographs.labels["train"],
             "val_labels": photographs.labels["val"],
         },

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from .dataset import IMAGES, SPLITS, classes_in, images_in
+from .layout import IMAGES, SPLITS, classes_in, images_in
 from .seeds import generator, seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

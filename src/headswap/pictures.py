@@ -40,9 +40,11 @@ def accuracy(cells, rows, path):
             elif what == "mean":
                 mean, low, high = group.iloc[0][["accuracy", "low", "high"]]
                 axes.plot([low, high], [place, place], color=colour, linewidth=2.5)
-                axes.scatter(mean, place, 70, colour, "D", edgecolors="white", zorder=3)
+                axes.scatter(mean, place, 70, colour, marker="D", edgecolors="white", zorder=3)
             else:
-                axes.scatter(group["accuracy"], [place], 150, "black", "|", linewidths=2, zorder=4)
+                axes.scatter(
+                    group["accuracy"], [place], 150, "black", marker="|", linewidths=2, zorder=4
+                )
     for label, style in {
         "replicate": {"marker": "o", "color": "grey", "markersize": 4},
         "mean, 95 % interval": {"marker": "D", "color": "grey", "linestyle": "-"},

@@ -6,22 +6,21 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from .dataset import IMAGES, images_in
 from .files import digest, sha256
+from .layout import IMAGES, images_in
 
 TRAINING_CODE = (
-    "dataset",
     "embedding",
     "images",
+    "layout",
     "networks",
-    "provenance",
     "runs",
     "seeds",
     "training",
     "weights",
     "workers",
 )
-"""The modules that a trained result depends on; ``dvc.yaml`` names the same."""
+"""The modules that a result depends on; the stages in ``dvc.yaml`` name the same."""
 
 
 def images_digest(folder=IMAGES):

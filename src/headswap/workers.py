@@ -74,8 +74,12 @@ def side_by_side(jobs, tell):
     Problem
         If a job fails or dies: the others are stopped first, and what they finished is kept.
     """
+    if not jobs:
+        return
     os.environ.update(ENVIRONMENT)
-    context = multiprocessing.get_context("spawn")
+    # A server with everything imported, from which workers fork: importing torch takes seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([jobs[0].function.__module__])
     parent, waiting, running = os.getppid(), list(jobs), {}
     try:
         while waiting or running:

@@ -1,0 +1,250 @@
+"""A cell: replicates side by side, what is kept of them, and what happens when things go wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import edit, project
+
+from headswap import cells, dataset, embedding, params, runs, training, weights
+from headswap.errors import Problem
+from headswap.files import read_json
+
+OUTPUTS = ("models", "metrics/cells", "plots/curves", "plots/predictions")
+
+
+def prepare():
+    """Bring images, weights and embeddings of the tiny network into the working folder."""
+    chosen = params.load()
+    dataset.fetch(chosen.dataset)
+    dataset.verify(chosen.dataset)
+    for model in chosen.models:
+        weights.provide(model, chosen, weights.FOLDER / f"{model}.safetensors")
+        embedding.provide(model, chosen, lambda name, message: None)
+
+
+def train(mode="frozen", model="tiny"):
+    told = []
+    cell = runs.Cell(model, mode, params.load())
+    cells.provide(cell, lambda name, message: told.append((name, message)))
+    return told
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for output in OUTPUTS
+        for path in sorted(Path(folder, output).rglob("*.*"))
+    }
+
+
+@pytest.fixture
+def ready(workspace):
+    prepare()
+    return workspace
+
+
+def test_a_cell_writes_its_five_outputs(ready):
+    train("finetune")
+    metrics = read_json("metrics/cells/tiny-finetune.json")
+    expected = {
+        f"{which}_val_accuracy_{part}"
+        for which in ("best", "last")
+        for part in ("mean", "std", "ci_low", "ci_high")
+    } | {"best_epoch_mean", "val_loss_last_mean", "parameters", "trainable_parameters", "gmacs"}
+    assert set(metrics) == expected | {"depth", "seeds", "diverged"}
+    assert metrics["depth"] == 2
+    assert metrics["parameters"] == metrics["trainable_parameters"]
+    curves = pd.read_csv("plots/curves/tiny-finetune.csv")
+    assert list(curves) == ["seed", "epoch", "split", "loss", "accuracy"]
+    assert len(curves) == 2 * 3 * 2
+    predictions = pd.read_csv("plots/predictions/tiny-finetune.csv")
+    assert list(predictions)[-2:] == ["p_ants", "p_bees"]
+    best = predictions[predictions["which"] == "best"]
+    accuracy = (best["label"] == best["predicted"]).mean()
+    assert metrics["best_val_accuracy_mean"] == pytest.approx(accuracy, abs=1e-6)
+    assert metrics["best_val_accuracy_ci_low"] <= accuracy <= metrics["best_val_accuracy_ci_high"]
+    timing = read_json("metrics/timing/tiny-finetune.json")
+    assert timing["seconds_per_run_mean"] > 0
+    assert timing["cores"] == os.cpu_count()
+
+
+@pytest.mark.parametrize("mode", ["frozen", "probe"])
+def test_what_is_kept_of_a_run_gives_its_predictions_again(ready, mode):
+    train(mode)
+    cell = runs.Cell("tiny", mode, params.load())
+    feed = cell.feed()
+    predictions = pd.read_csv(f"plots/predictions/{cell.name}.csv")
+    for seed in cell.params.seeds:
+        for which in ("best", "last"):
+            network = cell.network(feed, seed)
+            kept, _ = weights.load(f"models/{cell.name}/run-{seed}-{which}.safetensors")
+            network.load_state_dict(kept, strict=False)
+            precisely = training.products("float32", "cpu")
+            _, _, probabilities = training.evaluate(network, feed.val(), precisely, "cpu")
+            rows = predictions.query("seed == @seed and which == @which")
+            expected = rows[["p_ants", "p_bees"]].to_numpy()
+            np.testing.assert_allclose(probabilities.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_whole_network_is_kept_of_finetune(ready):
+    train("finetune")
+    assert [path.name for path in Path("models/tiny-finetune").glob("*.safetensors")] == [
+        "best.safetensors"
+    ]
+    kept, _ = weights.load("models/tiny-finetune/best.safetensors")
+    cell = runs.Cell("tiny", "finetune", params.load())
+    cell.network(cell.feed(), 0).load_state_dict(kept)
+
+
+def test_a_further_seed_trains_one_run(ready):
+    train()
+    edit(seeds=[0, 1, 2])
+    assert {name for name, _ in train()} == {"tiny-frozen seed 2"}
+    assert len(list(Path("models/tiny-frozen").glob("run-*.json"))) == 3
+
+
+def test_results_do_not_depend_on_workers_folder_or_order(ready, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSWAP_WORKERS", "2")
+    for mode in ("finetune", "probe"):
+        train(mode)
+    here = contents(ready)
+    monkeypatch.chdir(project(tmp_path / "elsewhere"))
+    monkeypatch.setenv("HEADSWAP_WORKERS", "1")
+    edit(seeds=[1, 0])
+    prepare()
+    for mode in ("probe", "finetune"):
+        train(mode)
+    there = contents(".")
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+
+
+def test_a_run_that_diverges_is_counted_and_no_nan_reaches_a_file(ready):
+    edit(train={"lr": 1e30})
+    told = train("finetune")
+    assert any("diverged" in message.get("note", "") for _, message in told)
+    metrics = read_json("metrics/cells/tiny-finetune.json")
+    assert (metrics["diverged"], metrics["best_val_accuracy_mean"]) == (2, None)
+    for path in Path().rglob("*-finetune*.*"):
+        assert path.suffix == ".safetensors" or "NaN" not in path.read_text()
+
+
+def headswap(*arguments):
+    command = [sys.executable, "-m", "headswap", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+
+
+def wait_for(process, text):
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} never came: {process.stderr.read()}")
+
+
+def descendants(pid):
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children] + [
+        pid for child in children for pid in descendants(child)
+    ]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def slow(workspace):
+    edit(
+        models=["slow"],
+        factories={"slow": "my_networks:slow"},
+        train={"epochs": 6, "batch_size": 2},
+        embed={"views": 1},
+    )
+    prepare()
+    return workspace
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_stage_leaves_no_process_and_goes_on_to_the_same_bytes(
+    slow, tmp_path, monkeypatch
+):
+    stage = headswap("train", "slow", "finetune")
+    wait_for(stage, "epoch 2/6")
+    workers = descendants(stage.pid)
+    assert workers
+    stage.kill()
+    stage.wait()
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in workers)
+    assert not Path("models/slow-finetune").exists()
+
+    resumed = headswap("train", "slow", "finetune")
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0
+    assert "epoch 1/6" not in output
+    interrupted = contents(".")
+
+    monkeypatch.chdir(project(tmp_path / "undisturbed"))
+    Path("params.yaml").write_bytes((slow / "params.yaml").read_bytes())
+    prepare()
+    train("finetune", "slow")
+    assert contents(".") == interrupted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_that_dies_is_named_and_a_second_stage_is_refused(slow):
+    edit(train={"epochs": 200})
+    stage = headswap("train", "slow", "finetune")
+    wait_for(stage, "epoch 1/200")
+    second = headswap("train", "slow", "finetune")
+    _, complaint = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"process {stage.pid}" in complaint and "Traceback" not in complaint
+    working = [pid for pid in descendants(stage.pid) if not list(descendants(pid))]
+    victim = max(working)
+    os.kill(victim, signal.SIGKILL)
+    _, complaint = stage.communicate(timeout=60)
+    assert stage.returncode == 1
+    assert "slow-finetune seed" in complaint and "SIGKILL" in complaint
+    assert "Traceback" not in complaint
+
+
+def test_a_number_of_workers_that_is_none_is_refused(ready, monkeypatch):
+    monkeypatch.setenv("HEADSWAP_WORKERS", "many")
+    with pytest.raises(Problem, match="HEADSWAP_WORKERS is 'many'"):
+        train()
+
+
+def test_damaged_weights_are_named(ready):
+    path = Path("data/weights/tiny.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(Problem, match="tiny.safetensors cannot be read"):
+        train()
+
+
+def test_generators_never_touch_the_global_state(ready):
+    cell = runs.Cell("tiny", "finetune", params.load())
+    feed = cell.feed()
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    cell.network(feed, 0)
+    list(feed.train(0, 0, 4))
+    assert torch.rand(1).equal(expected)

@@ -1,0 +1,163 @@
+"""DVC runs what a change touches and nothing else; end to end, on generated images."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, edit, project
+from ruamel.yaml import YAML
+
+from headswap.provenance import TRAINING_CODE
+
+pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
+
+
+def sh(*command, cwd=None):
+    """Run a command as a user would, in a terminal without HEADSWAP_MIRROR; return its output."""
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "200"}
+    environment.pop("HEADSWAP_MIRROR", None)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def repro(*arguments):
+    """Run `dvc repro`; return the names of the stages whose commands ran."""
+    output = sh("dvc", "repro", *arguments)
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def commit(message):
+    sh("git", "add", "--all")
+    sh("git", "commit", "--quiet", "--message", message)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """Return a repository in which everything ran once."""
+    folder = project(tmp_path_factory.mktemp("pipeline") / "project")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        sh("git", "init", "--quiet", "--initial-branch", "main")
+        sh("git", "config", "user.email", "test@example.com")
+        sh("git", "config", "user.name", "Test")
+        ran = repro()
+        assert ran == {
+            *("check", "fetch", "verify", "weights@tiny", "embed@tiny"),
+            *("train@tiny-finetune", "train@tiny-frozen", "probe@tiny", "compare"),
+        }
+        commit("First results")
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def clean(reproduced):
+    """Start every test from the committed state."""
+    sh("git", "checkout", "--quiet", "--force", "main")
+    sh("git", "clean", "--quiet", "-d", "--force")
+    sh("dvc", "checkout", "--quiet", "--force")
+
+
+def test_a_second_repro_runs_nothing_and_leaves_the_tree_clean():
+    assert repro() == set()
+    assert sh("git", "status", "--porcelain") == ""
+
+
+def test_the_probes_learning_rate_touches_probe_and_compare_only():
+    edit(probe={"lr": 0.05})
+    assert repro() == {"check", "probe@tiny", "compare"}
+
+
+def test_the_training_learning_rate_touches_train_and_compare_and_can_be_switched_back():
+    edit(train={"lr": 0.002})
+    trained = {"train@tiny-finetune", "train@tiny-frozen"}
+    assert repro() == {"check", *trained, "compare"}
+    edit(train={"lr": 0.01})
+    assert not repro() & trained
+    assert sh("git", "status", "--porcelain", "metrics/summary.json", "plots") == ""
+
+
+def test_a_network_added_trains_its_own_cells_and_one_removed_is_gone():
+    factories = {"tiny": "my_networks:tiny", "second": "my_networks:tiny"}
+    edit(models=["tiny", "second"], factories=factories)
+    ran = repro()
+    assert {name for name in ran if "second" in name} == {
+        *("weights@second", "embed@second", "probe@second"),
+        *("train@second-finetune", "train@second-frozen"),
+    }
+    assert not ran & {"embed@tiny", "train@tiny-finetune", "train@tiny-frozen", "probe@tiny"}
+    written = ("metrics/summary.json", "metrics/comparison.csv", "plots/curves.json")
+    assert all("second-probe" in Path(name).read_text() for name in written)
+    edit(models=["second"])
+    assert repro() <= {"check", "compare"}
+    outputs = [*Path("metrics").glob("*.*"), *Path("plots").glob("*.json")]
+    assert not [path for path in outputs if "tiny-" in path.read_text()]
+
+
+def test_a_further_seed_trains_one_run_a_cell():
+    edit(seeds=[0, 1, 2])
+    output = sh("dvc", "repro")
+    assert set(re.findall(r"^(tiny-\S+ seed \d)", output, re.MULTILINE)) == {
+        f"tiny-{mode} seed 2" for mode in ("finetune", "frozen", "probe")
+    }
+
+
+def test_an_edit_to_the_comparison_retrains_nothing():
+    module = Path("src/headswap/compare.py")
+    module.write_text(module.read_text() + "\n# A remark.\n")
+    assert repro() == {"compare"}
+
+
+def test_metrics_diff_between_branches_shows_what_a_branch_changed():
+    sh("git", "checkout", "--quiet", "-b", "hotter")
+    edit(probe={"lr": 1e-7})
+    repro()
+    commit("A cooler probe")
+    rows = json.loads(sh("dvc", "metrics", "diff", "main", "--json"))["diff"]
+    assert set(rows) == {"metrics/summary.json"}
+    assert {key.split(".")[0] for key in rows["metrics/summary.json"]} == {"tiny-probe"}
+
+
+def test_plots_show_draws_every_plot_offline():
+    sh("dvc", "plots", "show")
+    page = Path("dvc_plots/index.html").read_text()
+    assert page.count("vegaEmbed('#") == 4
+    assert not re.search(r"<script[^>]+src=", page)
+    for cell in ("tiny-finetune", "tiny-frozen", "tiny-probe"):
+        assert cell in page
+
+
+def test_an_experiment_is_tried_from_the_command_line_and_listed():
+    sh("dvc", "exp", "run", "--quiet", "--name", "warm", "-S", "train.lr=1e-2", "-S", "seeds=[0]")
+    listed = sh("dvc", "exp", "show", "--csv")
+    assert "warm" in listed
+    assert "tiny-frozen.best" in listed.splitlines()[0]
+
+
+def test_a_mistake_in_the_parameters_stops_at_the_first_stage_with_one_message():
+    edit(train={"lr": -1})
+    done = subprocess.run(
+        [BIN / "dvc", "repro"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+    )
+    assert done.returncode != 0
+    assert "train.lr: should be greater than 0, not -1" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stdout.count("Running stage") == 1
+
+
+def test_stages_that_train_depend_on_every_module_that_a_result_depends_on():
+    pipeline = YAML(typ="safe").load(ROOT / "dvc.yaml")
+    modules = {f"${{code}}/{module}.py" for module in TRAINING_CODE}
+    for stage in ("embed", "train", "probe"):
+        assert modules <= set(pipeline["stages"][stage]["deps"])

@@ -1,0 +1,61 @@
+"""Real learning: real photographs, real ImageNet weights, through the whole pipeline."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TESTS, edit, project
+
+from headswap import cells, dataset, embedding, params, runs, weights
+from headswap.files import read_json
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        "HEADSWAP_MIRROR" not in os.environ,
+        reason="set HEADSWAP_MIRROR to a folder with hymenoptera_data.zip",
+    ),
+]
+NAME = "efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Return a project with the real images and EfficientNet-Lite0's weights in it."""
+    folder = project(tmp_path_factory.mktemp("real") / "project")
+    before = Path.cwd()
+    os.chdir(folder)
+    sys.path.insert(0, str(TESTS))
+    edit(
+        dataset={"url": "https://download.pytorch.org/tutorial/hymenoptera_data.zip"},
+        models=[NAME],
+        factories={NAME: f"my_networks:{NAME}"},
+        weights="imagenet",
+        train={"epochs": 2, "batch_size": 4, "lr": 0.001},
+        probe={"epochs": 15, "batch_size": 4, "lr": 0.001, "lr_step": 7},
+        embed={"views": 2},
+        image={"size": 224, "resize": 256},
+    )
+    chosen = params.load()
+    dataset.fetch(chosen.dataset)
+    counts = dataset.verify(chosen.dataset)
+    assert counts == read_json("data/published/dataset.json")
+    weights.provide(NAME, chosen, weights.FOLDER / f"{NAME}.safetensors")
+    yield chosen
+    os.chdir(before)
+    sys.path.remove(str(TESTS))
+
+
+def best_accuracy(mode, chosen):
+    cells.provide(runs.Cell(NAME, mode, chosen), lambda name, message: None)
+    return read_json(f"metrics/cells/{NAME}-{mode}.json")["best_val_accuracy_mean"]
+
+
+def test_a_linear_probe_reaches_92_percent(photographs):
+    embedding.provide(NAME, photographs, lambda name, message: None)
+    assert best_accuracy("probe", photographs) >= 0.92
+
+
+def test_two_epochs_of_finetune_reach_88_percent(photographs):
+    assert best_accuracy("finetune", photographs) >= 0.88

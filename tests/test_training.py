@@ -1,0 +1,169 @@
+"""The loop is the classic recipe's, and what is kept of a run gives its predictions again."""
+
+import copy
+
+import my_networks
+import pytest
+import torch
+from torch import nn, optim
+
+from headswap import dataset, embedding, images, networks, params, training
+from headswap.seeds import derive, generator
+
+RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
+IMAGE = params.Image(size=64, resize=72)
+
+
+class Few:
+    """The first images of each class of a feed, so that a large network is tried in seconds."""
+
+    def __init__(self, feed, most):
+        self.feed, self.most = feed, most
+
+    def train(self, seed, epoch, batch_size):
+        batches = list(self.feed.train(seed, epoch, batch_size))
+        return batches[: self.most]
+
+    def val(self):
+        return list(self.feed.val())
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated")
+    chosen = params.Dataset(url="generated", manifest="none")
+    dataset.fetch(chosen, folder / "archive.zip")
+    dataset.verify(chosen, folder / "archive.zip", folder / "images")
+    return images.Photographs(IMAGE, folder / "images")
+
+
+def two_class(name, mode, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = networks.build(name, {})
+    head = networks.find_head(network, name, IMAGE.size)
+    features = network.get_submodule(head).in_features
+    networks.replace(network, head, networks.new_head(features, 2, generator(seed, "head")))
+    if mode == "frozen":
+        networks.freeze(network, head)
+    return network
+
+
+def classic_script(model, feed, seed):
+    """Train as the PyTorch transfer-learning tutorial does, written from its recipe."""
+    criterion = nn.CrossEntropyLoss()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = optim.SGD(trained, lr=RECIPE.lr, momentum=RECIPE.momentum)
+    scheduler = optim.lr_scheduler.StepLR(optimizer, RECIPE.lr_step, RECIPE.lr_gamma)
+    curves, best, best_weights = [], 0.0, None
+    for epoch in range(RECIPE.epochs):
+        torch.manual_seed(derive(seed, "dropout", epoch))
+        for phase in ("train", "val"):
+            model.train(phase == "train")
+            batches = feed.train(seed, epoch, RECIPE.batch_size) if phase == "train" else feed.val()
+            running_loss, running_corrects, size = 0.0, 0, 0
+            for inputs, labels in batches:
+                optimizer.zero_grad()
+                with torch.set_grad_enabled(phase == "train"):
+                    outputs = model(inputs)
+                    _, predictions = torch.max(outputs, 1)
+                    loss = criterion(outputs, labels)
+                    if phase == "train":
+                        loss.backward()
+                        optimizer.step()
+                running_loss += loss.item() * inputs.size(0)
+                running_corrects += torch.sum(predictions == labels.data).item()
+                size += inputs.size(0)
+            if phase == "train":
+                scheduler.step()
+            curves.append((epoch, phase, running_loss / size, running_corrects / size))
+            if phase == "val" and curves[-1][3] > best:
+                best, best_weights = curves[-1][3], copy.deepcopy(model.state_dict())
+    return curves, best_weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["finetune", "frozen"])
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_training_agrees_epoch_by_epoch_with_the_classic_script(photographs, name, mode):
+    feed = Few(photographs, 4)
+    network = two_class(name, mode)
+    expected, best_weights = classic_script(copy.deepcopy(network), feed, seed=3)
+    history = training.train(network, feed, RECIPE, seed=3)
+    assert [point[:2] for point in history.curves] == [point[:2] for point in expected]
+    for (*_, loss, accuracy), (*_, its_loss, its_accuracy) in zip(
+        history.curves, expected, strict=True
+    ):
+        assert loss == pytest.approx(its_loss, rel=1e-4, abs=1e-6)
+        assert accuracy == pytest.approx(its_accuracy)
+    for key, value in history.best["state"].items():
+        torch.testing.assert_close(value, best_weights[key], rtol=1e-3, atol=1e-5)
+
+
+def test_a_frozen_network_moves_in_its_head_and_the_buffers_of_batch_norm_alone(photographs):
+    network = two_class("resnet18", "frozen")
+    before = copy.deepcopy(network.state_dict())
+    training.train(network, Few(photographs, 2), RECIPE, seed=0)
+    moved = {key for key, value in network.state_dict().items() if not value.equal(before[key])}
+    buffers = {key for key, _ in network.named_buffers()}
+    assert moved == {"fc.weight", "fc.bias"} | buffers
+
+
+def test_embedding_leaves_every_tensor_of_the_backbone_as_it_was(photographs):
+    network = two_class("resnet18", "finetune").train()
+    before = copy.deepcopy(network.state_dict())
+    batches = [inputs for inputs, _ in photographs.val()]
+    precisely = training.products("float32", "cpu")
+    once, twice = (embedding.features(network, batches, precisely, "cpu") for _ in range(2))
+    assert once.equal(twice)
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(after[key].equal(before[key]) for key in before)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path):
+    def run(recipe, checkpoint):
+        network = my_networks.tiny()
+        history = training.train(network, photographs, recipe, seed=5, checkpoint=checkpoint)
+        return history, network.state_dict()
+
+    whole, end = run(RECIPE, None)
+    run(RECIPE.model_copy(update={"epochs": 2}), tmp_path / "checkpoint.pt")
+    resumed, same_end = run(RECIPE, tmp_path / "checkpoint.pt")
+    assert resumed.curves == whole.curves
+    assert all(end[key].equal(same_end[key]) for key in end)
+    assert resumed.best["probabilities"].equal(whole.best["probabilities"])
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_says_so(photographs):
+    told = []
+    hot = RECIPE.model_copy(update={"lr": 1e30})
+    network = two_class("resnet18", "finetune")
+    history = training.train(
+        network, Few(photographs, 3), hot, seed=0, report=lambda **news: told.append(news)
+    )
+    assert history.diverged == 0
+    assert "epoch 0 at learning rate 1e+30" in told[-1]["note"]
+
+
+def test_a_view_depends_on_its_image_seed_and_epoch_alone(photographs):
+    first = photographs.view(5, 0, 0)
+    torch.rand(3)
+    assert first.equal(photographs.view(5, 0, 0))
+    assert not first.equal(photographs.view(5, 0, 1))
+    assert not first.equal(photographs.view(5, 1, 0))
+
+
+def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photographs):
+    def labels(epoch):
+        return torch.cat([labels for _, labels in photographs.train(0, epoch, 4)])
+
+    assert labels(0).sort()[0].equal(photographs.labels["train"].sort()[0])
+    assert not labels(0).equal(labels(1))
+
+
+def test_bfloat16_trains_and_keeps_its_parameters_in_float32(photographs):
+    network = two_class("resnet18", "finetune")
+    one = RECIPE.model_copy(update={"epochs": 1})
+    training.train(network, Few(photographs, 1), one, seed=0, precision="bfloat16")
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
