@@ -121,7 +121,7 @@ def test_metrics_diff_between_branches_shows_what_a_branch_changed():
     edit(probe={"lr": 1e-7})
     repro()
     commit("A cooler probe")
-    rows = json.loads(sh("dvc", "metrics", "diff", "main", "--json"))["diff"]
+    rows = json.loads(sh("dvc", "metrics", "diff", "main", "--json"))
     assert set(rows) == {"metrics/summary.json"}
     assert {key.split(".")[0] for key in rows["metrics/summary.json"]} == {"tiny-probe"}
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import params as parameters
+from . import workers
 from .errors import Problem
 
 app = typer.Typer(
@@ -93,6 +94,7 @@ def weights(model: Model):
 def embed(model: Model):
     """Compute the features that the linear probe learns from."""
     params = _with_model(model)
+    workers.warm_up("headswap.embedding")
     from . import display, embedding
 
     with display.progress(params.embed.views + 1, "view") as tell:
@@ -115,6 +117,7 @@ def probe(model: Model):
 
 
 def _train(model, mode, params):
+    workers.warm_up("headswap.runs")
     from . import cells, display, runs
 
     cell = runs.Cell(model, mode, params)

@@ -144,14 +144,19 @@ def load(path="params.yaml"):
         raise Problem(
             f"{path}{where} cannot be read: {what}.\nMend that line, then: headswap check"
         ) from None
+    return parse(tree, path)
+
+
+def parse(tree, name="params.yaml"):
+    """Check parameters that were read already: see `load`."""
     if not isinstance(tree, dict):
-        raise Problem(f"{path} holds no keys; it must name {', '.join(Params.model_fields)}.")
+        raise Problem(f"{name} holds no keys; it must name {', '.join(Params.model_fields)}.")
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
         faults = [_in_words(fault) for fault in error.errors()]
         raise Problem(
-            f"{path} is not right:\n{some_of(faults)}\nMend it, then: headswap check"
+            f"{name} is not right:\n{some_of(faults)}\nMend it, then: headswap check"
         ) from None
 
 

@@ -8,6 +8,7 @@ import signal
 import threading
 import traceback
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def how_many():
     return int(text)
 
 
+def warm_up(module):
+    """Start the process that workers fork from, which imports a module once for all of them.
+
+    Importing torch takes seconds: called early, it goes on while this process does the same.
+    """
+    os.environ.update(ENVIRONMENT)
+    multiprocessing.set_forkserver_preload([module])
+    forkserver.ensure_running()
+
+
 def side_by_side(jobs, tell):
     """Run jobs, as many at a time as there are workers.
 
@@ -74,12 +85,9 @@ def side_by_side(jobs, tell):
     Problem
         If a job fails or dies: the others are stopped first, and what they finished is kept.
     """
-    if not jobs:
-        return
-    os.environ.update(ENVIRONMENT)
-    # A server with everything imported, from which workers fork: importing torch takes seconds.
+    if jobs:
+        warm_up(jobs[0].function.__module__)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([jobs[0].function.__module__])
     parent, waiting, running = os.getppid(), list(jobs), {}
     try:
         while waiting or running:

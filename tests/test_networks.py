@@ -1,0 +1,105 @@
+"""Heads are found and replaced generically, and costs agree with what is published."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from headswap import networks
+from headswap.errors import Problem
+from headswap.seeds import generator
+
+NAMES = (
+    *("alexnet", "vgg11", "resnet18", "resnet50", "densenet121", "mobilenet_v3_small"),
+    *("efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t"),
+)
+
+
+def with_new_head(name, classes):
+    network = networks.build(name, {})
+    head = networks.find_head(network, name)
+    features = network.get_submodule(head).in_features
+    networks.replace(network, head, networks.new_head(features, classes, generator(0, "head")))
+    return network, head
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_is_swapped_and_the_costs_are_torchvisions(name):
+    published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].meta
+    costs = networks.describe(networks.build(name, {}))
+    assert costs["parameters"] == published["num_params"]
+    assert costs["gmacs"] == pytest.approx(published["_ops"], rel=0.01)
+    network, head = with_new_head(name, 3)
+    with torch.no_grad():
+        assert network.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, 3)
+    networks.freeze(network, head)
+    trained = [path for path, value in network.named_parameters() if value.requires_grad]
+    assert trained == [f"{head}.weight", f"{head}.bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "trained"), [("alexnet", 57012034, 8194), ("resnet18", 11177538, 1026)]
+)
+def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters, trained):
+    network, head = with_new_head(name, 2)
+    assert sum(value.numel() for value in network.parameters()) == parameters
+    networks.freeze(network, head)
+    assert sum(value.numel() for value in network.parameters() if value.requires_grad) == trained
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [("alexnet", 8), ("vgg11", 11), ("resnet18", 18), ("resnet50", 50), ("densenet121", 121)],
+)
+def test_depth_is_the_number_that_the_family_is_named_by(name, depth):
+    assert networks.describe(networks.build(name, {}))["depth"] == depth
+
+
+class Pair(nn.Linear):
+    def forward(self, images):
+        return super().forward(images.mean((2, 3))), None
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        torchvision.models.squeezenet1_0(),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2), nn.Softmax(1)),
+        Pair(3, 2),
+    ],
+    ids=["convolution last", "softmax last", "two outputs"],
+)
+def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
+    with pytest.raises(Problem, match="does not end in a linear layer"):
+        networks.find_head(network, "mine")
+
+
+def test_images_that_a_network_cannot_take_are_named():
+    with pytest.raises(Problem, match="cannot take an image of 16 x 16"):
+        networks.find_head(networks.build("alexnet", {}), "alexnet", 16)
+
+
+def test_a_head_starts_the_same_for_the_same_seed_within_torchs_own_bounds():
+    first, same, other = (networks.new_head(50, 2, generator(s, "head")) for s in (0, 0, 1))
+    assert first.weight.equal(same.weight) and first.bias.equal(same.bias)
+    assert not first.weight.equal(other.weight)
+    assert 0.9 / 50**0.5 < first.weight.abs().max() <= 1 / 50**0.5
+
+
+def test_a_factory_that_fails_or_gives_no_network_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_networks.py").write_text(
+        "def fails():\n    raise OSError('no weights')\n\n\ndef seven():\n    return 7\n"
+    )
+    with pytest.raises(Problem, match="OSError: no weights"):
+        networks.build("mine", {"mine": "broken_networks:fails"})
+    with pytest.raises(Problem, match="gave a int"):
+        networks.build("mine", {"mine": "broken_networks:seven"})
+
+
+def test_a_layer_that_cannot_be_reset_is_named():
+    network = nn.Sequential(nn.Linear(2, 2))
+    network.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    with pytest.raises(Problem, match="outermost"):
+        networks.randomise(network, "mine")

@@ -1,0 +1,141 @@
+"""Every mistake in params.yaml gets a line that names the key and what is allowed."""
+
+import copy
+
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from headswap import networks, params
+from headswap.errors import Problem
+
+TREE = YAML(typ="safe").load(ROOT / "params.yaml")
+LEAVES = [(section,) for section in TREE] + [
+    (section, key) for section, value in TREE.items() if isinstance(value, dict) for key in value
+]
+
+
+def changed(where, value):
+    tree = copy.deepcopy(TREE)
+    place = tree
+    for key in where[:-1]:
+        place = place[key]
+    place[where[-1]] = value
+    return tree
+
+
+def load(tree, folder):
+    path = folder / "params.yaml"
+    YAML(typ="safe").dump(tree, path)
+    return params.load(path)
+
+
+def test_the_parameters_of_the_experiment_are_right():
+    loaded = params.load(ROOT / "params.yaml")
+    assert loaded.cells() == [
+        f"{model}-{mode}"
+        for model in ("alexnet", "resnet18")
+        for mode in ("finetune", "frozen", "probe")
+    ]
+    assert (loaded.seeds, loaded.weights) == ([0, 1, 2, 3, 4], "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("train", "epochz"), 3, "train.epochz: no such key; did you mean 'epochs'?"),
+        (("modles",), [], "modles: no such key; did you mean 'modes'?"),
+        (("train", "lr"), -1, "train.lr: should be greater than 0, not -1"),
+        (("train", "lr"), float("nan"), "train.lr: "),
+        (("train", "epochs"), "many", "train.epochs: should be a valid integer, not 'many'"),
+        (("train", "epochs"), True, "train.epochs: should be a valid integer, not True"),
+        (("train", "momentum"), 1, "train.momentum: should be less than 1"),
+        (("seeds",), [0, 1, 0], "seeds: names 0 twice"),
+        (("models",), ["alexnet", "alexnet"], "models: names 'alexnet' twice"),
+        (("modes",), ["frozen", "frozen"], "modes: names 'frozen' twice"),
+        (("modes",), ["probe"], "modes.0: should be 'finetune' or 'frozen', not 'probe'"),
+        (("models",), ["AlexNet"], "models.0: must be written as lower-case letters"),
+        (("models",), [], "models: "),
+        (("factories",), {"mine": "module"}, "factories.mine: must be written as package.module:"),
+        (("image", "resize"), 200, "image: resize (200) must be at least size (224)"),
+        (("precision",), "float16", "precision: should be 'float32' or 'bfloat16'"),
+        (("device",), "tpu", "device: should be 'auto', 'cpu', 'cuda' or 'mps'"),
+        (("weights",), None, "weights: should be 'imagenet' or 'random'"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path, where, value, message):
+    with pytest.raises(Problem) as problem:
+        load(changed(where, value), tmp_path)
+    assert message in str(problem.value)
+    assert "headswap check" in str(problem.value)
+
+
+def test_several_mistakes_are_named_at_once(tmp_path):
+    tree = changed(("train", "lr"), 0)
+    del tree["embed"]
+    with pytest.raises(Problem) as problem:
+        load(tree, tmp_path)
+    assert "train.lr" in str(problem.value) and "embed: is missing" in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [1", "line 1"),
+        ("device: cpu\ndevice: cuda\n", "duplicate key"),
+        ("- a list", "holds no keys"),
+        ("", "holds no keys"),
+        ("a: \x00", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(Problem, match=message):
+        params.load(path)
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Problem, match=str(tmp_path)):
+        params.load()
+
+
+def test_an_exponent_is_a_number_as_in_dvc(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("lr: 0.001", "lr: 1e-3"))
+    assert params.load(path).train.lr == 0.001
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    where=st.sampled_from(LEAVES),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+        ),
+        max_leaves=5,
+    ),
+)
+def test_any_value_anywhere_is_taken_or_refused_in_words(where, value):
+    try:
+        params.parse(changed(where, value))
+    except Problem as problem:
+        assert "params.yaml is not right" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("models", "factories", "message"),
+    [
+        (["resnet81"], {}, "did you mean resnet18"),
+        (["mine"], {"mine": "no_such_module:make"}, "factories.mine: no_such_module:make cannot"),
+        (["mine"], {"mine": "math:nothing"}, "cannot be imported"),
+        (["mine"], {"mine": "math:pi"}, "is not callable"),
+    ],
+)
+def test_an_unknown_network_or_factory_is_refused(models, factories, message):
+    with pytest.raises(Problem, match=message):
+        networks.check(models, factories)
