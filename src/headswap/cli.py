@@ -31,6 +31,8 @@ def command(function):
             function(*args, **kwargs)
         except Problem as problem:
             sys.exit(f"headswap {function.__name__}: {problem}")
+        except OSError as error:
+            sys.exit(f"headswap {function.__name__}: {error.filename}: {error.strerror}")
         except KeyboardInterrupt:
             sys.exit("\nStopped. What was finished is kept; go on with: dvc repro")
 

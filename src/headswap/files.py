@@ -77,9 +77,20 @@ def read_json(path):
 
 
 def sha256(path):
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises
+    ------
+    Problem
+        If there is no such file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise Problem(
+            f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro"
+        ) from None
 
 
 def digest(*values):

@@ -1,0 +1,83 @@
+"""The command line: one clear message for a mistake, and no torch where none is needed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, edit
+
+BIN = Path(sys.executable).parent
+
+
+def headswap(*arguments):
+    return subprocess.run([BIN / "headswap", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "vgg11", "frozen"), "vgg11 is not under models in params.yaml: tiny."),
+        (("train", "tiny", "probe"), "probe is not under modes"),
+        (("probe", "tiny"), "data/embeddings/tiny.safetensors"),
+        (("train", "tiny", "frozen"), "data/images/train holds no class folders"),
+        (("verify",), "There is no data/hymenoptera_data.zip.\nGet it with: dvc repro fetch"),
+        (("compare",), "tiny-finetune, tiny-frozen, tiny-probe"),
+        (("manifest", "nowhere"), "Lay the images out as train/<class>/<image>"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_code_1(workspace, arguments, message):
+    done = headswap(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 8
+
+
+def test_without_network_fetch_says_within_seconds_what_to_do(workspace):
+    edit(dataset={"url": "http://127.0.0.1:9/hymenoptera_data.zip"})
+    done = headswap("fetch")
+    assert done.returncode == 1
+    for part in ("http://127.0.0.1:9/hymenoptera_data.zip", "HEADSWAP_MIRROR", "make demo"):
+        assert part in done.stderr
+    assert not list(Path("data").glob("*.zip"))
+
+
+def test_a_network_without_a_head_is_refused_before_anything_is_written(workspace):
+    edit(models=["squeezenet1_0"])
+    done = headswap("weights", "squeezenet1_0")
+    assert done.returncode == 1
+    assert "squeezenet1_0 does not end in a linear layer" in done.stderr
+    assert not Path("data/weights").exists()
+
+
+def test_check_counts_the_cells(workspace):
+    assert "3 cells, 2 seeds each" in headswap("check").stdout
+
+
+def test_stages_that_need_no_torch_do_not_import_it():
+    modules = "headswap.cli, headswap.dataset, headswap.compare, headswap.drawings"
+    script = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_every_stage_is_a_command_and_is_called_by_its_name():
+    pipeline = (ROOT / "dvc.yaml").read_text()
+    stages = re.findall(
+        r"^  (\w+):\n(?:    matrix:(?:\n      .*)+\n)?    cmd: headswap (\w+)", pipeline, re.M
+    )
+    assert [stage for stage, _ in stages] == [command for _, command in stages]
+    commands = headswap("--help").stdout
+    assert len(stages) == 8
+    assert all(f"  {stage} " in commands for stage, _ in stages)
+
+
+def test_the_readme_names_commands_and_files_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    commands = headswap("--help").stdout
+    assert all(f"  {name} " in commands for name in re.findall(r"`headswap (\w+)", readme))
+    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make (\w+)", readme)) <= targets
+    links = re.findall(r"\]\(([^)#:]+)\)", readme)
+    assert links and all((ROOT / link).exists() for link in links)

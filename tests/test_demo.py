@@ -1,0 +1,44 @@
+"""`make demo`: the six cells of the default matrix, without Git, in a folder of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from headswap import params
+from headswap.files import read_json
+
+
+@pytest.mark.slow
+def test_the_demo_runs_without_git_learns_and_leaves_the_tree_as_it_was(tmp_path):
+    for name in ("dvc.yaml", "params.yaml", "Makefile", ".dvc/plots", ".dvc/config", "data", "src"):
+        source, target = ROOT / name, tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            kept_by_dvc = shutil.ignore_patterns("*.zip", "images", "weights", "embeddings")
+            shutil.copytree(source, target, ignore=kept_by_dvc)
+        else:
+            shutil.copy(source, target)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    demo = subprocess.run(
+        ["sh", "data/generated/demo.sh"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert demo.returncode == 0, demo.stderr
+    assert "resnet18-finetune" in demo.stdout and "dvc_plots/index.html" in demo.stdout
+    assert (tmp_path / "demo/dvc_plots/index.html").exists()
+    summary = read_json(tmp_path / "demo/metrics/summary.json")
+    cells = params.load(ROOT / "params.yaml").cells()
+    assert {key.split(".")[0] for key in summary} == set(cells)
+    assert all(summary[f"{cell}.best"] >= 0.9 for cell in cells if cell.endswith("probe"))
+    after = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path for path in after if tmp_path / "demo" not in path.parents} == set(before)
+    assert all(path.read_bytes() == content for path, content in before.items())
