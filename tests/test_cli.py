@@ -21,7 +21,7 @@ def headswap(*arguments):
         (("train", "vgg11", "frozen"), "vgg11 is not under models in params.yaml: tiny."),
         (("train", "tiny", "probe"), "probe is not under modes"),
         (("probe", "tiny"), "data/embeddings/tiny.safetensors"),
-        (("train", "tiny", "frozen"), "data/images/train holds no class folders"),
+        (("train", "tiny", "frozen"), "data/images has no images in train/<class>, val/<class>"),
         (("verify",), "There is no data/hymenoptera_data.zip.\nGet it with: dvc repro fetch"),
         (("compare",), "tiny-finetune, tiny-frozen, tiny-probe"),
         (("manifest", "nowhere"), "Lay the images out as train/<class>/<image>"),

@@ -170,6 +170,19 @@ def test_a_folder_without_images_is_refused(tmp_path):
         dataset.write_manifest(tmp_path, tmp_path / "mine.csv")
 
 
+def test_a_class_that_stands_in_one_split_only_is_named(own):
+    Path("mine/val/wasps").mkdir()
+    Path("mine/val/wasps/e.jpg").write_bytes(picture("black"))
+    with pytest.raises(Problem, match="mine has no images in train/wasps"):
+        dataset.write_manifest("mine", "mine.csv")
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(own):
+    Path(".images.partial/images").mkdir(parents=True)
+    own(IMAGES)
+    assert not list(Path().glob(".*"))
+
+
 def test_generated_images_are_the_same_bytes_each_time(tmp_path):
     chosen = params.Dataset(url="generated", manifest="none")
     for name in ("first.zip", "second.zip"):

@@ -48,7 +48,14 @@ def test_the_parameters_of_the_experiment_are_right():
         (("train", "epochz"), 3, "train.epochz: no such key; did you mean 'epochs'?"),
         (("modles",), [], "modles: no such key; did you mean 'modes'?"),
         (("train", "lr"), -1, "train.lr: should be greater than 0, not -1"),
-        (("train", "lr"), float("nan"), "train.lr: "),
+        (("train", "lr"), float("nan"), "train.lr: should be a finite number, not nan"),
+        (("train", "lr_gamma"), 1.5, "train.lr_gamma: should be less than or equal to 1"),
+        (
+            ("train",),
+            3,
+            "train: must hold epochs, batch_size, lr, momentum, lr_step, lr_gamma, not 3",
+        ),
+        (("train", 3), 3, "train.3: no such key; allowed are epochs"),
         (("train", "epochs"), "many", "train.epochs: should be a valid integer, not 'many'"),
         (("train", "epochs"), True, "train.epochs: should be a valid integer, not True"),
         (("train", "momentum"), 1, "train.momentum: should be less than 1"),
@@ -57,8 +64,10 @@ def test_the_parameters_of_the_experiment_are_right():
         (("modes",), ["frozen", "frozen"], "modes: names 'frozen' twice"),
         (("modes",), ["probe"], "modes.0: should be 'finetune' or 'frozen', not 'probe'"),
         (("models",), ["AlexNet"], "models.0: must be written as lower-case letters"),
-        (("models",), [], "models: "),
+        (("models",), [], "models: must list at least one"),
+        (("seeds",), [-1], "seeds.0: should be greater than or equal to 0, not -1"),
         (("factories",), {"mine": "module"}, "factories.mine: must be written as package.module:"),
+        (("factories",), {"Mine": "module:make"}, "factories.Mine: must be written as lower-case"),
         (("image", "resize"), 200, "image: resize (200) must be at least size (224)"),
         (("precision",), "float16", "precision: should be 'float32' or 'bfloat16'"),
         (("device",), "tpu", "device: should be 'auto', 'cpu', 'cuda' or 'mps'"),
@@ -84,7 +93,8 @@ def test_several_mistakes_are_named_at_once(tmp_path):
     ("text", "message"),
     [
         ("train: [1", "line 1"),
-        ("device: cpu\ndevice: cuda\n", "duplicate key"),
+        ("device: cpu\ndevice: cuda\n", "line 2 cannot be read: found duplicate key"),
+        ("device: 2024-13-45", "month must be in 1..12"),
         ("- a list", "holds no keys"),
         ("", "holds no keys"),
         ("a: \x00", "cannot be read"),
@@ -139,3 +149,11 @@ def test_any_value_anywhere_is_taken_or_refused_in_words(where, value):
 def test_an_unknown_network_or_factory_is_refused(models, factories, message):
     with pytest.raises(Problem, match=message):
         networks.check(models, factories)
+
+
+def test_all_unknown_networks_and_factories_are_named_at_once():
+    with pytest.raises(Problem) as problem:
+        networks.check(["resnet18", "nonsense"], {"unused": "no_such_module:make"})
+    assert "models: nonsense is no network" in str(problem.value)
+    assert "factories.unused" in str(problem.value)
+    assert "resnet18 " not in str(problem.value)

@@ -81,7 +81,8 @@ def _copy(place, destination):
             folder, "", registry={"file": None}, urls={"file": place}, retry_if_failed=RETRIES
         )
         downloader = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=sys.stderr.isatty())
-        os.replace(downloads.fetch("file", downloader=downloader), destination)
+        # A copy, because pooch's file is readable by its owner alone.
+        shutil.copyfile(downloads.fetch("file", downloader=downloader), destination)
 
 
 def _in_words(error):
@@ -89,7 +90,7 @@ def _in_words(error):
         return "no such file"
     if isinstance(error, requests.HTTPError):
         return f"the server answered {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.ReadTimeout) or "Read timed out" in str(error):
         return f"no answer for {TIMEOUT[1]} s"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off before the file was whole"

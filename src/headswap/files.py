@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from .errors import Problem
@@ -16,6 +15,9 @@ from .errors import Problem
 @contextlib.contextmanager
 def replacing(path):
     """Give a temporary path beside `path` that takes its place when the block ends well.
+
+    What a killed process left of an earlier try is removed first. There may be one writer at a
+    time.
 
     Parameters
     ----------
@@ -33,22 +35,21 @@ def replacing(path):
         If the disk is full, read-only, or not ours to write.
     """
     path = Path(path)
-    temporary = None
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
-        yield temporary / path.name
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial / path.name
         if path.is_dir():
-            path.rename(temporary / "old")
-        os.replace(temporary / path.name, path)
+            path.rename(partial / "old")
+        os.replace(partial / path.name, path)
     except OSError as error:
         raise Problem(
             f"{path} could not be written: {error.strerror or error}.\n"
             "Make room or set the permissions, then run the same command again."
         ) from error
     finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path, text):

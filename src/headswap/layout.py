@@ -27,7 +27,7 @@ def images_in(folder):
     Raises
     ------
     Problem
-        If there is no image in one of the two splits.
+        If a class has no image in one of the two splits.
     """
     folder = Path(folder)
     found = {
@@ -36,12 +36,17 @@ def images_in(folder):
         for path in sorted(folder.glob(f"{split}/*/*"))
         if path.suffix.lower() in EXTENSIONS
     }
-    for split in SPLITS:
-        if not any(name.startswith(f"{split}/") for name in found):
-            raise Problem(
-                f"{folder / split} holds no class folders with images.\n"
-                "Lay the images out as train/<class>/<image> and val/<class>/<image>."
-            )
+    classes = {
+        split: {name.split("/")[1] for name in found if name.startswith(f"{split}/")}
+        for split in SPLITS
+    }
+    every = set().union(*classes.values()) or {"<class>"}
+    if lacking := [f"{split}/{label}" for split in SPLITS for label in every - classes[split]]:
+        raise Problem(
+            f"{folder} has no images in {', '.join(sorted(lacking))}.\n"
+            "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
+            "every class in both."
+        )
     return dict(sorted(found.items()))
 
 

@@ -137,7 +137,7 @@ def load(path="params.yaml"):
             f"There is no {path} in {Path.cwd()}.\n"
             "Go to the project's folder, the one with dvc.yaml, and try again."
         ) from None
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, ValueError, RecursionError, YAMLError) as error:  # 2024-13-45: a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = (getattr(error, "problem", None) or str(error)).splitlines()[0]
@@ -150,7 +150,7 @@ def load(path="params.yaml"):
 def parse(tree, name="params.yaml"):
     """Check parameters that were read already: see `load`."""
     if not isinstance(tree, dict):
-        raise Problem(f"{name} holds no keys; it must name {', '.join(Params.model_fields)}.")
+        raise Problem(f"{name} holds no keys; it must name {_keys(Params)}.")
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
@@ -163,10 +163,14 @@ def parse(tree, name="params.yaml"):
 def _in_words(fault):
     where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     kind, given, limits = fault["type"], fault["input"], fault.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         return f"{where}: no such key; {_allowed_keys(fault['loc'])}"
     if kind == "missing":
         return f"{where}: is missing"
+    if kind == "model_type":
+        return f"{where}: must hold {_keys(_section(fault['loc']))}, not {given!r}"
+    if kind == "too_short":
+        return f"{where}: must list at least one"
     if kind == "string_pattern_mismatch":
         return f"{where}: must be written as {FORMS[limits['pattern']]}, not {given!r}"
     message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", fault["msg"])
@@ -176,9 +180,18 @@ def _in_words(fault):
 
 
 def _allowed_keys(location):
-    section = Params
-    for part in location[:-1]:
-        section = section.model_fields[part].annotation
+    section = _section(location[:-1])
     close = difflib.get_close_matches(str(location[-1]), section.model_fields, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}allowed are {', '.join(section.model_fields)}"
+    return f"{hint}allowed are {_keys(section)}"
+
+
+def _section(location):
+    section = Params
+    for part in location:
+        section = section.model_fields[part].annotation
+    return section
+
+
+def _keys(section):
+    return ", ".join(section.model_fields)

@@ -1,0 +1,235 @@
+"""A network starts from exactly the weights that were published, given or drawn."""
+
+import dataclasses
+import functools
+import http.server
+import os
+import re
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import my_networks
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+from torch import nn
+
+from headswap import params, weights
+from headswap.errors import Problem
+from headswap.files import sha256
+
+SMALL = "shufflenet_v2_x0_5"
+NOWHERE = "http://127.0.0.1:9"
+TINY = {"factories": {"tiny": "my_networks:tiny"}}
+
+
+@pytest.fixture(autouse=True)
+def no_place_to_look(tmp_path, monkeypatch):
+    monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Return a function that writes a stand-in for torchvision's file, its digest in its name."""
+
+    def write(name, content, address=NOWHERE):
+        file = tmp_path / "published" / "file"
+        file.parent.mkdir(exist_ok=True)
+        torch.save(content, file)
+        file = file.rename(file.with_name(f"{name}-{sha256(file)[:8]}.pth"))
+        entry = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+        moved = dataclasses.replace(entry.value, url=f"{address}/{file.name}")
+        monkeypatch.setattr(entry, "_value_", moved)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Serve the folder that `publish` writes to."""
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "published")
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def put_into_hub_cache(file):
+    cache = Path(torch.hub.get_dir(), "checkpoints")
+    cache.mkdir(parents=True)
+    return file.rename(cache / file.name)
+
+
+def provide(name, folder, **changes):
+    """Provide the weights of a network and return the network that starts from them."""
+    chosen = params.load(ROOT / "params.yaml").model_copy(update=changes)
+    weights.provide(name, chosen, folder / f"{name}.safetensors")
+    return weights.pretrained(name, chosen, folder)
+
+
+def same(first, second):
+    first, second = first.state_dict(), second.state_dict()
+    return first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
+
+
+@pytest.mark.parametrize("place", ["mirror", "hub cache", "address"])
+def test_torchvisions_weights_are_found_in_every_place(
+    publish, address, tmp_path, monkeypatch, place
+):
+    original = torchvision.models.get_model(SMALL)
+    url = address if place == "address" else NOWHERE
+    file = publish(SMALL, original.state_dict(), url)
+    if place == "mirror":
+        monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
+    if place == "hub cache":
+        put_into_hub_cache(file)
+    network, head = provide(SMALL, tmp_path)
+    assert head == "fc" and same(network, original)
+    _, metadata = weights.load(tmp_path / f"{SMALL}.safetensors")
+    assert metadata["source"] == f"{url}/{file.name}"
+
+
+def as_of_2017(state):
+    """Give a DenseNet's state the names of torchvision's file, which is that old."""
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        (SMALL, dict),
+        ("densenet121", as_of_2017),
+        pytest.param(
+            "googlenet",
+            dict,
+            marks=pytest.mark.xfail(
+                strict=True, reason="weights.py refuses the auxiliary heads in its file"
+            ),
+        ),
+        pytest.param(
+            "mnasnet0_5",
+            lambda state: state,
+            marks=pytest.mark.xfail(strict=True, reason="weights.py loses the file's version"),
+        ),
+    ],
+    ids=["as it is", "old names", "auxiliary heads", "version in the file"],
+)
+def test_a_network_starts_as_torchvisions_own_loader_gives_it(publish, tmp_path, name, published):
+    options = {"init_weights": False} if name == "googlenet" else {}
+    original = torchvision.models.get_model(name, **options)
+    put_into_hub_cache(publish(name, published(original.state_dict())))
+    expected = torchvision.models.get_model(name, weights="IMAGENET1K_V1").eval()
+    network, _ = provide(name, tmp_path)
+    image = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        assert network.eval()(image).equal(expected(image))
+
+
+@pytest.mark.xfail(strict=True, reason="weights.py raises KeyError", raises=KeyError)
+def test_a_network_without_the_classic_weights_is_refused():
+    with pytest.raises(Problem, match="vit_h_14"):
+        weights._load_imagenet(nn.Identity(), "vit_h_14")
+
+
+def test_a_damaged_file_is_refused_and_nothing_is_written(publish, tmp_path, monkeypatch):
+    file = publish(SMALL, torchvision.models.get_model(SMALL).state_dict())
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
+    with pytest.raises(Problem, match="has SHA-256 .* not the original file"):
+        provide(SMALL, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+class Evil:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.trace),))
+
+
+def test_code_in_a_weights_file_is_not_run(publish, tmp_path, monkeypatch):
+    trace = tmp_path / "code was run"
+    file = publish(SMALL, {"fc.weight": Evil(trace)})
+    monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
+    with pytest.raises(Problem, match=f"does not hold {SMALL}'s weights"):
+        provide(SMALL, tmp_path)
+    assert not trace.exists()
+
+
+def test_another_networks_file_is_refused(publish, tmp_path, monkeypatch):
+    file = publish(SMALL, nn.Linear(2, 2).state_dict())
+    monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
+    with pytest.raises(Problem, match=f"does not hold {SMALL}'s weights"):
+        provide(SMALL, tmp_path)
+
+
+def test_a_factorys_own_weights_are_kept(tmp_path):
+    network, head = provide("tiny", tmp_path, **TINY)
+    assert head == "6" and same(network, my_networks.tiny())
+    assert weights.load(tmp_path / "tiny.safetensors")[1]["source"] == "my_networks:tiny"
+
+
+@pytest.mark.parametrize("name", [SMALL, "tiny"])
+def test_random_weights_are_the_same_bytes_each_time(tmp_path, name):
+    first, second = tmp_path / "first", tmp_path / "second"
+    network, _ = provide(name, first, weights="random", **TINY)
+    torch.manual_seed(99)
+    provide(name, second, weights="random", **TINY)
+    assert (first / f"{name}.safetensors").read_bytes() == (
+        second / f"{name}.safetensors"
+    ).read_bytes()
+    if name == "tiny":
+        assert not same(network, my_networks.tiny())
+
+
+def write(path, turn):
+    tensors = {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor(7), "c": torch.ones(0)}
+    metadata = {"source": "s", "head": "h", "classes": ["ä", "b"], "n": 0.1, "names": {"val": []}}
+    weights.save(path, dict([*tensors.items()][::turn]), **dict([*metadata.items()][::turn]))
+
+
+def test_what_is_saved_is_loaded_and_its_bytes_depend_on_nothing_else(tmp_path):
+    write(tmp_path / "first", 1)
+    with ProcessPoolExecutor(1, get_context("spawn")) as another_process:
+        another_process.submit(write, tmp_path / "second", -1).result()
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    tensors, metadata = weights.load(tmp_path / "first")
+    assert tensors["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert tensors["a"].item() == 7 and tensors["c"].shape == (0,)
+    assert metadata["classes"] == ["ä", "b"] and metadata["n"] == 0.1 and len(metadata) == 5
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_truncated_file_is_named_with_what_to_type(tmp_path, length):
+    path = tmp_path / "tiny.safetensors"
+    weights.save(path, {"a": torch.ones(50)}, head="a")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(Problem, match="tiny.safetensors cannot be read.*\n.*dvc repro"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize("metadata", [{"headswap": "{"}, {}, None])
+def test_a_file_that_is_not_headswaps_is_refused(tmp_path, metadata):
+    weights.save_file({"a": torch.ones(1)}, tmp_path / "other", metadata=metadata)
+    with pytest.raises(Problem, match="other cannot be read"):
+        weights.load(tmp_path / "other")
+
+
+def test_the_weights_of_a_network_that_has_changed_since_are_refused(tmp_path):
+    weights.save(tmp_path / "tiny.safetensors", nn.Linear(2, 2).state_dict(), head="6")
+    chosen = params.load(ROOT / "params.yaml").model_copy(update=TINY)
+    with pytest.raises(Problem, match="does not fit tiny"):
+        weights.pretrained("tiny", chosen, tmp_path)
