@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headswap import dataset, params
+from headswap import dataset, drawings, params
 from headswap.errors import Problem
 from headswap.files import read_json
 
@@ -35,6 +35,7 @@ IMAGES = {
 def own(tmp_path, monkeypatch):
     """Return a function that writes an archive of the given files and verifies it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     for name, content in IMAGES.items():
         path = tmp_path / "mine" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +43,14 @@ def own(tmp_path, monkeypatch):
     dataset.write_manifest("mine", "mine.csv")
     chosen = params.Dataset(url="http://127.0.0.1:9/set.zip", manifest="mine.csv")
 
-    def verify(files, prefix="set/"):
-        with zipfile.ZipFile("set.zip", "w") as archive:
+    def verify(files, prefix="set/", pretended=()):
+        with zipfile.ZipFile("set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items() if isinstance(files, dict) else files:
                 if isinstance(name, str):
                     name = prefix + name
                 archive.writestr(name, content)
+            for name, size in pretended:
+                archive.getinfo(prefix + name).file_size = size
         return dataset.verify(chosen, "set.zip", "images")
 
     return verify
@@ -79,6 +82,12 @@ def test_what_is_wrong_is_named_and_the_images_of_before_stay(own, changes, mess
     assert message in str(problem.value)
     assert Path("images/val/bees/d.jpg").read_bytes() == IMAGES["val/bees/d.jpg"]
     assert {path.name for path in Path().iterdir()} == {"images", "mine", "mine.csv", "set.zip"}
+
+
+def test_a_member_that_pretends_to_be_small_is_refused(own):
+    size = len(IMAGES["val/bees/d.jpg"])
+    with pytest.raises(Problem, match=r"damaged: val/bees/d\.jpg"):
+        own({**IMAGES, "val/bees/d.jpg": b"\0" * 50_000_000}, pretended=[("val/bees/d.jpg", size)])
 
 
 def test_all_faults_are_named_at_once_up_to_a_readable_number(own):
@@ -127,6 +136,34 @@ def test_a_truncated_archive_is_named_with_what_to_type(own):
         dataset.verify(chosen, "set.zip", "images")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_named_whatever_the_compression(own, method):
+    own(IMAGES)
+    with zipfile.ZipFile("set.zip", "w", method) as archive:
+        for name, content in IMAGES.items():
+            archive.writestr(name, content)
+        start = archive.getinfo("train/ants/a.jpg").header_offset + 60
+    damaged = bytearray(Path("set.zip").read_bytes())
+    damaged[start : start + 200] = bytes(200)
+    Path("set.zip").write_bytes(damaged)
+    chosen = params.Dataset(url="x", manifest="mine.csv")
+    with pytest.raises(Problem, match=r"damaged: train/ants/a\.jpg"):
+        dataset.verify(chosen, "set.zip", "images")
+
+
+def test_a_damaged_name_in_an_archive_is_damage(own):
+    own({**IMAGES, "train/ants/ä.gif": b""})
+    damaged = Path("set.zip").read_bytes().replace("ä".encode(), b"\xff\xff")
+    Path("set.zip").write_bytes(damaged)
+    chosen = params.Dataset(url="x", manifest="mine.csv")
+    with pytest.raises(Problem, match="set.zip is damaged"):
+        dataset.verify(chosen, "set.zip", "images")
+
+
+def test_what_macos_adds_to_an_archive_does_not_matter(own):
+    assert own([*IMAGES.items(), ("__MACOSX/train/ants/._a.jpg", b"attributes")])["images"] == 4
+
+
 @settings(max_examples=150, deadline=None)
 @given(place=st.integers(min_value=0), byte=st.integers(min_value=0, max_value=255))
 def test_any_byte_changed_in_an_archive_is_found_or_harmless(tmp_path_factory, place, byte):
@@ -152,17 +189,67 @@ def test_any_byte_changed_in_an_archive_is_found_or_harmless(tmp_path_factory, p
 
 
 @pytest.mark.parametrize(
-    "line", ["train/ants/a.jpg,ten,00", "../a/b.jpg,1," + "0" * 64, "a.jpg,1," + "0" * 64, "x"]
+    "line",
+    [
+        "train/ants/b.jpg,ten," + "0" * 64,
+        "train/ants/b.jpg,1,00",
+        "train/ants/a.jpg,1," + "0" * 64,
+        "../a/b.jpg,1," + "0" * 64,
+        "train/../b.jpg,1," + "0" * 64,
+        "/train/ants/b.jpg,1," + "0" * 64,
+        "b.jpg,1," + "0" * 64,
+        "x",
+    ],
 )
 def test_a_line_that_does_not_belong_into_a_manifest_is_named(line):
-    with pytest.raises(Problem, match="line 2"):
-        dataset.read_manifest(f"path,bytes,sha256\n{line}\n", "mine.csv")
+    right = "train/ants/a.jpg,1," + "0" * 64
+    with pytest.raises(Problem) as problem:
+        dataset.read_manifest(f"path,bytes,sha256\n{right}\n{line}\n", "mine.csv")
+    assert "mine.csv" in str(problem.value)
+    assert f"line 3: {line[:20]}" in str(problem.value) and "line 2" not in str(problem.value)
+
+
+@pytest.mark.parametrize("text", ["", "path,bytes,sha256\n", "path,size\ntrain/ants/a.jpg,1\n"])
+def test_a_manifest_without_images_or_columns_is_refused(text):
+    with pytest.raises(Problem, match=r"mine\.csv is no manifest"):
+        dataset.read_manifest(text, "mine.csv")
+
+
+@pytest.mark.parametrize("content", [b"path,bytes,sha256\n\xff", b'path\n"' + b"x" * 200_000])
+def test_a_manifest_that_is_no_table_is_refused(own, content):
+    Path("mine.csv").write_bytes(content)
+    with pytest.raises(Problem, match=r"mine\.csv"):
+        own(IMAGES)
+
+
+def test_a_manifest_that_is_not_there_is_named_with_what_to_type(own):
+    Path("mine.csv").unlink()
+    with pytest.raises(Problem, match=r"there is no mine\.csv\.\n.*headswap manifest FOLDER"):
+        own(IMAGES)
+
+
+def test_a_file_that_is_no_zip_does_not_replace_the_archive(own):
+    own(IMAGES)
+    before = Path("set.zip").read_bytes()
+    Path("page.html").write_text("<p>log in first</p>")
+    with pytest.raises(Problem, match=r"page\.html: is no zip archive"):
+        dataset.fetch(params.Dataset(url="page.html", manifest="mine.csv"), Path("set.zip"))
+    assert Path("set.zip").read_bytes() == before
 
 
 def test_a_folder_of_ones_own_goes_through_fetch_and_verify(own):
     chosen = params.Dataset(url="mine", manifest="mine.csv")
     assert dataset.fetch(chosen, Path("got.zip")) == "mine"
     assert dataset.verify(chosen, "got.zip", "images")["images"] == 4
+
+
+def test_names_with_commas_quotes_and_accents_go_through_the_manifest(own):
+    for name in ('ant, "red".jpg', "fourmi été.jpg"):
+        Path("mine/train/ants", name).write_bytes(IMAGES["train/ants/a.jpg"])
+    dataset.write_manifest("mine", "mine.csv")
+    chosen = params.Dataset(url="mine", manifest="mine.csv")
+    dataset.fetch(chosen, Path("got.zip"))
+    assert dataset.verify(chosen, "got.zip", "images")["train_ants"] == 3
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
@@ -183,13 +270,24 @@ def test_what_a_killed_process_left_is_removed_by_the_next(own):
     assert not list(Path().glob(".*"))
 
 
-def test_generated_images_are_the_same_bytes_each_time(tmp_path):
+def test_generated_images_are_the_same_bytes_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawings, "COUNTS", {"train": 3, "val": 2})
     chosen = params.Dataset(url="generated", manifest="none")
     for name in ("first.zip", "second.zip"):
         dataset.fetch(chosen, tmp_path / name)
     assert (tmp_path / "first.zip").read_bytes() == (tmp_path / "second.zip").read_bytes()
     counts = dataset.verify(chosen, tmp_path / "first.zip", tmp_path / "images")
-    assert counts["train_ants"] == counts["train_bees"] > 0
+    assert counts == {
+        **{"images": 10, "train": 6, "train_ants": 3, "train_bees": 3},
+        **{"val": 4, "val_ants": 2, "val_bees": 2},
+    }
+
+
+def test_an_archive_of_photographs_is_not_taken_for_the_generated_one(own):
+    own(IMAGES)
+    chosen = params.Dataset(url="generated", manifest="none")
+    with pytest.raises(Problem, match="dvc repro"):
+        dataset.verify(chosen, "set.zip", "images")
 
 
 @pytest.mark.skipif("HEADSWAP_MIRROR" not in os.environ, reason="set HEADSWAP_MIRROR")
@@ -201,3 +299,10 @@ def test_the_real_photographs_are_those_of_the_manifest(tmp_path):
     counts = dataset.verify(chosen, tmp_path / "set.zip", tmp_path / "images")
     assert counts == read_json(ROOT / "data/published/dataset.json")
     assert (counts["train_ants"], counts["val_bees"]) == (123, 83)
+
+
+def test_a_class_in_one_split_only_is_refused_before_anything_is_trained(own):
+    with Path("mine.csv").open("a") as file:
+        file.write(f"train/wasps/e.jpg,1,{'0' * 64}\n")
+    with pytest.raises(Problem, match=r"no images in val/wasps"):
+        own(IMAGES)

@@ -9,29 +9,29 @@ from headswap import networks
 from headswap.errors import Problem
 from headswap.seeds import generator
 
-NAMES = (
-    *("alexnet", "vgg11", "resnet18", "resnet50", "densenet121", "mobilenet_v3_small"),
-    *("efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t"),
-)
+NAMED_DEPTHS = {"alexnet": 8, "vgg11": 11, "resnet18": 18, "resnet50": 50, "densenet121": 121}
+OTHERS = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
 
 
-def with_new_head(name, classes):
-    network = networks.build(name, {})
-    head = networks.find_head(network, name)
+def swap_head(network, classes):
+    head = networks.find_head(network, "mine")
     features = network.get_submodule(head).in_features
     networks.replace(network, head, networks.new_head(features, classes, generator(0, "head")))
-    return network, head
+    return head
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_head_is_swapped_and_the_costs_are_torchvisions(name):
+@pytest.mark.parametrize("name", [*NAMED_DEPTHS, *OTHERS])
+def test_costs_are_the_published_ones_and_the_head_is_swapped(name):
+    network = networks.build(name, {})
     published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].meta
-    costs = networks.describe(networks.build(name, {}))
+    costs = networks.describe(network)
     assert costs["parameters"] == published["num_params"]
     assert costs["gmacs"] == pytest.approx(published["_ops"], rel=0.01)
-    network, head = with_new_head(name, 3)
+    if name in NAMED_DEPTHS:
+        assert costs["depth"] == NAMED_DEPTHS[name]
+    head = swap_head(network, 3)
     with torch.no_grad():
-        assert network.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, 3)
+        assert network(torch.zeros(2, 3, 224, 224)).shape == (2, 3)
     networks.freeze(network, head)
     trained = [path for path, value in network.named_parameters() if value.requires_grad]
     assert trained == [f"{head}.weight", f"{head}.bias"]
@@ -41,18 +41,19 @@ def test_the_head_is_swapped_and_the_costs_are_torchvisions(name):
     ("name", "parameters", "trained"), [("alexnet", 57012034, 8194), ("resnet18", 11177538, 1026)]
 )
 def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters, trained):
-    network, head = with_new_head(name, 2)
+    network = networks.build(name, {})
+    head = swap_head(network, 2)
     assert sum(value.numel() for value in network.parameters()) == parameters
     networks.freeze(network, head)
     assert sum(value.numel() for value in network.parameters() if value.requires_grad) == trained
 
 
-@pytest.mark.parametrize(
-    ("name", "depth"),
-    [("alexnet", 8), ("vgg11", 11), ("resnet18", 18), ("resnet50", 50), ("densenet121", 121)],
-)
-def test_depth_is_the_number_that_the_family_is_named_by(name, depth):
-    assert networks.describe(networks.build(name, {}))["depth"] == depth
+def test_a_frozen_network_is_as_deep_as_before():
+    network = networks.build("resnet18", {})
+    networks.freeze(network, "fc")
+    assert networks.describe(network)["depth"] == 18
+    trained = [path for path, value in network.named_parameters() if value.requires_grad]
+    assert trained == ["fc.weight", "fc.bias"]
 
 
 class Pair(nn.Linear):
@@ -60,17 +61,29 @@ class Pair(nn.Linear):
         return super().forward(images.mean((2, 3))), None
 
 
+def after_pooling(*layers):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers)
+
+
+def without_bias(features, classes):
+    layer = nn.Linear(features, classes)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 @pytest.mark.parametrize(
     "network",
     [
         torchvision.models.squeezenet1_0(),
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2), nn.Softmax(1)),
+        after_pooling(nn.Linear(3, 2), nn.Softmax(1)),
+        after_pooling(without_bias(3, 2), nn.Tanh()),
+        after_pooling(nn.Identity()),
         Pair(3, 2),
     ],
-    ids=["convolution last", "softmax last", "two outputs"],
+    ids=["convolution last", "softmax last", "tanh last", "nothing linear", "two outputs"],
 )
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
-    with pytest.raises(Problem, match="does not end in a linear layer"):
+    with pytest.raises(Problem, match="mine does not end in a linear layer.*\nTake it out"):
         networks.find_head(network, "mine")
 
 
@@ -98,8 +111,9 @@ def test_a_factory_that_fails_or_gives_no_network_is_refused(tmp_path, monkeypat
         networks.build("mine", {"mine": "broken_networks:seven"})
 
 
-def test_a_layer_that_cannot_be_reset_is_named():
-    network = nn.Sequential(nn.Linear(2, 2))
-    network.register_parameter("scale", nn.Parameter(torch.ones(1)))
-    with pytest.raises(Problem, match="outermost"):
+@pytest.mark.parametrize(("place", "named"), [("", "outermost"), ("0", "0")])
+def test_a_layer_that_cannot_be_reset_is_named(place, named):
+    network = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
+    network.get_submodule(place).register_parameter("scale", nn.Parameter(torch.ones(1)))
+    with pytest.raises(Problem, match=f"for mine: its {named} layer, a Sequential, has no"):
         networks.randomise(network, "mine")

@@ -111,18 +111,8 @@ def as_of_2017(state):
     [
         (SMALL, dict),
         ("densenet121", as_of_2017),
-        pytest.param(
-            "googlenet",
-            dict,
-            marks=pytest.mark.xfail(
-                strict=True, reason="weights.py refuses the auxiliary heads in its file"
-            ),
-        ),
-        pytest.param(
-            "mnasnet0_5",
-            lambda state: state,
-            marks=pytest.mark.xfail(strict=True, reason="weights.py loses the file's version"),
-        ),
+        ("googlenet", dict),
+        ("mnasnet0_5", lambda state: state),
     ],
     ids=["as it is", "old names", "auxiliary heads", "version in the file"],
 )
@@ -137,7 +127,6 @@ def test_a_network_starts_as_torchvisions_own_loader_gives_it(publish, tmp_path,
         assert network.eval()(image).equal(expected(image))
 
 
-@pytest.mark.xfail(strict=True, reason="weights.py raises KeyError", raises=KeyError)
 def test_a_network_without_the_classic_weights_is_refused():
     with pytest.raises(Problem, match="vit_h_14"):
         weights._load_imagenet(nn.Identity(), "vit_h_14")

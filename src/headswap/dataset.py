@@ -1,10 +1,13 @@
 """The photographs: fetched as an archive, held against a manifest, laid out in class folders."""
 
 import csv
+import hashlib
 import io
+import lzma
 import stat
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -14,12 +17,14 @@ from . import drawings
 from .download import obtain
 from .errors import Problem, some_of
 from .files import replacing, sha256, write_csv, write_json
-from .layout import EXTENSIONS, IMAGES, SPLITS, images_in
+from .layout import IMAGES, SPLITS, check_classes, images_in, is_image
 from .params import GENERATED
 
 ARCHIVE = Path("data/hymenoptera_data.zip")
 COLUMNS = ("path", "bytes", "sha256")
 MANIFEST = "manifest.csv"
+DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError
+"""What reading a damaged member of a zip raises."""
 
 
 def fetch(dataset, archive=ARCHIVE):
@@ -90,22 +95,24 @@ def read_manifest(text, name):
     """
     entries, faults = {}, []
     rows = csv.DictReader(io.StringIO(text))
-    for row in rows:
-        try:
-            path, size, digest = (row[column] for column in COLUMNS)
+    try:
+        for row in rows:
+            path, size, digest = (row.get(column) or "" for column in COLUMNS)
             parts = PurePosixPath(path).parts
-            fits = len(parts) == 3 and parts[0] in SPLITS and ".." not in parts
-            if not fits or path in entries or len(digest) != 64 or "\\" in path:
-                raise ValueError
-            entries[path] = int(size), digest
-        except (KeyError, ValueError, TypeError):
-            faults.append(f"line {rows.line_num}: {','.join(map(str, row.values()))[:100]}")
+            safe = len(parts) == 3 and parts[0] in SPLITS and ".." not in parts and "\\" not in path
+            if safe and path not in entries and size.isdecimal() and len(digest) == 64:
+                entries[path] = int(size), digest
+            else:
+                faults.append(f"line {rows.line_num}: {','.join(map(str, row.values()))[:100]}")
+    except csv.Error as error:
+        faults.append(f"line {rows.line_num}: {error}")
     if faults or not entries:
         raise Problem(
             f"{name} is no manifest of images (columns {', '.join(COLUMNS)}, every path once, "
             f"as train/<class>/<image> or val/<class>/<image>).\n{some_of(faults)}\n"
             "Restore it with `git checkout`, or make one: headswap manifest FOLDER"
         )
+    check_classes(entries, name)
     return entries
 
 
@@ -145,7 +152,7 @@ def verify(dataset, archive=ARCHIVE, images=IMAGES):
                 )
     except FileNotFoundError as error:
         raise Problem(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         raise Problem(
             f"{archive} is damaged: {error}.\n"
             "Get a good copy with: dvc repro --force --single-item fetch"
@@ -155,9 +162,18 @@ def verify(dataset, archive=ARCHIVE, images=IMAGES):
 
 def _manifest_text(dataset, archive):
     if dataset.url == GENERATED:
+        if MANIFEST not in archive.namelist():
+            raise Problem(
+                f"{archive.filename} holds no generated images.\nDraw them with: dvc repro fetch"
+            )
         return archive.read(MANIFEST).decode(), MANIFEST
     try:
-        return Path(dataset.manifest).read_text(encoding="utf-8"), dataset.manifest
+        return Path(dataset.manifest).read_text(encoding="utf-8-sig"), dataset.manifest
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise Problem(
+            f"dataset.manifest: {dataset.manifest} is no table in UTF-8: {error}.\n"
+            f"Make it with: headswap manifest FOLDER --output {dataset.manifest}"
+        ) from None
     except FileNotFoundError:
         raise Problem(
             f"dataset.manifest: there is no {dataset.manifest}.\n"
@@ -170,7 +186,7 @@ def _extract(archive, entries, folder):
     members, faults = {}, []
     for info in archive.infolist():
         name = "/".join(PurePosixPath(info.filename).parts[-3:])
-        if name.lower().endswith(EXTENSIONS) and name.split("/")[0] in SPLITS:
+        if is_image(name) and name.split("/")[0] in SPLITS:
             members.setdefault(name, []).append(info)
     for name in sorted(members.keys() - entries.keys()):
         faults.append(f"extra: {name}")
@@ -183,19 +199,19 @@ def _extract(archive, entries, folder):
         elif found[0].file_size != size:
             faults.append(f"changed: {name} ({found[0].file_size} bytes, not {size})")
         else:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with archive.open(found[0]) as source:
-                    target.write_bytes(source.read(size + 1))
-            except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
+                    content = source.read(size + 1)
+            except DAMAGE as error:
                 faults.append(f"damaged: {name} ({error})")
                 continue
-            if sha256(target) != digest:
-                faults.append(
-                    f"changed: {name} (SHA-256 {sha256(target)[:12]}…, not {digest[:12]}…)"
-                )
-                target.unlink()
+            given = hashlib.sha256(content).hexdigest()
+            if given != digest:
+                faults.append(f"changed: {name} (SHA-256 {given[:12]}…, not {digest[:12]}…)")
+                continue
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
     return faults
 
 

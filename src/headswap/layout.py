@@ -1,7 +1,7 @@
 """Where images lie: ``<split>/<class>/<image>``."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .errors import Problem
 
@@ -30,24 +30,34 @@ def images_in(folder):
         If a class has no image in one of the two splits.
     """
     folder = Path(folder)
-    found = {
-        "/".join(path.relative_to(folder).parts): path
-        for split in SPLITS
-        for path in sorted(folder.glob(f"{split}/*/*"))
-        if path.suffix.lower() in EXTENSIONS
-    }
-    classes = {
-        split: {name.split("/")[1] for name in found if name.startswith(f"{split}/")}
-        for split in SPLITS
-    }
-    every = set().union(*classes.values()) or {"<class>"}
-    if lacking := [f"{split}/{label}" for split in SPLITS for label in every - classes[split]]:
+    paths = (path for split in SPLITS for path in folder.glob(f"{split}/*/*"))
+    found = {"/".join(path.relative_to(folder).parts): path for path in paths}
+    found = {name: found[name] for name in sorted(found) if is_image(name)}
+    check_classes(found, folder)
+    return found
+
+
+def is_image(name):
+    """Tell whether a name, ``<split>/<class>/<image>``, is that of an image.
+
+    >>> is_image("val/bees/54736755.JPG"), is_image("val/bees/._54736755.jpg")
+    (True, False)
+    """
+    path = PurePosixPath(name)  # macOS puts a file of attributes, ._a.jpg, beside each a.jpg
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith("._")
+
+
+def check_classes(names, where):
+    """Raise a Problem unless every class among the names has images in both splits."""
+    present = {tuple(name.split("/")[:2]) for name in names}
+    every = {label for _, label in present} or {"<class>"}
+    expected = {(split, label) for split in SPLITS for label in every}
+    if lacking := expected - present:
         raise Problem(
-            f"{folder} has no images in {', '.join(sorted(lacking))}.\n"
+            f"{where} has no images in {', '.join(sorted(map('/'.join, lacking)))}.\n"
             "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
             "every class in both."
         )
-    return dict(sorted(found.items()))
 
 
 def classes_in(images=IMAGES):

@@ -90,10 +90,11 @@ def factory(name, factories):
     return found
 
 
-# Their auxiliary classifiers would make the training output a tuple.
+# Their auxiliary classifiers would make the training output a tuple; their weights were trained
+# on inputs that they scale themselves.
 _PLAIN = {
-    "googlenet": {"aux_logits": False, "init_weights": False},
-    "inception_v3": {"aux_logits": False, "init_weights": False},
+    name: {"aux_logits": False, "init_weights": False, "transform_input": True}
+    for name in ("googlenet", "inception_v3")
 }
 
 
@@ -155,7 +156,7 @@ def find_head(network, name, size=224):
     Parameters
     ----------
     network : torch.nn.Module
-        It is run once, in eval mode, on one image of zeros.
+        It is run once, in eval mode, on one image.
     name : str
         For the message.
     size : int
@@ -182,7 +183,7 @@ def find_head(network, name, size=224):
     network.eval()
     try:
         with torch.no_grad():
-            output = network(torch.zeros(1, 3, size, size))
+            output = network(torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size))
     except Exception as error:
         raise Problem(
             f"{name} cannot take an image of {size} x {size} pixels: {error}.\n"
@@ -251,7 +252,7 @@ def describe(network, size=224):
     Parameters
     ----------
     network : torch.nn.Module
-        Left as it was.
+        Its tensors are left as they were; it comes back in eval mode.
     size : int
         Side of the image in pixels.
 
@@ -270,11 +271,18 @@ def describe(network, size=224):
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):
-        output = network(image)
+        output = torch.func.functional_call(network, _all_training(network), image)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "gmacs": round(counter.get_total_flops() / 2e9, 6),
         "depth": _longest_path(output.grad_fn),
+    }
+
+
+def _all_training(network):
+    """Return a network's parameters as ones that all require gradients, frozen or not."""
+    return {
+        name: nn.Parameter(parameter.detach()) for name, parameter in network.named_parameters()
     }
 
 

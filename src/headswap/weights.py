@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from .files import replacing, sha256
 from .seeds import seeded
 
 FOLDER = Path("data/weights")
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""The auxiliary classifiers of googlenet and inception_v3, which `networks.build` leaves out."""
 
 
 def provide(name, params, destination):
@@ -76,6 +79,7 @@ def pretrained(name, params, folder=FOLDER):
     path = Path(folder) / f"{name}.safetensors"
     tensors, metadata = load(path)
     network = networks.build(name, params.factories)
+    tensors = _state(tensors, network.state_dict())
     try:
         network.load_state_dict(tensors)
         return network, metadata["head"]
@@ -85,17 +89,30 @@ def pretrained(name, params, folder=FOLDER):
 
 def _load_imagenet(network, name):
     """Load torchvision's IMAGENET1K_V1 weights into `network`; return their address."""
-    url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    try:
+        url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    except KeyError:
+        raise Problem(
+            f"torchvision has no IMAGENET1K_V1 weights of {name}.\nTake it out of models."
+        ) from None
     filename = url.rsplit("/", 1)[-1]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / filename
         obtain(url, file, check_digest, [Path(torch.hub.get_dir(), "checkpoints", filename)])
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-            network.load_state_dict({_renamed(key): value for key, value in state.items()})
+            ours = {_renamed(key): state[key] for key in state if not key.startswith(AUXILIARY)}
+            network.load_state_dict(_state(ours, state))
         except Exception as error:  # any content can stand behind a right digest's first digits
             raise Problem(f"{filename} does not hold {name}'s weights: {error}") from error
     return url
+
+
+def _state(tensors, original):
+    """Return tensors as a state dict of the layers' versions in `original`, which some ask for."""
+    state = OrderedDict(tensors)
+    state._metadata = getattr(original, "_metadata", None)
+    return state
 
 
 def _renamed(key):
