@@ -230,18 +230,21 @@ def show(table):
     Console(width=max(console.width, 130)).print(drawn)
 
 
+WRITE_UP = " *Write-up*: the published\nfigures, one run each."
+
+
 def report(table):
     """Return the comparison as Markdown."""
     headings, *rows = _filled(table)
     rows = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     drawn = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     seeds = "replicate" if (table["seeds"] == 1).all() else "replicates"
+    beside = "" if table["published_best_val_accuracy"].isna().all() else WRITE_UP
     return f"""# Comparison
 
 Accuracy on the validation set, mean ± standard deviation over {table["seeds"].max()} {seeds}, with
 the 95 % interval of the mean (bootstrap over images and replicates). *Best epoch* is chosen on the
-set that is reported, which is optimistic; *last epoch* is not. *Write-up*: the published figures,
-one run each.
+set that is reported, which is optimistic; *last epoch* is not.{beside}
 
 {drawn}
 

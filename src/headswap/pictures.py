@@ -13,6 +13,9 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 """Okabe and Ito's palette, told apart by colour-blind eyes; a cell has one in every picture."""
 
 
+WRITE_UP = "the write-up's one run"
+
+
 def colours(cells):
     """Return the colour of each cell."""
     return {cell: COLOURS[place % len(COLOURS)] for place, cell in enumerate(cells)}
@@ -45,12 +48,13 @@ def accuracy(cells, rows, path):
                 axes.scatter(
                     group["accuracy"], [place], 150, "black", marker="|", linewidths=2, zorder=4
                 )
-    for label, style in {
-        "replicate": {"marker": "o", "color": "grey", "markersize": 4},
-        "mean, 95 % interval": {"marker": "D", "color": "grey", "linestyle": "-"},
-        "the write-up's one run": {"marker": "|", "color": "black", "markersize": 12},
-    }.items():
-        axes.plot([], [], **({"linestyle": ""} | style), label=label)
+    for what, label, style in (
+        ("replicate", "replicate", {"marker": "o", "color": "grey", "markersize": 4}),
+        ("mean", "mean, 95 % interval", {"marker": "D", "color": "grey", "linestyle": "-"}),
+        ("write-up", WRITE_UP, {"marker": "|", "color": "black", "markersize": 12}),
+    ):
+        if what in set(rows["what"]):
+            axes.plot([], [], **({"linestyle": ""} | style), label=label)
     axes.set_yticks(range(len(cells)), cells)
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -102,15 +106,11 @@ def curves(cells, rows, published, path):
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("cross entropy")
-    for label, style in {
-        "training images (augmented)": {"color": "#999999", "linewidth": 2.2},
-        "validation images (the cell's colour)": {
-            "color": colours(cells)[cells[0]],
-            "linewidth": 2.2,
-        },
-        "the write-up's one run, validation": {"color": "black", "linestyle": ":"},
-    }.items():
-        axes[0, 0].plot([], [], **style, label=label)
+    of_ours = colours(cells)[cells[0]]
+    axes[0, 0].plot([], [], color="#999999", linewidth=2.2, label="training images (augmented)")
+    axes[0, 0].plot([], [], color=of_ours, linewidth=2.2, label="validation images (in colour)")
+    if set(cells) & set(published["cell"]):
+        axes[0, 0].plot([], [], "k:", label=f"{WRITE_UP}, validation images")
     figure.legend(loc="outside lower center", ncols=min(3, 1 + len(cells)), frameon=False)
     _save(figure, path)
 
