@@ -9,7 +9,7 @@ from . import networks, weights
 from .files import read_json, replacing, write_csv, write_json
 from .provenance import machine, versions
 from .runs import RUNS, replicate
-from .statistics import interval, resampled_means
+from .statistics import accuracy
 from .workers import only_one
 
 MODELS = Path("models")
@@ -87,12 +87,12 @@ def _summary(key, hits):
     if not hits:
         return {f"{key}_{part}": None for part in ("mean", "std", "ci_low", "ci_high")}
     accuracies = np.mean(hits, axis=1)
-    low, high = interval(resampled_means(hits))
+    estimate = accuracy(hits)
     return {
         f"{key}_mean": _rounded(accuracies.mean()),
         f"{key}_std": _rounded(accuracies.std(ddof=1)) if len(hits) > 1 else None,
-        f"{key}_ci_low": _rounded(low),
-        f"{key}_ci_high": _rounded(high),
+        f"{key}_ci_low": _rounded(estimate.low),
+        f"{key}_ci_high": _rounded(estimate.high),
     }
 
 

@@ -243,7 +243,7 @@ def report(table):
     return f"""# Comparison
 
 Accuracy on the validation set, mean ± standard deviation over {table["seeds"].max()} {seeds}, with
-the 95 % interval of the mean (bootstrap over images and replicates). *Best epoch* is chosen on the
+the 95 % interval of the mean (for other images and other replicates). *Best epoch* is chosen on the
 set that is reported, which is optimistic; *last epoch* is not.{beside}
 
 {drawn}

@@ -1,56 +1,136 @@
-"""Intervals: how far a figure could be off, for other images and other replicates."""
+"""How sure one can be of an accuracy, and of a difference, for other images and other runs.
+
+Every replicate sees the same validation images, so a figure's uncertainty has three sources: which
+images were photographed, which seeds were drawn, and what is left of each pair of the two. Each is
+estimated and counted once [1]_. The usual bootstrap over both counts the third three times [2]_ and
+knows no more of five replicates than five numbers tell; `benchmarks/COVERAGE.md` compares them.
+
+References
+----------
+.. [1] B. D. Gallas et al., "A framework for random-effects ROC analysis: biases with the bootstrap
+   and other variance estimators", Communications in Statistics 38 (2009).
+.. [2] A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007).
+"""
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-RESAMPLES = 10_000
 LEVEL = 0.95
 
 
-def resampled_means(hits, resamples=RESAMPLES, seed=0):
-    """Resample images and replicates with replacement, and take the mean of each resample.
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and the interval that covers its true value in 95 of 100 experiments.
 
-    Both are resampled because both are samples: of the photographs one could have taken, and of
-    the runs one could have made [1]_. The draw of images depends on their number alone, so that
-    it is the same for every cell, and differences between cells are paired.
+    Attributes
+    ----------
+    value, low, high : float
+    images_needed : int or None
+        With how many images the interval would leave out zero, were the figure what it is: None
+        if no number would do, because the replicates alone differ too much, or it is zero.
+    """
+
+    value: float
+    low: float
+    high: float
+    images_needed: int | None = None
+
+    @property
+    def sign(self):
+        """1 or -1 if the whole interval lies above or below zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def accuracy(hits):
+    """Estimate a cell's accuracy.
 
     Parameters
     ----------
     hits : array_like of bool, shape (replicates, images)
         Whether a replicate got an image right.
-    resamples : int
-        How many means to take.
-    seed : int
-        Where the random numbers start.
 
     Returns
     -------
-    numpy.ndarray
-        Shape (resamples,), between 0 and 1.
+    Estimate
+        With Wilson's interval [1]_ for as many independent images as would be worth as much, which
+        stays within 0 and 1 and tells something even of a cell without an error.
 
     References
     ----------
-    .. [1] A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007).
+    .. [1] E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+       JASA 22 (1927); with an effective number of images as in E. L. Korn and B. I. Graubard,
+       Survey Methodology 24 (1998).
 
     Examples
     --------
-    >>> resampled_means([[True, True], [True, True]], resamples=3)
-    array([1., 1., 1.])
+    >>> round(accuracy([[True] * 153] * 5).low, 3)
+    0.975
     """
     hits = np.asarray(hits, dtype=float)
-    replicates, images = hits.shape
-    of_images = _weights(images, resamples, [seed, 0])
-    of_replicates = _weights(replicates, resamples, [seed, 1])
-    return np.einsum("br,rb->b", of_replicates, hits @ of_images.T)
+    mean = float(hits.mean())
+    of_images, of_replicates, quantile = _sources(hits)
+    variance, binomial = of_images + of_replicates, mean * (1 - mean)
+    worth = min(binomial / variance, hits.size) if variance > 0 else hits.shape[1]
+    share = quantile**2 / worth
+    middle = (mean + share / 2) / (1 + share)
+    half = math.sqrt(share * binomial + share**2 / 4) / (1 + share)
+    return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def _weights(count, resamples, seed):
-    """Return how often each of `count` things is drawn, as shares; shape (resamples, count)."""
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
-    return draws / count
+def contrast(values):
+    """Estimate the mean of a difference, which is paired: image by image, seed by seed.
+
+    Parameters
+    ----------
+    values : array_like, shape (replicates, images)
+        For instance one cell's hits minus another's.
+
+    Returns
+    -------
+    Estimate
+        With Student's interval, its degrees of freedom by Satterthwaite's rule [1]_.
+
+    References
+    ----------
+    .. [1] F. E. Satterthwaite, "An approximate distribution of estimates of variance components",
+       Biometrics Bulletin 2 (1946).
+
+    Examples
+    --------
+    >>> contrast([[1, 0, 0, 0], [1, 0, 0, 0]]).sign
+    0
+    """
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    of_images, of_replicates, quantile = _sources(values)
+    half = quantile * math.sqrt(of_images + of_replicates)
+    room = mean**2 - quantile**2 * of_replicates  # what the images' share may be at the most
+    needed = values.shape[1] * quantile**2 * of_images / room if room > 0 else math.inf
+    return Estimate(
+        mean, mean - half, mean + half, math.ceil(needed) if math.isfinite(needed) else None
+    )
 
 
-def interval(means, level=LEVEL):
-    """Return the percentile interval of resampled means, (low, high)."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+def _sources(values):
+    """Return the variance of a mean due to images and to replicates, and Student's quantile.
+
+    What is left of each pair of image and replicate is in the first, and so is taken out of the
+    second.
+    """
+    replicates, images = values.shape
+    by_image, by_replicate = values.mean(axis=0), values.mean(axis=1)
+    of_images = by_image.var(ddof=1) / images
+    of_replicates = 0.0
+    if replicates > 1:
+        left = values - by_image - by_replicate[:, None] + values.mean()
+        of_pairs = (left**2).sum() / ((replicates - 1) * (images - 1)) / values.size
+        of_replicates = max(0.0, by_replicate.var(ddof=1) / replicates - of_pairs)
+    variance = of_images + of_replicates
+    freedom = images - 1
+    if of_replicates > 0:
+        freedom = variance**2 / (of_images**2 / (images - 1) + of_replicates**2 / (replicates - 1))
+    quantile = stats.t.ppf((1 + LEVEL) / 2, freedom)
+    return float(of_images), float(of_replicates), float(quantile)

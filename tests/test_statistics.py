@@ -1,0 +1,92 @@
+"""Intervals cover what they say, and pairing pays."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import stats
+
+from headswap import statistics
+
+SOURCES = (0.6, 0.3, 0.003)
+
+
+@pytest.fixture(scope="module")
+def simulate():
+    """Return the large simulation's generator of experiments."""
+    path = Path(__file__).parents[1] / "benchmarks/coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.simulate
+
+
+@pytest.mark.parametrize("accuracy", [0.9, 0.945])
+def test_intervals_cover_the_truth_as_often_as_they_say(simulate, accuracy):
+    random = np.random.default_rng(7)
+    experiments = [simulate(accuracy, SOURCES, random) for _ in range(1500)]
+    cells = [statistics.accuracy(first) for first, _ in experiments]
+    differences = [statistics.contrast(second - first) for first, second in experiments]
+    assert 0.93 <= np.mean([cell.low <= accuracy <= cell.high for cell in cells]) <= 0.97
+    assert 0.03 <= np.mean([difference.sign != 0 for difference in differences]) <= 0.07
+
+
+def test_a_real_difference_is_found(simulate):
+    random = np.random.default_rng(8)
+    better = [
+        statistics.contrast(simulate(0.95, SOURCES, random)[0] - simulate(0.8, SOURCES, random)[0])
+        for _ in range(100)
+    ]
+    assert np.mean([difference.sign == 1 for difference in better]) > 0.95
+
+
+def test_the_share_of_images_is_what_a_bootstrap_over_images_gives(simulate):
+    hits = simulate(0.9, (0.6, 0.3, 0), np.random.default_rng(3))[0][:1]
+    resampled = stats.bootstrap(
+        (hits[0],), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
+    )
+    estimate = statistics.contrast(hits)
+    half = stats.t.ppf(0.975, hits.size - 1) * resampled.standard_error
+    assert estimate.high - estimate.value == pytest.approx(half, rel=0.03)
+
+
+def test_replicates_that_differ_widen_the_interval():
+    hits = np.random.default_rng(4).random((5, 153)) < 0.9
+    shifted = hits.astype(float) + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
+    narrow, wide = statistics.contrast(hits), statistics.contrast(shifted)
+    t_test = stats.ttest_1samp(shifted.mean(axis=1), 0).confidence_interval()
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    assert wide.high - wide.low == pytest.approx(t_test.high - t_test.low, rel=0.1)
+
+
+def test_pairing_by_image_makes_a_difference_sharper(simulate):
+    first, second = simulate(0.9, (0.9, 0.05, 0), np.random.default_rng(5))
+    shuffled = np.random.default_rng(6).permutation(second, axis=1)
+    paired, unpaired = (statistics.contrast(other - first) for other in (second, shuffled))
+    assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
+
+
+def test_the_number_of_images_needed_would_be_enough_and_half_of_it_would_not():
+    values = np.array([[1, 1, 1, -1, -1, 0, 0, 0, 0, 0]])
+    estimate = statistics.contrast(values)
+    assert estimate.sign == 0 and estimate.images_needed > 100
+    copies = -(-estimate.images_needed // 10)
+    assert statistics.contrast(np.tile(values, copies)).sign == 1
+    assert statistics.contrast(np.tile(values, copies // 2)).sign == 0
+
+
+def test_no_number_of_images_settles_what_the_replicates_leave_open():
+    values = np.array([[0.5], [-0.45]]) + np.random.default_rng(0).normal(0, 0.01, (2, 50))
+    assert statistics.contrast(values).images_needed is None
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 9))))
+def test_an_accuracy_lies_within_its_interval_and_that_between_0_and_1(hits):
+    estimate = statistics.accuracy(hits)
+    assert 0 <= estimate.low <= estimate.value + 1e-9
+    assert estimate.value - 1e-9 <= estimate.high <= 1
+    assert estimate.high > estimate.low
