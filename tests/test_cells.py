@@ -59,7 +59,7 @@ def test_a_cell_writes_its_five_outputs(ready):
         for which in ("best", "last")
         for part in ("mean", "std", "ci_low", "ci_high")
     } | {"best_epoch_mean", "val_loss_last_mean", "parameters", "trainable_parameters", "gmacs"}
-    assert set(metrics) == expected | {"depth", "seeds", "diverged"}
+    assert set(metrics) == expected | {"activations", "depth", "seeds", "diverged"}
     assert metrics["depth"] == 2
     assert metrics["parameters"] == metrics["trainable_parameters"]
     curves = pd.read_csv("plots/curves/tiny-finetune.csv")
@@ -72,7 +72,11 @@ def test_a_cell_writes_its_five_outputs(ready):
     assert metrics["best_val_accuracy_mean"] == pytest.approx(accuracy, abs=1e-6)
     assert metrics["best_val_accuracy_ci_low"] <= accuracy <= metrics["best_val_accuracy_ci_high"]
     timing = read_json("metrics/timing/tiny-finetune.json")
-    assert timing["seconds_per_run_mean"] > 0
+    phases = [timing[f"{phase}_seconds_per_epoch_mean"] for phase in training.PHASES]
+    assert all(seconds > 0 for seconds in phases)
+    assert sum(phases) == pytest.approx(timing["seconds_per_epoch_mean"], abs=1e-3)
+    assert len(timing["seconds_per_run"]) == 2
+    assert timing["seconds_per_run_mean"] == pytest.approx(sum(timing["seconds_per_run"]) / 2, 1e-3)
     assert timing["cores"] == os.cpu_count()
 
 

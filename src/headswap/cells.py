@@ -10,6 +10,7 @@ from .files import read_json, replacing, write_csv, write_json
 from .provenance import machine, versions
 from .runs import RUNS, replicate
 from .statistics import accuracy
+from .training import PHASES
 from .workers import only_one
 
 MODELS = Path("models")
@@ -97,7 +98,7 @@ def _summary(key, hits):
 
 
 def _costs(cell, feed):
-    """Return parameters, trained parameters, multiply-accumulates and depth."""
+    """Return the number of trained parameters, and what `networks.describe` says."""
     network = cell.network(feed, seed=0)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if cell.mode != "probe":
@@ -107,19 +108,24 @@ def _costs(cell, feed):
         costs = {
             "parameters": feed.backbone["parameters"] + trained,
             "gmacs": round(feed.backbone["gmacs"] + products / 1e9, 6),
+            "activations": feed.backbone["activations"] + network.out_features,
             "depth": feed.backbone["depth"] + 1,
         }
     return {"trainable_parameters": trained, **costs}
 
 
 def _timing(cell, feed, folders):
-    epochs = [epoch for folder in folders for epoch in read_json(folder / "timing.json")["epochs"]]
-    seconds = sum(epoch["train"] + epoch["val"] for epoch in epochs)
-    seen = len(feed.names["train"]) * len(epochs)
+    runs = [read_json(folder / "timing.json")["epochs"] for folder in folders]
+    seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in runs]
+    epochs = sum(runs, [])
+    phases = {phase: np.mean([epoch[phase] for epoch in epochs]) for phase in PHASES}
+    training = sum(phases.values()) - phases["val"]
     return {
-        "seconds_per_run_mean": round(seconds / len(folders), 3),
-        "seconds_per_epoch_mean": round(seconds / len(epochs), 4),
-        "train_images_per_second": round(seen / sum(epoch["train"] for epoch in epochs), 2),
+        "seconds_per_run": [round(of_run, 3) for of_run in seconds],
+        "seconds_per_run_mean": round(np.mean(seconds), 3),
+        "seconds_per_epoch_mean": round(sum(phases.values()), 4),
+        **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in PHASES},
+        "train_images_per_second": round(len(feed.names["train"]) / training, 2),
         "precision": cell.params.precision,
         **machine(),
         **versions(),

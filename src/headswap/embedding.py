@@ -1,20 +1,22 @@
 """Embeddings: what the head sees of an image when the backbone is truly frozen."""
 
 import shutil
+import time
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from . import networks, weights
-from .files import digest, sha256
+from .files import digest, sha256, write_json
 from .images import VAL_BATCH, Photographs, normalise
-from .provenance import code_digest, images_digest, versions
+from .provenance import code_digest, images_digest, machine, versions
 from .seeds import generator
 from .training import pick, products
 from .workers import Job, how_many, side_by_side
 
 FOLDER = Path("data/embeddings")
+TIMING = Path("metrics/timing")
 PARTS = Path("runs")
 
 
@@ -35,7 +37,7 @@ class Embeddings:
     labels : dict of str to torch.Tensor
         For each split int64, shape (images,).
     backbone : dict
-        Its parameters, multiply-accumulates and depth (see `networks.describe`), without a head.
+        Its costs (see `networks.describe`), without a head.
     features : int
         Numbers for each image.
     """
@@ -63,7 +65,7 @@ class Embeddings:
 
 
 def provide(model, params, tell):
-    """Compute a backbone's features, several views side by side, and write them as one file.
+    """Compute a backbone's features, several views side by side; write them and the time it took.
 
     Parameters
     ----------
@@ -88,31 +90,38 @@ def provide(model, params, tell):
         "versions": versions(),
     }
     folder = PARTS / f"{model}-embed" / digest(identity)
-    parts = ["val", *map(str, range(params.embed.views))]
+    parts = ["val", "train", *map(str, range(params.embed.views))]
     todo = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
     shares = [todo[worker :: how_many()] for worker in range(how_many())]
     jobs = [
         Job(f"{model} views", _embed, (model, params, share, folder)) for share in shares if share
     ]
     side_by_side(jobs, tell)
-    _gather(model, params, folder, FOLDER / f"{model}.safetensors")
+    _gather(model, params, folder, parts)
     shutil.rmtree(folder)
 
 
 def _embed(model, params, parts, folder, *, report):
-    """Compute some parts, ``val`` or the number of a view, and keep each in a file of its own."""
+    """Compute some parts, and keep each in a file of its own.
+
+    A part is a split, its images centred, or the number of an augmented view of ``train``.
+    """
     torch.set_num_threads(1)
     device = pick(params.device)
     network = _backbone(model, params)
     network.to(device=device, memory_format=torch.channels_last)
     photographs = Photographs(params.image)
     for part in parts:
+        started = time.perf_counter()
         if part == "val":
             batches = (inputs for inputs, _ in photographs.val())
+        elif part == "train":
+            batches = photographs.train_centred()
         else:
             batches = _view(photographs, params.embed.seed, int(part))
         computed = features(network, batches, products(params.precision, device), device)
-        weights.save(folder / f"{part}.safetensors", {"features": computed})
+        seconds = time.perf_counter() - started
+        weights.save(folder / f"{part}.safetensors", {"features": computed}, seconds=seconds)
         report()
 
 
@@ -137,18 +146,22 @@ def _view(photographs, seed, number):
         yield normalise([photographs.view(index, seed, number) for index in chunk])
 
 
-def _gather(model, params, folder, path):
-    """Put the parts together into one file, which `Embeddings` reads."""
+def _gather(model, params, folder, parts):
+    """Put the parts together into one file, which `Embeddings` reads, and their times."""
     photographs = Photographs(params.image)
-
-    def kept(part):
-        return weights.load(folder / f"{part}.safetensors")[0]["features"]
-
+    kept = {part: weights.load(folder / f"{part}.safetensors") for part in parts}
+    features_of = {part: tensors["features"] for part, (tensors, _) in kept.items()}
+    seconds = sum(metadata["seconds"] for _, metadata in kept.values())
+    write_json(
+        TIMING / f"{model}-embed.json",
+        {"seconds": round(seconds, 3), "precision": params.precision, **machine(), **versions()},
+    )
     weights.save(
-        path,
+        FOLDER / f"{model}.safetensors",
         {
-            "train": torch.stack([kept(view) for view in range(params.embed.views)]),
-            "val": kept("val"),
+            "train": torch.stack([features_of[str(view)] for view in range(params.embed.views)]),
+            "train_centred": features_of["train"],
+            "val": features_of["val"],
             "train_labels": photographs.labels["train"],
             "val_labels": photographs.labels["val"],
         },

@@ -47,8 +47,8 @@ class Photographs:
         }
         self._train = [decode(paths[name]) for name in self.names["train"]]
         self._augment = augmentation(image)
-        centre = v2.Compose([v2.Resize(image.resize), v2.CenterCrop(image.size)])
-        self._val = [centre(decode(paths[name])) for name in self.names["val"]]
+        self._centre = v2.Compose([v2.Resize(image.resize), v2.CenterCrop(image.size)])
+        self._val = [self._centre(decode(paths[name])) for name in self.names["val"]]
 
     def train(self, seed, epoch, batch_size):
         """Yield an epoch's augmented batches, in an order of its own.
@@ -70,6 +70,12 @@ class Photographs:
         for start in range(0, len(self._val), VAL_BATCH):
             chunk = slice(start, start + VAL_BATCH)
             yield normalise(self._val[chunk]), self.labels["val"][chunk]
+
+    def train_centred(self):
+        """Yield the training images as `val` yields the validation images, without labels."""
+        for start in range(0, len(self._train), VAL_BATCH):
+            chunk = self._train[start : start + VAL_BATCH]
+            yield normalise([self._centre(pixels) for pixels in chunk])
 
     def view(self, index, seed, number):
         """Return one augmented view of a training image: bytes, shape (3, size, size).

@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from .errors import Problem
 
@@ -260,8 +261,13 @@ def describe(network, size=224):
     -------
     dict
         ``parameters``; ``gmacs``, the multiply-accumulates of one forward pass of one image in
-        1e9; ``depth``, the weight layers on the longest path (18 for ResNet-18, by which the
-        family is named).
+        1e9; ``activations``, the numbers that its convolutions and matrix products put out [1]_;
+        ``depth``, the weight layers on the longest path (18 for ResNet-18, by which the family is
+        named).
+
+    References
+    ----------
+    .. [1] I. Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, section 3.
     """
     network.eval()
     image = torch.zeros(1, 3, size, size, requires_grad=True)
@@ -269,14 +275,28 @@ def describe(network, size=224):
     with (
         torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False) as products,
+        _Outputs() as outputs,
     ):
         output = torch.func.functional_call(network, _all_training(network), image)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "gmacs": round(counter.get_total_flops() / 2e9, 6),
+        "gmacs": round(products.get_total_flops() / 2e9, 6),
+        "activations": outputs.numbers,
         "depth": _longest_path(output.grad_fn),
     }
+
+
+class _Outputs(TorchDispatchMode):
+    """Counts the numbers in the outputs of the products that have FLOPs to count."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if function.overloadpacket in flop_registry:
+            self.numbers += output.numel()
+        return output
 
 
 def _all_training(network):

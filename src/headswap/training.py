@@ -34,6 +34,27 @@ def products(precision, device):
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+PHASES = ("data", "forward", "backward", "step", "val")
+"""What an epoch's time goes into: cutting batches, the loss, its gradients, SGD; validation."""
+
+
+class Stopwatch:
+    """Wall-clock seconds since it was made, by what they went into."""
+
+    def __init__(self, device):
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._device = device
+        self._since = time.perf_counter()
+
+    def lap(self, phase):
+        """Count the time since the last lap towards `phase`."""
+        if self._device != "cpu":
+            torch.accelerator.synchronize()  # the work was only queued so far
+        now = time.perf_counter()
+        self.seconds[phase] += now - self._since
+        self._since = now
+
+
 @dataclass
 class History:
     """What is known of a run so far; all of it is in its checkpoint.
@@ -43,7 +64,7 @@ class History:
     curves : list of tuple
         (epoch, split, loss, accuracy), two an epoch; epochs count from 0.
     seconds : list of dict of str to float
-        For each epoch the wall-clock seconds of ``train`` and ``val``.
+        For each epoch the wall-clock seconds of `PHASES`.
     best : dict
         The best epoch on the validation set, the first of equals: ``epoch``, ``accuracy``,
         ``probabilities`` (float32, shape (images, classes)) and ``state`` (see `moving`).
@@ -111,13 +132,12 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at(epoch)
         torch.manual_seed(derive(seed, "dropout", epoch))
-        started = time.perf_counter()
+        watch = Stopwatch(device)
         batches = feed.train(seed, epoch, recipe.batch_size)
-        train_loss, train_accuracy = _learn(network, batches, optimizer, precisely, device)
-        between = time.perf_counter()
+        train_loss, train_accuracy = _learn(network, batches, optimizer, precisely, device, watch)
         val_loss, val_accuracy, probabilities = evaluate(network, feed.val(), precisely, device)
-        ended = time.perf_counter()
-        history.seconds.append({"train": between - started, "val": ended - between})
+        watch.lap("val")
+        history.seconds.append(watch.seconds)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             history.diverged = epoch
         else:
@@ -150,20 +170,24 @@ def _news(history, recipe):
     }
 
 
-def _learn(network, batches, optimizer, precisely, device):
+def _learn(network, batches, optimizer, precisely, device, watch):
     """Train for one epoch; return the mean loss and the accuracy of what was seen."""
     network.train()
     losses, hits, images = 0.0, 0, 0
     for inputs, labels in batches:
         inputs, labels = inputs.to(device), labels.to(device)
+        watch.lap("data")
         optimizer.zero_grad()
         with precisely:
             outputs = network(inputs)
         loss = cross_entropy(outputs.float(), labels)
         if not torch.isfinite(loss):
             return math.nan, math.nan
+        watch.lap("forward")
         loss.backward()
+        watch.lap("backward")
         optimizer.step()
+        watch.lap("step")
         losses += loss.item() * len(labels)
         hits += (outputs.argmax(1) == labels).sum().item()
         images += len(labels)
