@@ -114,6 +114,75 @@ def contrast(values):
     )
 
 
+def log_ratio(over, under):
+    """Estimate the logarithm of a ratio of times, each a sum of cells' means.
+
+    Parameters
+    ----------
+    over, under : list of array_like, shape (replicates,)
+        Of each cell above and below the line the seconds of its replicates, two or more.
+
+    Returns
+    -------
+    Estimate
+        With Student's interval by the delta method; degrees of freedom as in `contrast`.
+
+    Examples
+    --------
+    >>> log_ratio([[20, 21], [9, 10]], [[10, 11]]).sign
+    1
+    """
+    value, sources = 0.0, []
+    for side, cells in ((1, over), (-1, under)):
+        total = sum(np.mean(cell) for cell in cells)
+        value += side * math.log(total)
+        sources += [(stats.sem(cell) / total, len(cell) - 1) for cell in cells]
+    variance = sum(error**2 for error, _ in sources)
+    spread = sum(error**4 / freedom for error, freedom in sources)
+    quantile = stats.t.ppf((1 + LEVEL) / 2, variance**2 / spread) if spread > 0 else 0.0
+    half = float(quantile * math.sqrt(variance))
+    return Estimate(value, value - half, value + half)
+
+
+def reliability(confidence, hits, bins=10):
+    """Compare how sure predictions were with how often they were right.
+
+    Parameters
+    ----------
+    confidence : array_like, shape (predictions,)
+        The probability given to the predicted class.
+    hits : array_like of bool, shape (predictions,)
+        Whether it was the right one.
+    bins : int
+        Of equal width between 0 and 1; empty ones are left out.
+
+    Returns
+    -------
+    rows : list of tuple of (float, float, int)
+        Of each bin the mean confidence, the share of hits, and the number of predictions.
+    error : float
+        The expected calibration error [1]_: the bins' mean distance between the first two.
+
+    References
+    ----------
+    .. [1] C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+
+    Examples
+    --------
+    >>> rows, error = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False])
+    >>> round(error, 3)
+    0.1
+    """
+    confidence, hits = np.asarray(confidence), np.asarray(hits, dtype=float)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    rows = []
+    for number in np.unique(place):
+        here = place == number
+        rows.append((float(confidence[here].mean()), float(hits[here].mean()), int(here.sum())))
+    error = sum(count * abs(sure - right) for sure, right, count in rows) / len(hits)
+    return rows, error
+
+
 def _sources(values):
     """Return the variance of a mean due to images and to replicates, and Student's quantile.
 

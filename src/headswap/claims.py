@@ -1,0 +1,165 @@
+"""The write-up's conclusions, each tested by an interval."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .errors import Problem
+from .statistics import Estimate, contrast, log_ratio
+
+CLAIMS = Path("data/published/claims.yaml")
+COSTS = ("parameters", "trainable_parameters", "gmacs", "depth", "activations")
+
+
+class Claim(BaseModel):
+    """An entry of ``claims.yaml``, which says what each key means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    says: str
+    quantity: Literal["accuracy", "seconds"]
+    compare: Annotated[list[dict[str, float]], Field(min_length=1)]
+    direction: Literal["above", "below"]
+    per: Literal[COSTS] | None = None
+    published: dict[str, float]
+
+    @property
+    def cells(self):
+        """All cells it speaks of, sorted."""
+        return sorted({cell for weights in self.compare for cell in weights})
+
+
+def read(path=CLAIMS):
+    """Read the claims.
+
+    Returns
+    -------
+    list of Claim
+
+    Raises
+    ------
+    Problem
+        If the file is no list of claims.
+    """
+    try:
+        return [Claim(**entry) for entry in YAML(typ="safe").load(Path(path))]
+    except (ValidationError, YAMLError, TypeError) as error:
+        raise Problem(f"{path} is no list of claims: {error}\nMend it, then: dvc repro") from None
+
+
+def test(claim, results):
+    """Hold a claim against the results.
+
+    Parameters
+    ----------
+    claim : Claim
+    results : results.Results
+
+    Returns
+    -------
+    dict
+        ``id``, ``says``; ``verdict``: ``supported`` if every comparison's interval lies where the
+        claim says, ``contradicted`` if one lies wholly on the other side, else ``inconclusive``,
+        or ``not tested``; ``why`` not; ``unit``; ``effects``, a dict a comparison with ``effect``,
+        ``low``, ``high``, ``published`` (the write-up's effect) and ``images_needed`` (to tell;
+        None if it is told, or no number would do).
+    """
+    outcome = {
+        "id": claim.id,
+        "says": claim.says,
+        "verdict": "not tested",
+        "why": _obstacle(claim, results),
+        "unit": _unit(claim),
+        "effects": [],
+    }
+    if outcome["why"]:
+        return outcome
+    wanted = 1 if claim.direction == "above" else -1
+    signs = []
+    for weights in claim.compare:
+        estimate, published = _estimate(claim, weights, results)
+        signs.append(estimate.sign * wanted)
+        figures = (estimate.value, estimate.low, estimate.high, published)
+        keys = ("effect", "low", "high", "published")
+        outcome["effects"].append(
+            {
+                **{key: _shown(claim, figure) for key, figure in zip(keys, figures, strict=True)},
+                "images_needed": None if estimate.sign else estimate.images_needed,
+            }
+        )
+    verdicts = {1: "supported", 0: "inconclusive", -1: "contradicted"}
+    return {**outcome, "verdict": verdicts[min(signs)]}
+
+
+def _unit(claim):
+    if claim.quantity == "accuracy":
+        return "points"
+    return f"power of {claim.per}" if claim.per else "times"
+
+
+def _obstacle(claim, results):
+    """Return why a claim cannot be tested, or None."""
+    params = results.params
+    missing = [cell for cell in claim.cells if cell not in results.cells]
+    if missing:
+        return f"not in the matrix: {', '.join(missing)}"
+    if claim.quantity == "seconds":
+        if any(results.figures.diverged[cell] for cell in claim.cells):
+            return "some of its runs diverged and ended early"
+        if any(len(results.seconds(cell)) < 2 for cell in claim.cells):
+            return "one run a cell has no spread; add seeds"
+        if len({results.timing[cell]["processor"] for cell in claim.cells}) > 1:
+            return "its cells were timed on different processors"
+        if claim.per and not all(_cost_ratio(claim, cells, results) for cells in claim.compare):
+            return f"its cells have the same {claim.per}"
+        return None
+    if params.weights != "imagenet":
+        return f"it is about ImageNet weights, and these are {params.weights}"
+    own = sorted({cell.rpartition("-")[0] for cell in claim.cells} & set(params.factories))
+    if own:
+        return f"it is about torchvision's network, and {', '.join(own)} has a factory of its own"
+    if results.published["summary"].empty:
+        return "it is about other images"
+    if any(len(results.contrast(weights)) == 0 for weights in claim.compare):
+        return "no seed was finished by all of its cells"
+    return None
+
+
+def _estimate(claim, weights, results):
+    """Return a comparison's estimate and the write-up's figure, both zero if there is no effect."""
+    if claim.quantity == "accuracy":
+        published = sum(weight * claim.published[cell] for cell, weight in weights.items())
+        return contrast(results.contrast(weights)), published
+    estimate = log_ratio(
+        [results.seconds(cell) for cell, weight in weights.items() if weight > 0],
+        [results.seconds(cell) for cell, weight in weights.items() if weight < 0],
+    )
+    published = _log_ratio_of_sums(weights, claim.published)
+    if not claim.per:
+        return estimate, published
+    costs = _cost_ratio(claim, weights, results)
+    low, high = sorted((estimate.low / costs, estimate.high / costs))
+    return Estimate(estimate.value / costs, low, high), published / costs
+
+
+def _shown(claim, figure):
+    """Return a figure in the claim's unit."""
+    if claim.quantity == "accuracy":
+        return round(100 * figure, 4)
+    return round(figure if claim.per else math.exp(figure), 4)
+
+
+def _cost_ratio(claim, weights, results):
+    """Return the logarithm of the ratio of the cells' costs."""
+    return _log_ratio_of_sums(weights, results.figures[claim.per])
+
+
+def _log_ratio_of_sums(weights, values):
+    over = sum(values[cell] for cell, weight in weights.items() if weight > 0)
+    under = sum(values[cell] for cell, weight in weights.items() if weight < 0)
+    return math.log(over / under)

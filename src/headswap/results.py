@@ -1,0 +1,146 @@
+"""What the cells' files say, read into one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .errors import Problem
+from .files import read_json
+from .params import Params
+
+METRICS, PLOTS = Path("metrics"), Path("plots")
+PUBLISHED = Path("data/published")
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that is compared.
+
+    Attributes
+    ----------
+    params : Params
+    cells : list of str
+        In the order of the parameters.
+    figures : pandas.DataFrame
+        A row a cell, by its name: all of ``metrics/cells/<cell>.json``.
+    timing : dict of str to dict
+        Of each cell ``metrics/timing/<cell>.json``; ``features_seconds`` is what a `probe` run's
+        share of computing the features took.
+    curves, predictions : pandas.DataFrame
+        The cells' tables in one, with a first column ``cell``.
+    counts : dict of str to int
+        The images: ``metrics/dataset.json``.
+    published : dict of str to pandas.DataFrame
+        The write-up's ``summary`` and ``curves``; empty if it used other images.
+    """
+
+    params: Params
+    cells: list
+    figures: pd.DataFrame
+    timing: dict
+    curves: pd.DataFrame
+    predictions: pd.DataFrame
+    counts: dict
+    published: dict
+
+    def hits(self, cell, which="best"):
+        """Return which images each finished replicate of a cell got right.
+
+        Returns
+        -------
+        pandas.DataFrame of bool
+            A row a seed, a column an image.
+        """
+        rows = self.predictions
+        rows = rows[(rows["cell"] == cell) & (rows["which"] == which)]
+        right = rows.assign(hit=rows["label"] == rows["predicted"])
+        return right.pivot(index="seed", columns="image", values="hit")
+
+    def contrast(self, weights, which="best"):
+        """Add up the hits of cells with weights, seed by seed and image by image.
+
+        Parameters
+        ----------
+        weights : dict of str to float
+            By cell.
+        which : {"best", "last"}
+            The epoch.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (replicates, images); of the seeds that all the cells finished, maybe none.
+        """
+        hits = {cell: self.hits(cell, which) for cell in weights}
+        seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in hits.values())))
+        if not seeds:
+            return np.empty((0, 0))
+        return sum(
+            weight * hits[cell].loc[seeds].to_numpy(dtype=float) for cell, weight in weights.items()
+        )
+
+    def seconds(self, cell):
+        """Return how long each run of a cell took; a probe's with its share of the features."""
+        timing = self.timing[cell]
+        return np.array(timing["seconds_per_run"]) + timing["features_seconds"]
+
+
+def read(params):
+    """Read the cells that the parameters name; others leave no trace.
+
+    Parameters
+    ----------
+    params : Params
+        Whose ``models`` and ``modes`` name the cells.
+
+    Returns
+    -------
+    Results
+
+    Raises
+    ------
+    Problem
+        If a cell has not been trained yet.
+    """
+    cells = params.cells()
+    missing = [cell for cell in cells if not (METRICS / f"cells/{cell}.json").exists()]
+    if missing:
+        raise Problem(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
+    counts = read_json(METRICS / "dataset.json")
+    same_images = counts == read_json(PUBLISHED / "dataset.json")
+    published = {name: pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("summary", "curves")}
+    figures = {cell: read_json(METRICS / f"cells/{cell}.json") for cell in cells}
+    return Results(
+        params=params,
+        cells=cells,
+        figures=pd.DataFrame.from_dict(figures, orient="index"),
+        timing={cell: _timing(cell) for cell in cells},
+        curves=_stacked(cells, "curves"),
+        predictions=_stacked(cells, "predictions"),
+        counts=counts,
+        published={
+            name: table if same_images else table.iloc[:0] for name, table in published.items()
+        },
+    )
+
+
+def _timing(cell):
+    """Return a cell's times, with what the features of a probe cost each of its runs."""
+    timing = read_json(METRICS / f"timing/{cell}.json")
+    model, _, mode = cell.rpartition("-")
+    share = 0.0
+    if mode == "probe":
+        embedding = read_json(METRICS / f"timing/{model}-embed.json")
+        share = embedding["seconds"] / len(timing["seconds_per_run"])
+    return {**timing, "features_seconds": share}
+
+
+def _stacked(cells, kind):
+    """Return the tables of all cells in one, with a first column ``cell``."""
+    tables = {
+        cell: pd.read_csv(PLOTS / kind / f"{cell}.csv", dtype={"image": str}) for cell in cells
+    }
+    filled = {cell: table for cell, table in tables.items() if len(table)} or tables
+    return pd.concat(filled, names=["cell"]).reset_index(level="cell").reset_index(drop=True)

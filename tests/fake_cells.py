@@ -1,0 +1,113 @@
+"""Files of cells as training would leave them, for given hits: what `compare` reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from headswap import statistics
+from headswap.files import read_json, write_csv, write_json
+
+CLASSES = ("ants", "bees")
+PHASES = ("data", "forward", "backward", "step", "val")
+COSTS = {
+    "alexnet": {"parameters": 57012034, "gmacs": 0.710, "depth": 8, "activations": 493186},
+    "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18, "activations": 2483714},
+}
+TRAINED = {"alexnet": 8194, "resnet18": 1026}
+SECONDS = {"finetune": 80.0, "frozen": 40.0, "probe": 1.0}
+
+
+def image_name(number):
+    """Return the name of a validation image; the even ones are ants."""
+    return f"{CLASSES[number % 2]}/{number:03d}.jpg"
+
+
+def write_cell(cell, best, last=None, diverged=0, seconds=None):
+    """Write a cell's files.
+
+    `best` and `last` are hits, shape (replicates, images); `seconds` are those of each run.
+    """
+    best = np.asarray(best, dtype=bool)
+    last = best if last is None else np.asarray(last, dtype=bool)
+    model, _, mode = cell.rpartition("-")
+    figures = {}
+    for which, hits in (("best", best), ("last", last)):
+        keys = [f"{which}_val_accuracy_{part}" for part in ("mean", "std", "ci_low", "ci_high")]
+        figures |= dict.fromkeys(keys)
+        if len(hits):
+            estimate = statistics.accuracy(hits)
+            parts = (estimate.value, 0.01, estimate.low, estimate.high)
+            figures |= dict(zip(keys, parts, strict=True))
+    costs = COSTS[model]
+    trained = costs["parameters"] if mode == "finetune" else TRAINED[model]
+    write_json(
+        f"metrics/cells/{cell}.json",
+        {
+            **figures,
+            **costs,
+            "trainable_parameters": trained,
+            "best_epoch_mean": 1.0,
+            "val_loss_last_mean": 0.25 if len(best) else None,
+            "seeds": len(best) + diverged,
+            "diverged": diverged,
+        },
+    )
+    if seconds is None:
+        seconds = [SECONDS[mode] * (1 + 0.01 * run) for run in range(len(best) + diverged)]
+    write_json(
+        f"metrics/timing/{cell}.json",
+        {
+            "seconds_per_run": list(seconds),
+            "seconds_per_run_mean": float(np.mean(seconds)),
+            "seconds_per_epoch_mean": float(np.mean(seconds)) / 2,
+            **{f"{phase}_seconds_per_epoch_mean": float(np.mean(seconds)) / 10 for phase in PHASES},
+            "processor": "a processor",
+            "cores": 2,
+            "revision": "0123456789abcdef",
+            "dirty": False,
+            **dict.fromkeys(("headswap", "torch", "torchvision", "python"), "1.0"),
+        },
+    )
+    if mode == "probe":
+        write_json(f"metrics/timing/{model}-embed.json", {"seconds": 20.0})
+    curves = [
+        [seed, epoch, split, 0.5, 0.9]
+        for seed in range(len(best))
+        for epoch in range(2)
+        for split in ("train", "val")
+    ]
+    write_csv(f"plots/curves/{cell}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves)
+    rows = []
+    for which, hits in (("best", best), ("last", last)):
+        for seed, of_seed in enumerate(hits):
+            for image, hit in enumerate(of_seed):
+                label = CLASSES[image % 2]
+                predicted = label if hit else CLASSES[1 - image % 2]
+                shares = [0.8 if name == predicted else 0.2 for name in CLASSES]
+                rows.append([seed, 1, which, image_name(image), label, predicted, *shares])
+    columns = ["seed", "epoch", "which", "image", "label", "predicted", "p_ants", "p_bees"]
+    write_csv(f"plots/predictions/{cell}.csv", columns, rows)
+
+
+def write_images(count, counts=None):
+    """Write `count` validation images, and the record of the set: the write-up's by default."""
+    write_json("metrics/dataset.json", counts or read_json("data/published/dataset.json"))
+    for number in range(count):
+        path = Path("data/images/val", image_name(number))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (number * 5 % 256, 90, 200)).save(path)
+
+
+def write_embeddings(model, val, train):
+    """Write a backbone's features, shape (images, features) each."""
+    names = {
+        "val": [f"val/{image_name(number)}" for number in range(len(val))],
+        "train": [f"train/{image_name(number)}" for number in range(len(train))],
+    }
+    Path("data/embeddings").mkdir(parents=True, exist_ok=True)
+    tensors = {"val": np.float32(val), "train_centred": np.float32(train)}
+    metadata = {"headswap": json.dumps({"names": names})}
+    save_file(tensors, f"data/embeddings/{model}.safetensors", metadata=metadata)

@@ -1,0 +1,143 @@
+"""Verdicts follow from intervals, and a claim that cannot be tested says why."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_cells import write_cell, write_images
+from ruamel.yaml import YAML
+
+from headswap import claims, params
+from headswap.errors import Problem
+from headswap.results import read
+
+IMAGES = 153
+IDS = [
+    "frozen-beats-finetune-alexnet",
+    "frozen-beats-finetune-resnet18",
+    "alexnet-gains-more",
+    "resnet18-beats-alexnet",
+    "resnet18-slower",
+    "parameters-predict-time",
+    "depth-predicts-time",
+    "frozen-faster",
+]
+
+
+@pytest.fixture
+def chosen(workspace):
+    """Return parameters of the six cells, all equally good."""
+    write_images(0)
+    chosen = params.load().model_copy(
+        update={"models": ["alexnet", "resnet18"], "factories": {}, "weights": "imagenet"}
+    )
+    for cell in chosen.cells():
+        write_hits(cell, 130)
+    return chosen
+
+
+def write_hits(cell, right, **others):
+    """Write a cell whose replicates get about the first `right` images right."""
+    hits = np.tile(np.arange(IMAGES) < right, (5, 1))
+    hits[np.arange(5), np.arange(5) * 20] ^= True
+    write_cell(cell, hits, **others)
+
+
+def verdicts(chosen):
+    results = read(chosen)
+    return {claim.id: claims.test(claim, results) for claim in claims.read()}
+
+
+def test_the_claims_are_the_write_ups_and_their_figures_the_published_ones():
+    entries = claims.read()
+    assert [claim.id for claim in entries] == IDS
+    summary = pd.read_csv("data/published/summary.csv").set_index("cell")
+    column = {"accuracy": "best_val_accuracy", "seconds": "train_seconds"}
+    for claim in entries:
+        assert sorted(claim.published) == claim.cells
+        for cell, figure in claim.published.items():
+            assert figure == summary.loc[cell, column[claim.quantity]]
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"), [(150, "supported"), (131, "inconclusive"), (110, "contradicted")]
+)
+def test_a_verdict_follows_from_the_interval(chosen, right, verdict):
+    write_hits("alexnet-frozen", right)
+    told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
+    (effect,) = told["effects"]
+    assert told["verdict"] == verdict and told["unit"] == "points"
+    assert effect["effect"] == pytest.approx(100 * (right - 130) / IMAGES, abs=1e-3)
+    assert effect["low"] < effect["effect"] < effect["high"]
+    assert effect["published"] == pytest.approx(4.5751, abs=1e-4)
+    assert (effect["images_needed"] or 0) > IMAGES or verdict != "inconclusive"
+    assert effect["images_needed"] is None or verdict == "inconclusive"
+
+
+def test_a_difference_of_differences_is_one_claim(chosen):
+    write_hits("alexnet-frozen", 150)
+    write_hits("resnet18-finetune", 120)
+    (effect,) = verdicts(chosen)["alexnet-gains-more"]["effects"]
+    assert effect["effect"] == pytest.approx(100 * (20 - 10) / IMAGES, abs=1e-3)
+
+
+def test_times_are_ratios_with_their_spread(chosen):
+    write_hits("resnet18-finetune", 130, seconds=[200, 202, 198, 201, 199])
+    told = verdicts(chosen)
+    (slower,) = told["resnet18-slower"]["effects"]
+    assert told["resnet18-slower"]["verdict"] == "supported"
+    assert slower["effect"] == pytest.approx((200 + 40.8) / (81.6 + 40.8), rel=1e-3)
+    assert slower["low"] > 1 and slower["published"] == pytest.approx(1805 / 1529, abs=1e-3)
+    assert told["parameters-predict-time"]["verdict"] == "contradicted"
+    assert told["depth-predicts-time"]["verdict"] == "supported"
+    faster = told["frozen-faster"]
+    assert faster["verdict"] == "supported" and len(faster["effects"]) == 2
+
+
+def test_a_claim_of_both_networks_fails_with_one(chosen):
+    write_hits("resnet18-frozen", 130, seconds=[100, 102, 98, 101, 99])
+    assert verdicts(chosen)["frozen-faster"]["verdict"] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"models": ["alexnet"]}, "not in the matrix: resnet18-finetune, resnet18-frozen"),
+        ({"weights": "random"}, "it is about ImageNet weights"),
+        ({"factories": {"resnet18": "mine:resnet18"}}, "resnet18 has a factory of its own"),
+    ],
+)
+def test_what_cannot_be_tested_says_why(chosen, changes, why):
+    told = verdicts(chosen.model_copy(update=changes))["resnet18-beats-alexnet"]
+    assert told["verdict"] == "not tested" and why in told["why"] and told["effects"] == []
+
+
+def test_other_images_and_too_few_runs_say_why(chosen):
+    write_images(0, counts={"images": 4, "train": 2, "val": 2})
+    assert "other images" in verdicts(chosen)["resnet18-beats-alexnet"]["why"]
+    write_cell("alexnet-frozen", np.ones((1, IMAGES)))
+    assert "add seeds" in verdicts(chosen)["frozen-faster"]["why"]
+    write_cell("alexnet-frozen", np.ones((4, IMAGES)), diverged=1)
+    assert "diverged" in verdicts(chosen)["frozen-faster"]["why"]
+
+
+def test_a_ninth_claim_is_one_entry(chosen):
+    path = Path(claims.CLAIMS)
+    entries = YAML(typ="safe").load(path)
+    ninth = {
+        "id": "probe-is-enough",
+        "says": "A probe is as fast as it gets.",
+        "quantity": "seconds",
+        "compare": [{"alexnet-probe": 1, "alexnet-frozen": -1}],
+        "direction": "below",
+        "published": {"alexnet-probe": 1, "alexnet-frozen": 2},
+    }
+    YAML().dump([*entries, ninth], path)
+    assert verdicts(chosen)["probe-is-enough"]["verdict"] == "supported"
+
+
+def test_a_file_that_holds_no_claims_is_refused(chosen):
+    Path(claims.CLAIMS).write_text("- id: half\n  says: nothing\n")
+    with pytest.raises(Problem, match=r"claims\.yaml is no list of claims"):
+        claims.read()
