@@ -1,4 +1,4 @@
-"""The comparison says what the cells' files say, and how sure one can be of it."""
+"""The comparison says what the cells' files say, in tables, plots and a report."""
 
 import json
 from pathlib import Path
@@ -6,63 +6,36 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_cells import write_cell, write_embeddings, write_images
 from PIL import Image
 
 from headswap import compare, params, statistics
 from headswap.errors import Problem
-from headswap.files import write_csv, write_json
+from headswap.files import write_json
 
-CLASSES = ("ants", "bees")
+IMAGES = 40
+PLOTS = ("accuracy", "confusion", "costs", "curves", "differences", "phases", "reliability", "time")
 
 
-def fake_cell(name, hits, diverged=0):
-    """Write a cell's files as training would, for given hits, shape (replicates, images)."""
-    hits = np.asarray(hits)
-    estimate = statistics.accuracy(hits)
-    parts = {
-        "mean": estimate.value,
-        "std": 0.01,
-        "ci_low": estimate.low,
-        "ci_high": estimate.high,
-    }
-    figures = {
-        f"{which}_val_accuracy_{part}": value
-        for which in ("best", "last")
-        for part, value in parts.items()
-    }
-    costs = {"parameters": 57012034, "trainable_parameters": 8194, "gmacs": 0.7, "depth": 8}
-    others = {"best_epoch_mean": 1.0, "val_loss_last_mean": 0.25}
-    counts = {"seeds": len(hits) + diverged, "diverged": diverged}
-    write_json(f"metrics/cells/{name}.json", {**figures, **others, **costs, **counts})
-    write_json(
-        f"metrics/timing/{name}.json", {"seconds_per_run_mean": 81.2, "seconds_per_epoch_mean": 5.4}
-    )
-    curves = [
-        [seed, epoch, split, 0.5, 0.9]
-        for seed in range(len(hits))
-        for epoch in range(2)
-        for split in ("train", "val")
-    ]
-    write_csv(f"plots/curves/{name}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves)
-    rows = []
-    for seed, of_seed in enumerate(hits):
-        for which in ("best", "last"):
-            for image, hit in enumerate(of_seed):
-                label = CLASSES[image % 2]
-                predicted = label if hit else CLASSES[1 - image % 2]
-                rows.append([seed, 1, which, f"{label}/{image}.jpg", label, predicted])
-    columns = ["seed", "epoch", "which", "image", "label", "predicted"]
-    write_csv(f"plots/predictions/{name}.csv", columns, rows)
+def load_rows(name):
+    return pd.DataFrame(json.loads(Path(f"plots/{name}.json").read_text()))
+
+
+def report():
+    return Path("metrics/comparison.md").read_text()
 
 
 @pytest.fixture
 def chosen(workspace):
-    write_json("metrics/dataset.json", json.loads(Path("data/published/dataset.json").read_text()))
-    loaded = params.load()
+    """Return parameters of three cells of AlexNet, whose files are there."""
+    write_images(IMAGES)
     random = np.random.default_rng(0)
-    chosen = loaded.model_copy(update={"models": ["alexnet"]})
+    chosen = params.load().model_copy(
+        update={"models": ["alexnet"], "factories": {}, "weights": "imagenet"}
+    )
     for cell, accuracy in zip(chosen.cells(), (0.8, 0.9, 0.95), strict=True):
-        fake_cell(cell, random.random((3, 40)) < accuracy)
+        write_cell(cell, random.random((3, IMAGES)) < accuracy)
+    write_embeddings("alexnet", random.normal(size=(IMAGES, 8)), random.normal(size=(60, 8)))
     return chosen
 
 
@@ -74,26 +47,26 @@ def test_table_and_summary_say_what_the_cells_say(chosen, capsys):
     summary = json.loads(Path("metrics/summary.json").read_text())
     assert summary["alexnet-frozen.best"] == cell["best_val_accuracy_mean"]
     assert len(summary) == 6
-    text = Path("metrics/comparison.md").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("| alexnet-frozen"))
+    line = next(line for line in report().splitlines() if line.startswith("| alexnet-frozen"))
     for figure in (f"{cell['best_val_accuracy_mean'] * 100:.1f} ± 1.0", "94.8", "666", "8,194"):
         assert figure in line
     assert "57,012,034" in capsys.readouterr().out
 
 
 def test_the_write_ups_figures_stay_away_from_other_images(chosen):
-    write_json("metrics/dataset.json", {"images": 88})
+    counts = {"images": 88, "train": 48, "val": 40, "val_ants": 20, "val_bees": 20}
+    write_json("metrics/dataset.json", counts)
     compare.provide(chosen)
-    assert "write-up, %" not in Path("metrics/comparison.md").read_text().split("\n\n")[2]
-    rows = json.loads(Path("plots/accuracy.json").read_text())
-    assert not [row for row in rows if row["what"] == "write-up"]
+    assert "write-up, %" not in report()
+    for name in ("accuracy", "curves"):
+        assert "write-up" not in set(load_rows(name)["what"])
 
 
 def test_a_cell_that_is_not_in_the_matrix_leaves_no_trace(chosen):
-    fake_cell("vgg11-frozen", [[True, False]])
+    write_cell("resnet18-frozen", [[True, False] * (IMAGES // 2)])
     compare.provide(chosen)
-    for path in [*Path("metrics").glob("*.*"), *Path("plots").glob("*.json")]:
-        assert "vgg11" not in path.read_text()
+    for path in [Path("metrics/comparison.csv"), *Path("plots").glob("*.json")]:
+        assert "resnet18" not in path.read_text()
 
 
 def test_a_cell_without_results_is_named(chosen):
@@ -103,33 +76,122 @@ def test_a_cell_without_results_is_named(chosen):
 
 
 def test_diverged_runs_are_shown_even_where_no_run_is_left(chosen):
-    fake_cell("alexnet-finetune", [[True, False]], diverged=2)
-    cell = json.loads(Path("metrics/cells/alexnet-frozen.json").read_text())
-    nothing = {key: None for key, value in cell.items() if "accuracy" in key or "loss" in key}
-    write_json("metrics/cells/alexnet-frozen.json", {**cell, **nothing, "diverged": 3})
-    write_csv(
-        "plots/predictions/alexnet-frozen.csv",
-        ["seed", "epoch", "which", "image", "label", "predicted"],
-        [],
-    )
+    write_cell("alexnet-finetune", [[True, False] * (IMAGES // 2)], diverged=2)
+    write_cell("alexnet-frozen", np.empty((0, IMAGES)), diverged=3)
     compare.provide(chosen)
-    text = Path("metrics/comparison.md").read_text()
-    assert "alexnet-finetune (2 of 3 diverged) | 50.0" in text
-    assert "alexnet-frozen (3 of 3 diverged) | –" in text
+    assert "alexnet-finetune (2 of 3 diverged) | 50.0" in report()
+    assert "alexnet-frozen (3 of 3 diverged) | –" in report()
     assert json.loads(Path("metrics/summary.json").read_text())["alexnet-frozen.best"] is None
+    for name in PLOTS:
+        assert "NaN" not in Path(f"plots/{name}.json").read_text()
 
 
 def test_confusions_add_up_to_the_images_of_each_class(chosen):
     compare.provide(chosen)
-    rows = pd.DataFrame(json.loads(Path("plots/confusion.json").read_text()))
+    rows = load_rows("confusion")
     assert len(rows) == 3 * 2 * 2
     assert (rows.groupby(["cell", "label"])["images"].sum() == 20).all()
     assert np.allclose(rows.groupby(["cell", "label"])["share"].sum(), 1)
 
 
+def test_differences_are_paired_and_the_bonus_is_best_less_last(chosen):
+    random = np.random.default_rng(1)
+    worse = random.random((3, IMAGES)) < 0.6
+    better = worse | (np.arange(IMAGES) < 12)
+    write_cell("alexnet-finetune", worse)
+    write_cell("alexnet-frozen", better, last=worse)
+    compare.provide(chosen)
+    rows = load_rows("differences").set_index(["pair", "which"])
+    pair = "alexnet-finetune − alexnet-frozen"
+    expected = statistics.contrast(worse.astype(float) - better)
+    assert rows.loc[(pair, "best"), "difference"] == pytest.approx(expected.value, abs=1e-6)
+    assert rows.loc[(pair, "best"), "high"] == pytest.approx(expected.high, abs=1e-6)
+    assert rows.loc[(pair, "last"), "difference"] == 0
+    table = pd.read_csv("metrics/comparison.csv").set_index("cell")
+    assert table.loc["alexnet-frozen", "bonus"] == pytest.approx(-expected.value, abs=1e-6)
+    assert table.loc["alexnet-finetune", "bonus"] == 0
+
+
+def test_a_probes_time_has_its_share_of_the_features(chosen):
+    compare.provide(chosen)
+    seconds = load_rows("time").set_index("cell")["seconds"]
+    own = json.loads(Path("metrics/timing/alexnet-probe.json").read_text())
+    assert seconds["alexnet-probe"] == pytest.approx(own["seconds_per_run_mean"] + 20 / 3, abs=1e-3)
+
+
+def test_costs_come_with_their_rank_correlation_with_time(chosen):
+    compare.provide(chosen)
+    rows = load_rows("costs").drop_duplicates("cost").set_index("cost")
+    assert rows.loc["trainable_parameters", "rank_correlation"] == pytest.approx(0.866, abs=0.001)
+    assert rows.loc["depth", "rank_correlation"] is None or np.isnan(
+        rows.loc["depth", "rank_correlation"]
+    )
+    assert "run time goes most with the number of trained parameters" in report()
+
+
+def test_the_hardest_photographs_are_told_with_votes_and_probability(chosen):
+    hits = np.ones((3, IMAGES), dtype=bool)
+    hits[:, 5] = False
+    hits[0, 8] = False
+    for cell in chosen.cells():
+        write_cell(cell, hits)
+    compare.provide(chosen)
+    assert "The hardest is bees/005.jpg: 9 of 9 runs got it wrong." in report()
+    assert "1 image every run got wrong." in report()
+
+
+def test_look_alikes_are_found_by_content_and_accuracy_is_told_without_them(chosen):
+    random = np.random.default_rng(2)
+    val, train = random.normal(size=(IMAGES, 16)), random.normal(size=(60, 16))
+    train[33] = 3 * val[7]
+    write_embeddings("alexnet", val, train)
+    hits = np.ones((3, IMAGES), dtype=bool)
+    hits[:, 7] = False
+    write_cell("alexnet-probe", hits)
+    compare.provide(chosen)
+    assert "| val/bees/007.jpg | train/bees/033.jpg | 1.00 |" in report()
+    table = pd.read_csv("metrics/comparison.csv").set_index("cell")
+    assert table.loc["alexnet-probe", "best_val_accuracy_new"] == 1.0
+
+
+def test_without_pretrained_features_look_alikes_are_not_looked_for(chosen):
+    for path in Path("data/embeddings").iterdir():
+        path.unlink()
+    compare.provide(chosen.model_copy(update={"weights": "random"}))
+    assert "was not looked into: that takes features from pretrained weights" in report()
+    with pytest.raises(Problem, match="dvc repro embed"):
+        compare.provide(chosen)
+
+
 def test_pictures_are_drawn(chosen):
     compare.provide(chosen)
-    for name in ("accuracy", "confusion", "curves"):
+    for name in (*PLOTS, "gallery"):
         with Image.open(f"plots/{name}.png") as picture:
-            assert min(picture.size) > 300
+            assert min(picture.size) > 200
             assert len(picture.convert("RGB").getcolors(2**24)) > 20
+
+
+@pytest.mark.parametrize("accuracies", [(0.5, 0.7, 0.98), (0.9, 0.9, 0.9), (1, 1, 1)])
+def test_the_report_says_other_things_of_other_figures(chosen, accuracies):
+    random = np.random.default_rng(3)
+    for cell, accuracy in zip(chosen.cells(), accuracies, strict=True):
+        easy = random.random(IMAGES) < accuracy
+        write_cell(cell, np.tile(easy, (3, 1)))
+    compare.provide(chosen)
+    text = report()
+    if accuracies[0] == 0.5:
+        assert "alexnet-probe is more accurate than alexnet-finetune by" in text
+        assert "can be told apart:" in text
+    else:
+        assert "None of 3 pairs of cells can be told apart" in text
+    every_hit = "Every run got every validation image right at its best epoch."
+    assert (every_hit in text) == (accuracies[0] == 1)
+    assert f"({'70'} ants, 83 bees)" in text and "0.65 points" in text
+    assert all(f"![{title}" in text for title in ("Accuracy", "Learning", "Confusion", "Reliab"))
+
+
+def test_every_picture_of_the_report_is_there(chosen):
+    compare.provide(chosen)
+    named = {part.split(")")[0] for part in report().split("](../")[1:]}
+    assert {Path(name).name for name in named} == {f"{name}.png" for name in (*PLOTS, "gallery")}
+    assert all(Path(name).exists() for name in named)

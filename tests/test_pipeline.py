@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import vl_convert
 from conftest import ROOT, edit, project
 from ruamel.yaml import YAML
 
@@ -126,13 +128,69 @@ def test_metrics_diff_between_branches_shows_what_a_branch_changed():
     assert {key.split(".")[0] for key in rows["metrics/summary.json"]} == {"tiny-probe"}
 
 
+PICTURES = (
+    *("accuracy", "differences", "curves_of_accuracy", "curves_of_loss", "confusion"),
+    *("time", "costs", "phases", "reliability"),
+)
+
+
+def pictures_of(page):
+    """Return the specification of each picture of a page that DVC wrote, by its name."""
+    drawn = re.findall(r"var spec = (.*);\n\s*vegaEmbed\('#(\w+)'", page)
+    return {name: json.loads(spec) for spec, name in drawn}
+
+
+def marks(svg):
+    """Count the marks of data, neither axes nor legends, in a drawing."""
+    groups = re.split(r'class="mark-', svg)[1:]
+    return sum(
+        group.count("<path") + group.count("<text") for group in groups if "role-mark" in group
+    )
+
+
 def test_plots_show_draws_every_plot_offline():
     sh("dvc", "plots", "show")
     page = Path("dvc_plots/index.html").read_text()
-    assert page.count("vegaEmbed('#") == 4
-    assert not re.search(r"<script[^>]+src=", page)
-    for cell in ("tiny-finetune", "tiny-frozen", "tiny-probe"):
-        assert cell in page
+    assert not re.search(r"<script[^>]+src=|<link", page)
+    pictures = pictures_of(page)
+    assert set(pictures) == set(PICTURES)
+    for name, spec in pictures.items():
+        assert marks(vl_convert.vegalite_to_svg(spec)) >= 3, name
+        for cell in ("tiny-finetune", "tiny-frozen", "tiny-probe"):
+            assert cell in json.dumps(spec)
+    assert "gallery" in page
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_without_network_draws_every_plot():
+    sh("dvc", "plots", "show")
+    browser = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=10000"),
+    ]
+    page = Path("dvc_plots/index.html").absolute()
+    done = subprocess.run(
+        [*browser, "--dump-dom", f"file://{page}"], capture_output=True, text=True, timeout=120
+    )
+    body = done.stdout[done.stdout.rindex("<body>") :]
+    plots = dict(re.findall(r'<div id="(\w+)"(.*?)(?=<div id=|$)', body, re.DOTALL))
+    assert all(marks(plots[name]) >= 3 for name in PICTURES)
+
+
+def test_plots_diff_keeps_branches_apart_in_every_picture():
+    sh("git", "checkout", "--quiet", "-b", "longer")
+    edit(probe={"lr": 0.5})
+    repro()
+    commit("A faster probe")
+    sh("dvc", "plots", "show")
+    alone = pictures_of(Path("dvc_plots/index.html").read_text())
+    sh("dvc", "plots", "diff", "main")
+    both = pictures_of(Path("dvc_plots/index.html").read_text())
+    assert set(both) == set(PICTURES)
+    for name, spec in both.items():
+        assert len({row["rev"] for row in spec["data"]["values"]}) == 2, name
+        ours, all_of_them = (marks(vl_convert.vegalite_to_svg(s)) for s in (alone[name], spec))
+        assert all_of_them > 1.5 * ours, name
 
 
 def test_an_experiment_is_tried_from_the_command_line_and_listed():

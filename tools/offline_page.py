@@ -1,6 +1,6 @@
 """Make ``.dvc/plots/page.html``, in which `dvc plots show` draws without a network.
 
-    pip install vl-convert-python==1.9.0 && python tools/offline_page.py
+    .venv/bin/python tools/offline_page.py
 
 The page carries Vega, Vega-Lite and Vega-Embed (BSD-3-Clause) from vl-convert's bundle, wrapped in
 a function of its own because its short global names would clash with the page's.
@@ -19,6 +19,8 @@ PAGE = """<!DOCTYPE html>
 <!-- Made by tools/offline_page.py with vl-convert-python %s. -->
 <script>(function () {
 %s
+const draw = window.vegaEmbed;
+window.vegaEmbed = (element, spec) => draw(element, spec, {renderer: "svg"}); // sharp in print
 })();</script>
 <style>
 body { font-family: system-ui, sans-serif; margin: 2rem; }

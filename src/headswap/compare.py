@@ -1,26 +1,21 @@
-"""The comparison: all cells in one table, and the rows of its plots."""
+"""The comparison: all cells in one table, what follows from it, and the rows of its plots."""
 
+import itertools
 import json
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from scipy.stats import spearmanr
 
-from . import pictures
-from .display import console
-from .errors import Problem
-from .files import read_json, write_json, write_text
-
-CELLS, TIMING = Path("metrics/cells"), Path("metrics/timing")
-CURVES, PREDICTIONS = Path("plots/curves"), Path("plots/predictions")
-PUBLISHED = Path("data/published")
-METRICS, PLOTS = Path("metrics"), Path("plots")
+from . import claims, pictures, report
+from .files import write_json, write_text
+from .results import METRICS, PLOTS, read
+from .similar import look_alikes
+from .statistics import contrast, reliability
 
 
 def provide(params):
-    """Write the comparison of the cells that the parameters name, and show its table.
+    """Write the comparison of the cells that the parameters name, and show its tables.
 
     Parameters
     ----------
@@ -32,66 +27,88 @@ def provide(params):
     Problem
         If a cell has not been trained yet.
     """
-    cells = params.cells()
-    _all_there(cells)
-    table = comparison(cells)
-    curves = _stacked(cells, CURVES)
-    predictions = _stacked(cells, PREDICTIONS)
-    accuracy, confusion = accuracies(table, predictions), confusions(cells, predictions)
-
+    results = read(params)
+    alike = look_alikes(results)
+    table = comparison(results, alike)
+    verdicts = [claims.test(claim, results) for claim in claims.read()]
+    wrong = hardest(results)
+    rows = {
+        "accuracy": accuracies(results, table),
+        "confusion": confusions(results),
+        "costs": costs(table),
+        "curves": curves(results),
+        "differences": differences(results),
+        "phases": phases(results),
+        "reliability": calibration(results),
+        "time": times(results, table),
+    }
     write_json(METRICS / "summary.json", summary(table))
+    write_json(METRICS / "claims.json", verdicts)
     write_text(METRICS / "comparison.csv", table.to_csv(index=False))
-    write_text(METRICS / "comparison.md", report(table))
-    for name, rows in (("accuracy", accuracy), ("confusion", confusion), ("curves", curves)):
-        _write_rows(PLOTS / f"{name}.json", rows)
-    pictures.accuracy(cells, accuracy, PLOTS / "accuracy.png")
-    pictures.confusion(cells, confusion, PLOTS / "confusion.png")
-    pictures.curves(cells, curves, _published("curves"), PLOTS / "curves.png")
-    show(table)
+    write_text(
+        METRICS / "comparison.md", report.markdown(results, table, rows, verdicts, wrong, alike)
+    )
+    for name, of_plot in rows.items():
+        _write_rows(PLOTS / f"{name}.json", of_plot)
+        getattr(pictures, name)(results.cells, of_plot, PLOTS / f"{name}.png")
+    pictures.gallery(wrong, PLOTS / "gallery.png")
+    report.show(table, verdicts)
 
 
-def _all_there(cells):
-    missing = [cell for cell in cells if not (CELLS / f"{cell}.json").exists()]
-    if missing:
-        raise Problem(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
-
-
-def _stacked(cells, folder):
-    """Return the tables of all cells in one, with a first column ``cell``."""
-    tables = {cell: pd.read_csv(folder / f"{cell}.csv", dtype={"image": str}) for cell in cells}
-    return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
-
-
-def comparison(cells):
-    """Put the metrics and times of cells side by side, and the write-up's beside them.
+def comparison(results, alike=None):
+    """Put the cells side by side, and the write-up's figures beside them.
 
     Parameters
     ----------
-    cells : list of str
-        Names of trained cells.
+    results : results.Results
+    alike : pandas.DataFrame, optional
+        From `similar.look_alikes`.
 
     Returns
     -------
     pandas.DataFrame
-        A row a cell, in the given order: ``cell``, all of ``metrics/cells/<cell>.json``,
-        ``seconds_per_run_mean`` and ``seconds_per_epoch_mean``, ``published_best_val_accuracy``
-        and ``published_train_seconds`` (empty where the write-up has no such cell or other images).
+        A row a cell: ``cell``; all of ``metrics/cells/<cell>.json``; ``bonus``, the best epoch's
+        accuracy less the last's, with its interval, ``bonus_ci_low`` and ``bonus_ci_high``;
+        ``calibration_error``, the expected one; ``best_val_accuracy_new``, the mean accuracy
+        without the look-alikes; ``seconds_per_run_mean``, in `probe` with a share of computing the
+        features; ``published_best_val_accuracy`` and ``published_train_seconds``. What cannot be
+        told is empty.
     """
-    clocks = ["seconds_per_run_mean", "seconds_per_epoch_mean"]
+    new = _new_images(results, alike)
     rows = []
-    for cell in cells:
-        timing = read_json(TIMING / f"{cell}.json")
-        figures = read_json(CELLS / f"{cell}.json")
-        rows.append({"cell": cell, **figures, **{clock: timing[clock] for clock in clocks}})
-    published = _published("summary").set_index("cell").add_prefix("published_")
-    return pd.DataFrame(rows).join(published, on="cell")
+    for cell in results.cells:
+        best, last = (results.hits(cell, which) for which in ("best", "last"))
+        row = {"cell": cell, **{key: results.figures[key][cell] for key in results.figures}}
+        if len(best):
+            bonus = contrast(best.to_numpy(float) - last.to_numpy(float))
+            row |= {"bonus": bonus.value, "bonus_ci_low": bonus.low, "bonus_ci_high": bonus.high}
+            row["calibration_error"] = reliability(*_confidence(results, cell))[1]
+            if new is not None:
+                row["best_val_accuracy_new"] = best[new].to_numpy().mean()
+        row["seconds_per_run_mean"] = results.seconds(cell).mean().round(3)
+        rows.append(row)
+    columns = ("bonus", "bonus_ci_low", "bonus_ci_high", "calibration_error")
+    table = pd.DataFrame(rows)
+    for column in (*columns, "best_val_accuracy_new"):
+        table[column] = table[column].astype(float).round(6) if column in table else np.nan
+    published = results.published["summary"].set_index("cell").add_prefix("published_")
+    return table.join(published, on="cell")
 
 
-def _published(name):
-    """Return a table of the write-up's: empty unless the images are the ones that it used."""
-    table = pd.read_csv(PUBLISHED / f"{name}.csv")
-    same_images = read_json(METRICS / "dataset.json") == read_json(PUBLISHED / "dataset.json")
-    return table if same_images else table.iloc[:0]
+def _new_images(results, alike):
+    """Return the validation images that are no look-alikes, or None if that is not known."""
+    if alike is None:
+        return None
+    known = set(alike["val"].str.removeprefix("val/"))
+    return [image for image in results.predictions["image"].unique() if image not in known]
+
+
+def _confidence(results, cell):
+    """Return each predicted class's probability at the best epoch, and whether it was right."""
+    rows = results.predictions
+    rows = rows[(rows["cell"] == cell) & (rows["which"] == "best")]
+    shares = rows.filter(regex="^p_").max(axis=1)
+    return shares.to_numpy(), (rows["label"] == rows["predicted"]).to_numpy()
 
 
 def summary(table):
@@ -103,15 +120,8 @@ def summary(table):
     }
 
 
-def accuracies(table, predictions):
+def accuracies(results, table):
     """Return the rows of the plot of accuracy.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        From `comparison`.
-    predictions : pandas.DataFrame
-        Of all cells, as ``plots/predictions/<cell>.csv`` with a column ``cell``.
 
     Returns
     -------
@@ -119,27 +129,62 @@ def accuracies(table, predictions):
         ``cell``, ``what`` (``replicate``, ``mean`` or ``write-up``), ``accuracy`` of the best
         epoch, and for means the interval, ``low`` and ``high``.
     """
-    best = predictions[predictions["which"] == "best"]
-    hits = (best["label"] == best["predicted"]).groupby([best["cell"], best["seed"]]).mean()
-    replicates = hits.rename("accuracy").reset_index().assign(what="replicate")
-    key = "best_val_accuracy"
-    means = pd.DataFrame(
-        {
-            "cell": table["cell"],
-            "what": "mean",
-            "accuracy": table[f"{key}_mean"],
-            "low": table[f"{key}_ci_low"],
-            "high": table[f"{key}_ci_high"],
-        }
-    )
-    published = pd.DataFrame(
-        {"cell": table["cell"], "what": "write-up", "accuracy": table[f"published_{key}"]}
-    )
-    rows = pd.concat([means, published, replicates]).dropna(subset="accuracy")
-    return rows[["cell", "what", "seed", "accuracy", "low", "high"]].round(6)
+    replicates = [
+        {"cell": cell, "what": "replicate", "seed": seed, "accuracy": accuracy}
+        for cell in results.cells
+        for seed, accuracy in results.hits(cell).mean(axis=1).items()
+    ]
+    columns = {
+        "best_val_accuracy_mean": "accuracy",
+        "best_val_accuracy_ci_low": "low",
+        "best_val_accuracy_ci_high": "high",
+    }
+    means = table[["cell", *columns]].rename(columns=columns).assign(what="mean")
+    columns = {"published_best_val_accuracy": "accuracy"}
+    theirs = table[["cell", *columns]].rename(columns=columns).assign(what="write-up")
+    rows = pd.concat([means, theirs, pd.DataFrame(replicates)]).dropna(subset="accuracy")
+    return rows.reindex(columns=["cell", "what", "seed", "accuracy", "low", "high"]).round(6)
 
 
-def confusions(cells, predictions):
+def curves(results):
+    """Return the learning curves, ours (``what`` is ``replicate``) and the write-up's."""
+    ours = results.curves.assign(what="replicate")
+    theirs = results.published["curves"].assign(what="write-up")
+    theirs = theirs[theirs["cell"].isin(results.cells)]
+    rows = pd.concat([ours, theirs]) if len(theirs) else ours
+    return rows[["cell", "what", "seed", "epoch", "split", "loss", "accuracy"]]
+
+
+def differences(results):
+    """Return for each pair of cells how much more accurate the first is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``pair``, ``cell``, ``other``, ``which`` (the epoch: ``best`` or ``last``),
+        ``difference`` of accuracies with ``low`` and ``high``, ``differ`` (whether zero is left
+        out), ``images_needed`` to tell if not. Pairs without a common seed are left out.
+    """
+    rows = []
+    for cell, other in itertools.combinations(results.cells, 2):
+        for which in ("best", "last"):
+            values = results.contrast({cell: 1, other: -1}, which)
+            if len(values):
+                estimate = contrast(values)
+                names = {"pair": f"{cell} − {other}", "cell": cell, "other": other, "which": which}
+                figures = {
+                    "difference": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "differ": bool(estimate.sign),
+                    "images_needed": None if estimate.sign else estimate.images_needed,
+                }
+                rows.append(names | figures)
+    columns = ["pair", "cell", "other", "which", "difference", "low", "high", "differ"]
+    return pd.DataFrame(rows, columns=[*columns, "images_needed"]).round(6)
+
+
+def confusions(results):
     """Return for each cell, label and prediction the mean number of images over replicates.
 
     Returns
@@ -148,10 +193,10 @@ def confusions(cells, predictions):
         ``cell``, ``label``, ``predicted``, ``images`` (mean of the best epochs) and ``share`` of
         the label's images.
     """
-    best = predictions[predictions["which"] == "best"]
+    best = results.predictions[results.predictions["which"] == "best"]
     classes = sorted(set(best["label"]) | set(best["predicted"]))
     every = pd.MultiIndex.from_product(
-        [[cell for cell in cells if cell in set(best["cell"])], classes, classes],
+        [[cell for cell in results.cells if cell in set(best["cell"])], classes, classes],
         names=["cell", "label", "predicted"],
     )
     counted = best.groupby(["cell", "label", "predicted"]).size().reindex(every, fill_value=0)
@@ -161,97 +206,88 @@ def confusions(cells, predictions):
     return rows.assign(share=rows["images"] / of_label).round(6)
 
 
-HEADINGS = (
-    "cell",
-    "best epoch, %",
-    "interval (95 %)",
-    "last epoch, %",
-    "last loss",
-    "parameters",
-    "trained",
-    "seconds a run",
-    "write-up, %",
-    "its seconds",
-)
+def times(results, table):
+    """Return each cell's accuracy and the seconds of its runs: mean, fastest and slowest."""
+    seconds = {cell: results.seconds(cell) for cell in results.cells}
+    return pd.DataFrame(
+        {
+            "cell": table["cell"],
+            "accuracy": table["best_val_accuracy_mean"],
+            "low": table["best_val_accuracy_ci_low"],
+            "high": table["best_val_accuracy_ci_high"],
+            "seconds": [seconds[cell].mean() for cell in results.cells],
+            "fastest": [seconds[cell].min() for cell in results.cells],
+            "slowest": [seconds[cell].max() for cell in results.cells],
+        }
+    ).round(6)
 
 
-def lines(table):
-    """Return the table as a person reads it: a tuple of texts a cell, under `HEADINGS`."""
-    for _, row in table.iterrows():
-        yield (
-            row.cell + (f" ({row.diverged} of {row.seeds} diverged)" if row.diverged else ""),
-            _spread(row, "best_val_accuracy"),
-            _range(row, "best_val_accuracy"),
-            _spread(row, "last_val_accuracy"),
-            _figure(row.val_loss_last_mean, ".3f"),
-            f"{row.parameters:,}",
-            f"{row.trainable_parameters:,}",
-            _figure(row.seconds_per_run_mean, ".0f" if row.seconds_per_run_mean > 10 else ".1f"),
-            _figure(row.published_best_val_accuracy, ".1%"),
-            _figure(row.published_train_seconds, ".0f"),
-        )
+def phases(results):
+    """Return what an epoch's seconds go into, by cell; a probe's features are one phase more."""
+    rows = []
+    for cell in results.cells:
+        timing = results.timing[cell]
+        ending = "_seconds_per_epoch_mean"
+        parts = {key.removesuffix(ending): timing[key] for key in timing if key.endswith(ending)}
+        epochs = timing["seconds_per_run_mean"] / timing["seconds_per_epoch_mean"]
+        parts["features"] = timing["features_seconds"] / epochs
+        rows += [
+            {"cell": cell, "phase": phase, "seconds": seconds} for phase, seconds in parts.items()
+        ]
+    return pd.DataFrame(rows).round(6)
 
 
-def _filled(table):
-    """Return headings and lines without the columns in which nothing stands."""
-    columns = zip(HEADINGS, *lines(table), strict=True)
-    return list(zip(*(column for column in columns if set(column[1:]) != {"–"}), strict=True))
+def costs(table):
+    """Return what might make a cell slow beside how slow it is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``cell``, ``cost`` (its name), ``amount``, ``seconds`` of a run, and ``rank_correlation``,
+        Spearman's, of the cost's amounts and the seconds over all cells (empty if they are equal).
+    """
+    rows = []
+    for cost in claims.COSTS:
+        amounts, seconds = table[cost], table["seconds_per_run_mean"]
+        varies = amounts.nunique() > 1 and seconds.nunique() > 1
+        correlation = spearmanr(amounts, seconds).statistic if varies else None
+        for cell, amount, of_cell in zip(table["cell"], amounts, seconds, strict=True):
+            rows.append((cell, cost, amount, of_cell, correlation))
+    columns = ["cell", "cost", "amount", "seconds", "rank_correlation"]
+    return pd.DataFrame(rows, columns=columns).round(6)
 
 
-def _spread(row, key):
-    spread = _figure(row[f"{key}_std"], ".1%")
-    return _figure(row[f"{key}_mean"], ".1%") + (f" ± {spread}" if spread != "–" else "")
+def calibration(results):
+    """Return how sure predictions were and how often right, by cell and tenth of confidence."""
+    rows = []
+    for cell in results.cells:
+        confidence, hits = _confidence(results, cell)
+        if len(hits):
+            bins, error = reliability(confidence, hits)
+            rows += [(cell, *of_bin, error) for of_bin in bins]
+    columns = ["cell", "confidence", "accuracy", "predictions", "calibration_error"]
+    return pd.DataFrame(rows, columns=columns).round(6)
 
 
-def _range(row, key):
-    if pd.isna(row[f"{key}_ci_low"]):
-        return "–"
-    return f"{row[f'{key}_ci_low']:.1%} to {row[f'{key}_ci_high']:.1%}".replace("%", "")
+def hardest(results, most=12):
+    """Return the validation images that most runs get wrong at their best epoch.
 
-
-def _figure(value, form):
-    """Format a figure; percentages bare, for their unit stands in the heading."""
-    return "–" if pd.isna(value) else format(value, form).replace("%", "")
-
-
-def show(table):
-    """Print the table."""
-    drawn = Table(
-        title="Accuracy on the validation set: mean ± standard deviation of the replicates",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    Returns
+    -------
+    pandas.DataFrame
+        ``image``, ``label``, ``wrong`` and ``runs`` (how many, of all cells), ``probability`` of
+        the right class (their mean); those with the most errors first, none without any.
+    """
+    best = results.predictions[results.predictions["which"] == "best"]
+    of_label = [row[f"p_{row['label']}"] for row in best.to_dict("records")]
+    best = best.assign(wrong=best["label"] != best["predicted"], probability=of_label)
+    rows = best.groupby(["image", "label"], as_index=False).agg(
+        wrong=("wrong", "sum"), runs=("wrong", "size"), probability=("probability", "mean")
     )
-    headings, *rows = _filled(table)
-    for heading in headings:
-        justify = "left" if heading == "cell" else "right"
-        drawn.add_column("\n".join(heading.split(" ", 1)), justify=justify, no_wrap=True)
-    for row in rows:
-        drawn.add_row(*row)
-    Console(width=max(console.width, 130)).print(drawn)
-
-
-WRITE_UP = " *Write-up*: the published\nfigures, one run each."
-
-
-def report(table):
-    """Return the comparison as Markdown."""
-    headings, *rows = _filled(table)
-    rows = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    drawn = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    seeds = "replicate" if (table["seeds"] == 1).all() else "replicates"
-    beside = "" if table["published_best_val_accuracy"].isna().all() else WRITE_UP
-    return f"""# Comparison
-
-Accuracy on the validation set, mean ± standard deviation over {table["seeds"].max()} {seeds}, with
-the 95 % interval of the mean (for other images and other replicates). *Best epoch* is chosen on the
-set that is reported, which is optimistic; *last epoch* is not.{beside}
-
-{drawn}
-
-![Accuracy of each cell](../plots/accuracy.png)
-![Learning curves of each cell](../plots/curves.png)
-![Confusion matrix of each cell](../plots/confusion.png)
-"""
+    rows = rows[rows["wrong"] > 0].sort_values(
+        ["wrong", "probability", "image"], ascending=[False, True, True]
+    )
+    return rows.head(most).reset_index(drop=True)
 
 
 def _write_rows(path, rows):

@@ -1,19 +1,30 @@
 """Still pictures of the comparison, as PNG."""
 
+from pathlib import Path
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+from PIL import Image
 
 from .files import replacing
+from .layout import IMAGES
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind eyes; a cell has one in every picture."""
 
 
 WRITE_UP = "the write-up's one run"
+TRAINING = "#999999"
 
 
 def colours(cells):
@@ -69,17 +80,15 @@ def _spread_out(place, group):
     return [place + 0.22 + 0.12 * (number / max(1, count - 1) - 0.5) for number in range(count)]
 
 
-def curves(cells, rows, published, path):
-    """Draw loss and accuracy by epoch: each replicate thin, their mean thick.
+def curves(cells, rows, path):
+    """Draw loss and accuracy by epoch: the replicates' mean, and a band from least to most.
 
     Parameters
     ----------
     cells : list of str
         From left to right.
     rows : pandas.DataFrame
-        ``cell``, ``seed``, ``epoch``, ``split``, ``loss``, ``accuracy``.
-    published : pandas.DataFrame
-        The write-up's curves, the same without ``seed``.
+        From `compare.curves`.
     path : path-like
         The PNG to write.
     """
@@ -88,30 +97,31 @@ def curves(cells, rows, published, path):
         layout="constrained", squeeze=False,
     )  # fmt: skip
     for column, cell in enumerate(cells):
-        of_cell, theirs = rows[rows["cell"] == cell], published[published["cell"] == cell]
+        of_cell = rows[rows["cell"] == cell]
+        ours, theirs = (of_cell[of_cell["what"] == what] for what in ("replicate", "write-up"))
         axes[0, column].set_title(cell, fontsize=10)
         for line, figure_name in enumerate(("accuracy", "loss")):
-            for split, colour in (("train", "#999999"), ("val", colours(cells)[cell])):
-                part = of_cell[of_cell["split"] == split]
-                by_seed = part.pivot(index="epoch", columns="seed", values=figure_name)
-                axes[line, column].plot(by_seed, color=colour, linewidth=0.7, alpha=0.5)
-                axes[line, column].plot(by_seed.mean(axis=1), color=colour, linewidth=2.2)
-            line_of_theirs = theirs[theirs["split"] == "val"]
-            axes[line, column].plot(
-                line_of_theirs["epoch"], line_of_theirs[figure_name], "k:", linewidth=1.2
-            )
-            axes[line, column].grid(alpha=0.3)
-            axes[line, column].xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis = axes[line, column]
+            for split, colour in (("train", TRAINING), ("val", colours(cells)[cell])):
+                by_epoch = ours[ours["split"] == split].groupby("epoch")[figure_name]
+                low, mean, high = by_epoch.min(), by_epoch.mean(), by_epoch.max()
+                axis.fill_between(mean.index, low, high, color=colour, alpha=0.25, linewidth=0)
+                axis.plot(mean, color=colour, linewidth=2.2)
+            published = theirs[theirs["split"] == "val"]
+            axis.plot(published["epoch"], published[figure_name], "k:", linewidth=1.4)
+            axis.grid(alpha=0.3)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[1, column].set_xlabel("epoch")
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("cross entropy")
     of_ours = colours(cells)[cells[0]]
-    axes[0, 0].plot([], [], color="#999999", linewidth=2.2, label="training images (augmented)")
+    axes[0, 0].plot([], [], color=TRAINING, linewidth=2.2, label="training images (augmented)")
     axes[0, 0].plot([], [], color=of_ours, linewidth=2.2, label="validation images (in colour)")
-    if set(cells) & set(published["cell"]):
+    axes[0, 0].fill_between([], [], color="#cccccc", label="least to most of the replicates")
+    if "write-up" in set(rows["what"]):
         axes[0, 0].plot([], [], "k:", label=f"{WRITE_UP}, validation images")
-    figure.legend(loc="outside lower center", ncols=min(3, 1 + len(cells)), frameon=False)
+    figure.legend(loc="outside lower center", ncols=min(4, 1 + len(cells)), frameon=False)
     _save(figure, path)
 
 
@@ -146,6 +156,209 @@ def confusion(cells, rows, path):
     axes[0, 0].set_ylabel("true class")
     figure.supxlabel("predicted class (images, mean over replicates, best epoch)", fontsize=10)
     _save(figure, path)
+
+
+def differences(cells, rows, path):
+    """Draw each pair's difference of accuracy with its interval, and zero.
+
+    Parameters
+    ----------
+    cells : list of str
+        Unused: a pair has no colour of its own.
+    rows : pandas.DataFrame
+        From `compare.differences`.
+    path : path-like
+        The PNG to write.
+    """
+    pairs = list(dict.fromkeys(rows["pair"]))
+    figure, axis = plt.subplots(figsize=(8, 1.4 + 0.3 * len(pairs)), layout="constrained")
+    for which, shift, face in (("best", -0.13, None), ("last", 0.13, "white")):
+        for row in rows[rows["which"] == which].itertuples():
+            place = pairs.index(row.pair) + shift
+            tone = "#D55E00" if row.differ else "#666666"
+            axis.plot([100 * row.low, 100 * row.high], [place, place], color=tone, linewidth=1.6)
+            axis.plot(100 * row.difference, place, "o", color=tone, markersize=5, mfc=face or tone)
+    for label, style in (
+        ("best epoch", {"color": "#666666"}),
+        ("last epoch", {"color": "#666666", "mfc": "white"}),
+        ("can be told apart", {"color": "#D55E00"}),
+    ):
+        axis.plot([], [], "o-", label=label, markersize=5, **style)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(pairs)), pairs)
+    axis.set_ylim(len(pairs) - 0.5, -0.5)
+    axis.set_xlabel("difference of accuracies in points, with 95 % interval (first − second)")
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def time(cells, rows, path):
+    """Draw accuracy against run time.
+
+    Parameters
+    ----------
+    cells : list of str
+        For the colours.
+    rows : pandas.DataFrame
+        From `compare.times`.
+    path : path-like
+        The PNG to write.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for row in rows.dropna(subset="accuracy").itertuples():
+        colour = colours(cells)[row.cell]
+        axis.errorbar(
+            row.seconds, row.accuracy,
+            xerr=[[row.seconds - row.fastest], [row.slowest - row.seconds]],
+            yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
+            fmt="D", color=colour, markersize=8, label=row.cell,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    _ticks(axis.xaxis, rows["seconds"])
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.set_xlabel("seconds a run, fastest to slowest (a probe's with its share of the features)")
+    axis.set_ylabel("accuracy, best epoch, 95 % interval")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def costs(cells, rows, path):
+    """Draw run time against each cost that might explain it.
+
+    Parameters
+    ----------
+    cells : list of str
+        For the colours.
+    rows : pandas.DataFrame
+        From `compare.costs`.
+    path : path-like
+        The PNG to write.
+    """
+    names = list(dict.fromkeys(rows["cost"]))
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(2.5 * len(names) + 0.8, 3.4), sharey=True, layout="constrained"
+    )
+    for axis, name in zip(axes, names, strict=True):
+        of_cost = rows[rows["cost"] == name]
+        for row in of_cost.itertuples():
+            label = row.cell if name == names[0] else None
+            axis.plot(row.amount, row.seconds, "D", color=colours(cells)[row.cell], label=label)
+        correlation = of_cost["rank_correlation"].iloc[0]
+        told = "" if correlation != correlation else f"\nrank correlation {correlation:.2f}"
+        axis.set_title(f"{name.replace('_', ' ')}{told}", fontsize=10)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        _ticks(axis.xaxis, of_cost["amount"])
+        axis.set_xlabel("1e9 an image" if name == "gmacs" else "number")
+        axis.grid(alpha=0.3)
+    _ticks(axes[0].yaxis, rows["seconds"])
+    axes[0].set_ylabel("seconds a run")
+    figure.legend(loc="outside lower center", ncols=min(3, len(cells)), frameon=False)
+    _save(figure, path)
+
+
+def phases(cells, rows, path):
+    """Draw what the seconds of an epoch go into.
+
+    Parameters
+    ----------
+    cells : list of str
+        From top to bottom.
+    rows : pandas.DataFrame
+        From `compare.phases`.
+    path : path-like
+        The PNG to write.
+    """
+    figure, axis = plt.subplots(figsize=(8, 1.3 + 0.4 * len(cells)), layout="constrained")
+    wide = rows.pivot(index="cell", columns="phase", values="seconds").loc[cells]
+    left = 0 * wide.iloc[:, 0]
+    for phase, colour in zip(rows["phase"].unique(), COLOURS, strict=False):
+        axis.barh(range(len(cells)), wide[phase], left=left, color=colour, label=phase)
+        left = left + wide[phase]
+    axis.set_yticks(range(len(cells)), cells)
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds an epoch")
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    _save(figure, path)
+
+
+def reliability(cells, rows, path):
+    """Draw how often predictions were right against how sure they were.
+
+    Parameters
+    ----------
+    cells : list of str
+        From left to right.
+    rows : pandas.DataFrame
+        From `compare.calibration`.
+    path : path-like
+        The PNG to write.
+    """
+    figure, axes = plt.subplots(
+        1, len(cells), figsize=(2.4 * len(cells) + 0.6, 3.1), sharex=True, sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axis, cell in zip(axes[0], cells, strict=True):
+        of_cell = rows[rows["cell"] == cell]
+        axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
+        axis.plot(of_cell["confidence"], of_cell["accuracy"], color=colours(cells)[cell])
+        sizes = 150 * of_cell["predictions"] / max(1, of_cell["predictions"].sum())
+        axis.scatter(of_cell["confidence"], of_cell["accuracy"], 12 + sizes, colours(cells)[cell])
+        error = of_cell["calibration_error"].iloc[:1].sum()
+        axis.set_title(f"{cell}\ncalibration error {100 * error:.1f} points", fontsize=10)
+        axis.grid(alpha=0.3)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter(PercentFormatter(1, decimals=0))
+    low = min(0.5, *rows["confidence"], 1.0) - 0.03
+    axes[0, 0].set_xlim(low, 1.03)
+    axes[0, 0].set_ylabel("share of them that are right")
+    figure.supxlabel("probability of the predicted class (dot: number of predictions)", fontsize=10)
+    _save(figure, path)
+
+
+def gallery(rows, path, folder=IMAGES):
+    """Draw the validation images that most runs get wrong.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        From `compare.hardest`.
+    path : path-like
+        The PNG to write.
+    folder : path-like
+        Where the images are.
+    """
+    across = 4
+    down = max(1, -(-len(rows) // across))
+    figure, axes = plt.subplots(
+        down, across, figsize=(2.1 * across, 2.3 * down), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    if rows.empty:
+        axes[0, 0].text(0, 0.5, "Every run got every validation image right.")
+    for axis, row in zip(axes.flat, rows.itertuples(), strict=False):
+        with Image.open(Path(folder, "val", row.image)) as image:
+            small = image.convert("RGB")
+            small.thumbnail((320, 320))
+        axis.imshow(small)
+        axis.set_title(
+            f"{Path(row.image).name[:28]}\n{row.label}: {row.wrong} of {row.runs} runs wrong\n"
+            f"mean probability of {row.label} {row.probability:.2f}",
+            fontsize=7,
+        )
+    _save(figure, path)
+
+
+def _ticks(axis, values):
+    """Label a logarithmic axis in plain numbers: 1, 2, 5 of each decade if these are few."""
+    few = values.max() < 100 * values.min()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _entries(table, most=12):

@@ -1,0 +1,390 @@
+"""The comparison in words: the tables on the terminal, and a report in Markdown."""
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .display import console
+
+HEADINGS = (
+    "cell",
+    "best epoch, %",
+    "interval (95 %)",
+    "last epoch, %",
+    "best − last",
+    "last loss",
+    "parameters",
+    "trained",
+    "seconds a run",
+    "write-up, %",
+    "its seconds",
+)
+
+
+def lines(table):
+    """Return the table as a person reads it: a tuple of texts a cell, under `HEADINGS`."""
+    for _, row in table.iterrows():
+        yield (
+            row.cell + (f" ({row.diverged} of {row.seeds} diverged)" if row.diverged else ""),
+            _spread(row, "best_val_accuracy"),
+            _range(row, "best_val_accuracy"),
+            _spread(row, "last_val_accuracy"),
+            _bonus(row),
+            _figure(row.val_loss_last_mean, ".3f"),
+            f"{row.parameters:,}",
+            f"{row.trainable_parameters:,}",
+            _figure(row.seconds_per_run_mean, ".0f" if row.seconds_per_run_mean > 10 else ".1f"),
+            _figure(row.published_best_val_accuracy, ".1%"),
+            _figure(row.published_train_seconds, ".0f"),
+        )
+
+
+def _filled(table):
+    """Return headings and lines without the columns in which nothing stands."""
+    columns = zip(HEADINGS, *lines(table), strict=True)
+    return list(zip(*(column for column in columns if set(column[1:]) != {"–"}), strict=True))
+
+
+def _spread(row, key):
+    spread = _figure(row[f"{key}_std"], ".1%")
+    return _figure(row[f"{key}_mean"], ".1%") + (f" ± {spread}" if spread != "–" else "")
+
+
+def _bonus(row):
+    if pd.isna(row.bonus):
+        return "–"
+    return f"{100 * row.bonus:.1f} ({100 * row.bonus_ci_low:.1f} to {100 * row.bonus_ci_high:.1f})"
+
+
+def _range(row, key):
+    if pd.isna(row[f"{key}_ci_low"]):
+        return "–"
+    return f"{row[f'{key}_ci_low']:.1%} to {row[f'{key}_ci_high']:.1%}".replace("%", "")
+
+
+def _figure(value, form):
+    """Format a figure; percentages bare, for their unit stands in the heading."""
+    return "–" if pd.isna(value) else format(value, form).replace("%", "")
+
+
+def show(table, verdicts):
+    """Print the tables of cells and claims."""
+    wide = Console(width=max(console.width, 130))
+    wide.print(
+        _drawn(
+            "Accuracy on the validation set: mean ± standard deviation of the replicates",
+            _filled(table),
+            justify="right",
+        )
+    )
+    lines = [CLAIM_HEADINGS, *map(_claim, verdicts)]
+    wide.print(_drawn("What the write-up concluded", lines, justify="left"))
+
+
+def _drawn(title, rows, justify):
+    """Return a table for the terminal; the first column is to the left in any case."""
+    drawn = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings, *rows = rows
+    for place, heading in enumerate(headings):
+        broken = "\n".join(heading.split(" ", 1)) if justify == "right" else heading
+        drawn.add_column(broken, justify=justify if place else "left")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+CLAIM_HEADINGS = ("claim", "verdict", "effect (95 %)", "write-up")
+
+
+def _claim(verdict):
+    """Return a claim as a line of a table."""
+    if verdict["why"]:
+        return (verdict["says"], f"not tested: {verdict['why']}", "–", "–")
+    effects, theirs = zip(
+        *(
+            (
+                _effect(verdict["unit"], effect["effect"])
+                + f" ({_effect(verdict['unit'], effect['low'])} to "
+                + f"{_effect(verdict['unit'], effect['high'])})",
+                _effect(verdict["unit"], effect["published"]),
+            )
+            for effect in verdict["effects"]
+        ),
+        strict=True,
+    )
+    unit = {"points": " points", "times": " times"}.get(verdict["unit"], f", {verdict['unit']}")
+    needed = [effect["images_needed"] for effect in verdict["effects"] if effect["images_needed"]]
+    verdict_text = verdict["verdict"] + (f"; {max(needed):,} images would tell" if needed else "")
+    return (verdict["says"], verdict_text, "; ".join(effects) + unit, "; ".join(theirs))
+
+
+def _effect(unit, figure):
+    return f"{figure:+.1f}" if unit == "points" else f"{figure:.2f}"
+
+
+def markdown(results, table, rows, verdicts, wrong, alike):
+    """Return the whole comparison as a report.
+
+    Parameters
+    ----------
+    results : results.Results
+    table : pandas.DataFrame
+        From `compare.comparison`.
+    rows : dict of str to pandas.DataFrame
+        The rows of the plots: ``differences``, ``costs`` and ``phases`` are put into words.
+    verdicts : list of dict
+        From `claims.test`.
+    wrong : pandas.DataFrame
+        From `compare.hardest`.
+    alike : pandas.DataFrame or None
+        From `similar.look_alikes`.
+
+    Returns
+    -------
+    str
+        Markdown. Every sentence follows from the figures.
+    """
+    parts = {
+        "Comparison": _what(results),
+        "Accuracy": _accuracy(table),
+        "Which differences are real": _differences(rows["differences"]),
+        "What the write-up concluded": _verdicts(verdicts),
+        "Why one is slower": _slowness(rows["costs"], rows["phases"]),
+        "How sure the predictions are": _calibration(table),
+        "Which photographs decide it": _hardest(wrong),
+        "What limits every comparison on these images": _limits(results, table, alike),
+        "How it was made": _provenance(results),
+    }
+    sections = [
+        f"{'##' if number else '#'} {title}\n\n{text}\n"
+        for number, (title, text) in enumerate(parts.items())
+        if text
+    ]
+    return "\n".join(sections)
+
+
+def _what(results):
+    params, counts = results.params, results.counts
+    modes = {
+        "finetune": "everything trains",
+        "frozen": "all but the last layer is frozen, dropout and batch norm as in training",
+        "probe": "a linear probe on features computed once",
+    }
+    of_modes = "; ".join(f"`{mode}` ({modes[mode]})" for mode in [*params.modes, "probe"])
+    weights = {"imagenet": "pretrained weights", "random": "random weights, not pretrained ones"}
+    return (
+        f"{_listed(params.models)}, from {weights[params.weights]}, each trained as {of_modes}: "
+        f"{_count(len(params.seeds), 'replicate')} a cell, {_count(params.train.epochs, 'epoch')} "
+        f"(the probe {params.probe.epochs}), on {counts['train']:,} training and {counts['val']:,} "
+        "validation images."
+    )
+
+
+def _accuracy(table):
+    bonus = table["bonus"].dropna()
+    text = (
+        "Mean ± standard deviation over the replicates, and the 95 % interval of the mean (for "
+        "other images and other replicates). *Best epoch* is chosen on the images that are "
+        "reported, which is optimistic; *last epoch* is not."
+    )
+    if len(bonus):
+        text += f" The choice is worth {_between(100 * bonus)} points here (*best − last*)."
+    if table["diverged"].any():
+        text += " Diverged runs are counted, and are in no mean."
+    if table["published_best_val_accuracy"].notna().any():
+        text += " *Write-up*: the published figures, one run each."
+    return (
+        f"{text}\n\n{_table(_filled(table), 'right')}\n\n"
+        "![Accuracy of each cell](../plots/accuracy.png)\n"
+        "![Learning curves of each cell](../plots/curves.png)\n"
+        "![Confusion matrix of each cell](../plots/confusion.png)\n"
+        "![Accuracy against time](../plots/time.png)"
+    )
+
+
+def _differences(rows):
+    best = rows[rows["which"] == "best"]
+    if best.empty:
+        return "No two cells have a finished seed in common, so no difference can be told."
+    real = best[best["differ"].astype(bool)]
+    lines = [f"Of {_count(len(best), 'pair')} of cells, {len(real)} can be told apart:"]
+    if real.empty:
+        widest = 50 * (best["high"] - best["low"]).mean()
+        needed = best["images_needed"].dropna()
+        lines = [
+            f"None of {_count(len(best), 'pair')} of cells can be told apart: on average a "
+            f"difference is known to ± {widest:.1f} points."
+        ]
+        if len(needed):
+            lines.append(
+                f"The clearest would take about {int(needed.min()):,} validation images to tell."
+            )
+    for row in real.reindex(
+        real["difference"].abs().sort_values(ascending=False).index
+    ).itertuples():
+        better, worse = (row.cell, row.other) if row.difference > 0 else (row.other, row.cell)
+        low, high = sorted((abs(row.low), abs(row.high)))
+        lines.append(
+            f"- {better} is more accurate than {worse} by {100 * abs(row.difference):.1f} points "
+            f"({100 * low:.1f} to {100 * high:.1f})"
+        )
+    expected = 0.05 * len(best)
+    note = (
+        f"\nEach interval stands alone: of {len(best)} equal pairs, {expected:.1g} would be told "
+        "apart by chance.\n"
+        if len(real)
+        else ""
+    )
+    return "\n".join(lines) + f"\n{note}\n![Differences of accuracy](../plots/differences.png)"
+
+
+def _verdicts(verdicts):
+    tested = [verdict for verdict in verdicts if not verdict["why"]]
+    counts = [
+        (kind, sum(verdict["verdict"] == kind for verdict in verdicts))
+        for kind in ("supported", "contradicted", "inconclusive", "not tested")
+    ]
+    said = ", ".join(f"{count} {kind}" for kind, count in counts if count)
+    text = f"Of {_count(len(verdicts), 'claim')}: {said}. "
+    if tested:
+        text += "A verdict follows from the interval alone."
+    rows = [CLAIM_HEADINGS, *map(_claim, verdicts)]
+    return f"{text.strip()}\n\n{_table(rows, 'left')}"
+
+
+NAMES = {
+    "parameters": "the number of parameters",
+    "trainable_parameters": "the number of trained parameters",
+    "gmacs": "the number of multiply-accumulates",
+    "depth": "the depth",
+    "activations": "the number of activations",
+}
+
+
+def _slowness(costs, phases):
+    correlations = costs.drop_duplicates("cost").set_index("cost")["rank_correlation"].dropna()
+    text = ""
+    if len(correlations):
+        most = correlations[correlations == correlations.max()]
+        others = ", ".join(
+            f"{NAMES[cost]} {value:.2f}"
+            for cost, value in correlations.sort_values(ascending=False).items()
+            if cost not in most
+        )
+        cells = costs["cell"].nunique()
+        names = _listed(NAMES[cost] for cost in most.index)
+        text = (
+            f"Over the {cells} cells, run time goes most with {names} "
+            f"(rank correlation {most.iloc[0]:.2f})" + (f"; {others}" if others else "") + ".\n\n"
+        )
+    wide = phases.pivot(index="cell", columns="phase", values="seconds")
+    wide = wide.loc[phases["cell"].unique(), phases["phase"].unique()]
+    rows = [("seconds an epoch", *wide.columns)]
+    rows += [(cell, *(f"{value:.3g}" for value in values)) for cell, *values in wide.itertuples()]
+    return (
+        f"{text}{_table(rows, 'right')}\n\n![Run time against costs](../plots/costs.png)\n"
+        "![What an epoch's time goes into](../plots/phases.png)"
+    )
+
+
+def _calibration(table):
+    errors = table.set_index("cell")["calibration_error"].dropna()
+    if errors.empty:
+        return ""
+    best, worst = errors.idxmin(), errors.idxmax()
+    text = f"The expected calibration error is {100 * errors[best]:.1f} points ({best})"
+    if best != worst:
+        text += f" to {100 * errors[worst]:.1f} ({worst})"
+    return f"{text}.\n\n![Reliability](../plots/reliability.png)"
+
+
+def _hardest(wrong):
+    if wrong.empty:
+        return "Every run got every validation image right at its best epoch."
+    always = wrong[wrong["wrong"] == wrong["runs"]]
+    text = f"{_count(len(always), 'image')} every run got wrong. " if len(always) else ""
+    first = wrong.iloc[0]
+    return (
+        f"{text}The hardest is {first['image']}: {first['wrong']} of "
+        f"{_count(first['runs'], 'run')} got it wrong.\n\n"
+        "![The photographs that most runs get wrong](../plots/gallery.png)"
+    )
+
+
+def _limits(results, table, alike):
+    counts = results.counts
+    classes = ", ".join(
+        f"{count:,} {key.removeprefix('val_')}"
+        for key, count in counts.items()
+        if key.startswith("val_")
+    )
+    text = (
+        f"There are {counts['val']:,} validation images ({classes}), so that one image is worth "
+        f"{100 / counts['val']:.2f} points of one run's accuracy."
+    )
+    if alike is None:
+        return (
+            f"{text} Whether some stand nearly so among the training images was not looked into: "
+            "that takes features from pretrained weights."
+        )
+    change = 100 * (table["best_val_accuracy_new"] - table["best_val_accuracy_mean"]).dropna()
+    text += (
+        f" The {_count(len(alike), 'validation image')} most like a training image (cosine of "
+        f"their features {alike['similarity'].min():.2f} to {alike['similarity'].max():.2f}) might "
+        "be its near-duplicates, and easy for that."
+    )
+    if len(change):
+        text += f" Without them the cells' accuracies change by {_between(change, '+.1f')} points:"
+    cells = [("cell", "best epoch, %", "without look-alikes, %")]
+    for row in table.itertuples():
+        figures = (row.best_val_accuracy_mean, row.best_val_accuracy_new)
+        cells.append((row.cell, *(_figure(figure, ".1%") for figure in figures)))
+    pairs = [("validation image", "most like the training image", "cosine")]
+    pairs += [(row.val, row.train, f"{row.similarity:.2f}") for row in alike.itertuples()]
+    return f"{text}\n\n{_table(cells, 'right')}\n\n{_table(pairs, 'left')}"
+
+
+def _provenance(results):
+    timing = list(results.timing.values())
+    versions = ("headswap", "torch", "torchvision", "python")
+    said = "; ".join(
+        f"{key} {_listed(sorted({str(of_cell[key]) for of_cell in timing}))}" for key in versions
+    )
+    machines = _listed(
+        sorted(
+            {f"{of_cell['processor']}, {_count(of_cell['cores'], 'core')}" for of_cell in timing}
+        )
+    )
+    revisions = {
+        (of_cell["revision"] or "")[:12] + (" with changes" if of_cell["dirty"] else "")
+        for of_cell in timing
+    } - {""}
+    return (
+        f"By `dvc repro`, with the `params.yaml` of the folder above; {said}. Trained on "
+        f"{machines}" + (f", at revision {_listed(sorted(revisions))}" if revisions else "") + "."
+    )
+
+
+def _table(rows, justify):
+    """Return a table in Markdown; the first column is to the left in any case."""
+    headings, *rows = [[str(entry).replace("|", "\\|") for entry in row] for row in rows]
+    line = "---:" if justify == "right" else "---"
+    rows = [headings, ["---", *[line] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _listed(words):
+    """Join words as prose does: ``a, b and c``."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _count(number, noun):
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _between(values, form=".1f"):
+    """Return the range of values in words."""
+    low, high = format(values.min(), form), format(values.max(), form)
+    return low if low == high else f"{low} to {high}"
