@@ -8,7 +8,7 @@ import pytest
 from fake_cells import write_cell, write_images
 from ruamel.yaml import YAML
 
-from headswap import claims, params
+from headswap import claims, params, report
 from headswap.errors import Problem
 from headswap.results import read
 
@@ -141,3 +141,12 @@ def test_a_file_that_holds_no_claims_is_refused(chosen):
     Path(claims.CLAIMS).write_text("- id: half\n  says: nothing\n")
     with pytest.raises(Problem, match=r"claims\.yaml is no list of claims"):
         claims.read()
+
+
+def test_replicates_that_disagree_ask_for_seeds(chosen):
+    random = np.random.default_rng(4)
+    shares = np.array([0.6, 0.95, 0.7, 0.9, 0.85])[:, None]
+    write_cell("alexnet-frozen", random.random((5, IMAGES)) < shares)
+    told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
+    assert told["verdict"] == "inconclusive" and told["effects"][0]["images_needed"] is None
+    assert report._claim(told)[1] == "inconclusive; add seeds first"

@@ -77,7 +77,7 @@ def comparison(results, alike=None):
     new = _new_images(results, alike)
     rows = []
     for cell in results.cells:
-        best, last = (results.hits(cell, which) for which in ("best", "last"))
+        best, last = (results.hits[cell, which] for which in ("best", "last"))
         row = {"cell": cell, **{key: results.figures[key][cell] for key in results.figures}}
         if len(best):
             bonus = contrast(best.to_numpy(float) - last.to_numpy(float))
@@ -132,7 +132,7 @@ def accuracies(results, table):
     replicates = [
         {"cell": cell, "what": "replicate", "seed": seed, "accuracy": accuracy}
         for cell in results.cells
-        for seed, accuracy in results.hits(cell).mean(axis=1).items()
+        for seed, accuracy in results.hits[cell, "best"].mean(axis=1).items()
     ]
     columns = {
         "best_val_accuracy_mean": "accuracy",

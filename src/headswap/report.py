@@ -70,7 +70,7 @@ def _figure(value, form):
 
 def show(table, verdicts):
     """Print the tables of cells and claims."""
-    wide = Console(width=max(console.width, 130))
+    wide = Console(width=max(console.width, 150))
     wide.print(
         _drawn(
             "Accuracy on the validation set: mean ± standard deviation of the replicates",
@@ -114,9 +114,11 @@ def _claim(verdict):
         strict=True,
     )
     unit = {"points": " points", "times": " times"}.get(verdict["unit"], f", {verdict['unit']}")
-    needed = [effect["images_needed"] for effect in verdict["effects"] if effect["images_needed"]]
-    verdict_text = verdict["verdict"] + (f"; {max(needed):,} images would tell" if needed else "")
-    return (verdict["says"], verdict_text, "; ".join(effects) + unit, "; ".join(theirs))
+    told = verdict["verdict"]
+    if told == "inconclusive":
+        needed = [effect["images_needed"] for effect in verdict["effects"]]
+        told += f"; {max(needed):,} images would tell" if all(needed) else "; add seeds first"
+    return (verdict["says"], told, "; ".join(effects) + unit, "; ".join(theirs))
 
 
 def _effect(unit, figure):

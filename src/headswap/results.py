@@ -34,6 +34,9 @@ class Results:
         The images: ``metrics/dataset.json``.
     published : dict of str to pandas.DataFrame
         The write-up's ``summary`` and ``curves``; empty if it used other images.
+    hits : dict of tuple of (str, str) to pandas.DataFrame of bool
+        For each cell and epoch (``best`` or ``last``) which images its finished replicates got
+        right: a row a seed, a column an image.
     """
 
     params: Params
@@ -44,19 +47,7 @@ class Results:
     predictions: pd.DataFrame
     counts: dict
     published: dict
-
-    def hits(self, cell, which="best"):
-        """Return which images each finished replicate of a cell got right.
-
-        Returns
-        -------
-        pandas.DataFrame of bool
-            A row a seed, a column an image.
-        """
-        rows = self.predictions
-        rows = rows[(rows["cell"] == cell) & (rows["which"] == which)]
-        right = rows.assign(hit=rows["label"] == rows["predicted"])
-        return right.pivot(index="seed", columns="image", values="hit")
+    hits: dict
 
     def contrast(self, weights, which="best"):
         """Add up the hits of cells with weights, seed by seed and image by image.
@@ -73,7 +64,7 @@ class Results:
         numpy.ndarray
             Shape (replicates, images); of the seeds that all the cells finished, maybe none.
         """
-        hits = {cell: self.hits(cell, which) for cell in weights}
+        hits = {cell: self.hits[cell, which] for cell in weights}
         seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in hits.values())))
         if not seeds:
             return np.empty((0, 0))
@@ -112,18 +103,30 @@ def read(params):
     same_images = counts == read_json(PUBLISHED / "dataset.json")
     published = {name: pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("summary", "curves")}
     figures = {cell: read_json(METRICS / f"cells/{cell}.json") for cell in cells}
+    predictions = _stacked(cells, "predictions")
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
         timing={cell: _timing(cell) for cell in cells},
         curves=_stacked(cells, "curves"),
-        predictions=_stacked(cells, "predictions"),
+        predictions=predictions,
         counts=counts,
         published={
             name: table if same_images else table.iloc[:0] for name, table in published.items()
         },
+        hits={
+            (cell, which): _hits(predictions, cell, which)
+            for cell in cells
+            for which in ("best", "last")
+        },
     )
+
+
+def _hits(predictions, cell, which):
+    rows = predictions[(predictions["cell"] == cell) & (predictions["which"] == which)]
+    right = rows.assign(hit=rows["label"] == rows["predicted"])
+    return right.pivot(index="seed", columns="image", values="hit")
 
 
 def _timing(cell):
