@@ -3,11 +3,12 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TESTS, edit, project
 
-from headswap import cells, dataset, embedding, params, runs, weights
+from headswap import cells, dataset, embedding, params, runs, similar, weights
 from headswap.files import read_json
 
 pytestmark = [
@@ -55,6 +56,13 @@ def best_accuracy(mode, chosen):
 def test_a_linear_probe_reaches_92_percent(photographs):
     embedding.provide(NAME, photographs, lambda name, message: None)
     assert best_accuracy("probe", photographs) >= 0.92
+
+
+def test_photographs_of_one_session_in_both_splits_are_found(photographs):
+    pairs = similar.look_alikes(SimpleNamespace(params=photographs))
+    twins = ("val/ants/470127071_8b8ee2bd74.jpg", "train/ants/470127037_513711fd21.jpg")
+    assert twins in set(zip(pairs["val"], pairs["train"], strict=True))
+    assert len(pairs) == 8
 
 
 def test_two_epochs_of_finetune_reach_88_percent(photographs):
