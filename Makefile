@@ -20,6 +20,7 @@ test: .venv/installed  ## all tests (HEADSWAP_MIRROR, if set, adds those on the 
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
 
 repro: .venv/installed  ## the real experiment, as params.yaml describes it
+	headswap check
 	dvc repro
 
 lint: .venv/installed  ## style and format

@@ -306,3 +306,24 @@ def test_a_class_in_one_split_only_is_refused_before_anything_is_trained(own):
         file.write(f"train/wasps/e.jpg,1,{'0' * 64}\n")
     with pytest.raises(Problem, match=r"no images in val/wasps"):
         own(IMAGES)
+
+
+def test_a_missing_folder_archive_or_manifest_is_told_by_check(own):
+    dataset.check(params.Dataset(url="mine", manifest="mine.csv"))
+    for url, manifest, message in (
+        ("main", "mine.csv", r"dataset\.url: there is no main here"),
+        ("mine", "mien.csv", r"dataset\.manifest: there is no mien\.csv"),
+    ):
+        with pytest.raises(Problem, match=message):
+            dataset.check(params.Dataset(url=url, manifest=manifest))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read everything")
+def test_an_image_that_cannot_be_read_is_named(own):
+    Path("mine/train/ants/a.jpg").chmod(0)
+    for act in (
+        lambda: dataset.write_manifest("mine", "again.csv"),
+        lambda: dataset.fetch(params.Dataset(url="mine", manifest="mine.csv"), Path("got.zip")),
+    ):
+        with pytest.raises(Problem, match=r"train/ants/a\.jpg cannot be read"):
+            act()

@@ -97,7 +97,7 @@ def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
 
 
 def test_images_that_a_network_cannot_take_are_named():
-    with pytest.raises(Problem, match="cannot take an image of 16 x 16"):
+    with pytest.raises(Problem, match="fails on an image of 16 x 16"):
         networks.find_head(networks.build("alexnet", {}), "alexnet", 16)
 
 

@@ -10,4 +10,5 @@ dvc config core.no_scm true # its own small world: neither Git nor the pipeline 
 unset HEADSWAP_MIRROR
 dvc repro
 dvc plots show
+echo "Drawn images, random weights, a few epochs: the figures only show that everything works."
 echo "The page of plots: $PWD/dvc_plots/index.html"

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,11 +44,13 @@ def command(function):
 def check():
     """Check params.yaml: keys, values, networks and factories."""
     params = parameters.load()
-    from . import networks, training
+    from . import dataset, networks, training
 
+    dataset.check(params.dataset)
     networks.check(params.models, params.factories)
     training.pick(params.device)
-    print(f"params.yaml is right: {len(params.cells())} cells, {len(params.seeds)} seeds each.")
+    seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
+    print(f"params.yaml is right: {len(params.cells())} cells, {seeds} each.")
 
 
 @command
@@ -73,12 +76,14 @@ def verify():
 @command
 def manifest(
     folder: Annotated[str, typer.Argument(help="With train/<class>/ and val/<class>/ in it.")],
-    output: Annotated[str, typer.Option(help="The manifest to write.")] = "data/manifest.csv",
+    output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
 ):
     """Write the manifest of a folder of images of your own."""
     from . import dataset
 
+    output = output or f"data/{Path(folder).resolve().name}.csv"
     print(f"{output} lists {dataset.write_manifest(folder, output)} images.")
+    print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
 
 
 @command

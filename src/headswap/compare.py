@@ -52,7 +52,7 @@ def provide(params):
         _write_rows(PLOTS / f"{name}.json", of_plot)
         getattr(pictures, name)(results.cells, of_plot, PLOTS / f"{name}.png")
     pictures.gallery(wrong, PLOTS / "gallery.png")
-    report.show(table, verdicts)
+    report.show(table, rows["differences"], verdicts)
 
 
 def comparison(results, alike=None):

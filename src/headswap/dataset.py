@@ -11,12 +11,12 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from . import drawings
 from .download import obtain
 from .errors import Problem, some_of
-from .files import replacing, sha256, write_csv, write_json
+from .files import replacing, write_csv, write_json
 from .layout import IMAGES, SPLITS, check_classes, images_in, is_image
 from .params import GENERATED
 
@@ -25,6 +25,33 @@ COLUMNS = ("path", "bytes", "sha256")
 MANIFEST = "manifest.csv"
 DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError
 """What reading a damaged member of a zip raises."""
+
+
+def check(dataset):
+    """Make sure that a local archive, folder or manifest is where the parameters say.
+
+    Raises
+    ------
+    Problem
+        If one is missing.
+    """
+    if dataset.url == GENERATED:
+        return
+    if "://" not in dataset.url and not Path(dataset.url).expanduser().exists():
+        raise Problem(
+            f"dataset.url: there is no {dataset.url} here; allowed are an address, a local zip, "
+            f"a local folder with train/ and val/ in it, and {GENERATED}.\n"
+            "Mend params.yaml, then: headswap check"
+        )
+    if not Path(dataset.manifest).is_file():
+        raise _no_manifest(dataset)
+
+
+def _no_manifest(dataset):
+    return Problem(
+        f"dataset.manifest: there is no {dataset.manifest}.\n"
+        f"Make it with: headswap manifest FOLDER --output {dataset.manifest}"
+    )
 
 
 def fetch(dataset, archive=ARCHIVE):
@@ -56,9 +83,18 @@ def fetch(dataset, archive=ARCHIVE):
     if folder.is_dir():
         with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
             for name, path in images_in(folder).items():
-                file.writestr(zipfile.ZipInfo(name), path.read_bytes())
+                file.writestr(zipfile.ZipInfo(name), _content(path))
         return str(folder)
     return obtain(dataset.url, archive, _check_zip)
+
+
+def _content(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Problem(
+            f"{path} cannot be read: {error.strerror}.\nMake it readable, then: dvc repro fetch"
+        ) from error
 
 
 def _check_zip(path):
@@ -69,7 +105,9 @@ def _check_zip(path):
 def write_manifest(folder, path):
     """Write the manifest of a folder of one's own; return the number of images."""
     images = images_in(folder)
-    write_csv(path, COLUMNS, [(n, p.stat().st_size, sha256(p)) for n, p in images.items()])
+    contents = ((name, _content(image)) for name, image in images.items())
+    rows = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents]
+    write_csv(path, COLUMNS, rows)
     return len(images)
 
 
@@ -141,14 +179,15 @@ def verify(dataset, archive=ARCHIVE, images=IMAGES):
     """
     try:
         with zipfile.ZipFile(archive) as file, replacing(images) as folder:
-            entries = read_manifest(*_manifest_text(dataset, file))
+            text, name = _manifest_text(dataset, file)
+            entries = read_manifest(text, name)
             faults = _extract(file, entries, folder) + _undecodable(folder)
             if faults:
                 raise Problem(
-                    f"{archive} does not hold the images of its manifest:\n{some_of(faults)}\n"
-                    "Get a good copy with: dvc repro --force --single-item fetch\n"
-                    "For images of your own, name their manifest in dataset.manifest "
-                    "(headswap manifest FOLDER makes it)."
+                    f"{archive} does not hold the images of {name}:\n{some_of(faults)}\n"
+                    "Fetch it anew with: dvc repro --force --single-item fetch\n"
+                    "If you changed images of your own, first make their manifest anew: "
+                    "headswap manifest FOLDER"
                 )
     except FileNotFoundError as error:
         raise Problem(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
@@ -175,10 +214,7 @@ def _manifest_text(dataset, archive):
             f"Make it with: headswap manifest FOLDER --output {dataset.manifest}"
         ) from None
     except FileNotFoundError:
-        raise Problem(
-            f"dataset.manifest: there is no {dataset.manifest}.\n"
-            f"Make it with: headswap manifest FOLDER --output {dataset.manifest}"
-        ) from None
+        raise _no_manifest(dataset) from None
 
 
 def _extract(archive, entries, folder):
@@ -225,7 +261,8 @@ def _undecodable(folder):
                 with Image.open(path) as image:
                     image.load()
         except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
-            faults.append(f"no readable image: {'/'.join(path.parts[-3:])} ({error})")
+            why = "no known format" if isinstance(error, UnidentifiedImageError) else error
+            faults.append(f"no readable image: {'/'.join(path.parts[-3:])} ({why})")
     return faults
 
 

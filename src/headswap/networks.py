@@ -187,8 +187,8 @@ def find_head(network, name, size=224):
             output = network(torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size))
     except Exception as error:
         raise Problem(
-            f"{name} cannot take an image of {size} x {size} pixels: {error}.\n"
-            "Set image.size to what it was made for, or take it out of models."
+            f"{name} fails on an image of {size} x {size} pixels: {error}.\n"
+            "Set image.size to what it was made for, mend its factory, or take it out of models."
         ) from error
     finally:
         for hook in hooks:

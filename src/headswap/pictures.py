@@ -106,7 +106,7 @@ def curves(cells, rows, path):
                 by_epoch = ours[ours["split"] == split].groupby("epoch")[figure_name]
                 low, mean, high = by_epoch.min(), by_epoch.mean(), by_epoch.max()
                 axis.fill_between(mean.index, low, high, color=colour, alpha=0.25, linewidth=0)
-                axis.plot(mean, color=colour, linewidth=2.2)
+                axis.plot(mean, color=colour, linewidth=2.2, marker="o" if len(mean) == 1 else "")
             published = theirs[theirs["split"] == "val"]
             axis.plot(published["epoch"], published[figure_name], "k:", linewidth=1.4)
             axis.grid(alpha=0.3)

@@ -68,8 +68,8 @@ def _figure(value, form):
     return "–" if pd.isna(value) else format(value, form).replace("%", "")
 
 
-def show(table, verdicts):
-    """Print the tables of cells and claims."""
+def show(table, pairs, verdicts):
+    """Print the table of cells, what can be told apart, and the table of claims."""
     wide = Console(width=max(console.width, 150))
     wide.print(
         _drawn(
@@ -78,6 +78,7 @@ def show(table, verdicts):
             justify="right",
         )
     )
+    console.print(_told_apart(pairs) + "\n")
     lines = [CLAIM_HEADINGS, *map(_claim, verdicts)]
     wide.print(_drawn("What the write-up concluded", lines, justify="left"))
 
@@ -206,6 +207,11 @@ def _accuracy(table):
 
 
 def _differences(rows):
+    return f"{_told_apart(rows)}\n\n![Differences of accuracy](../plots/differences.png)"
+
+
+def _told_apart(rows):
+    """Say which pairs of cells differ at their best epochs, the clearest first."""
     best = rows[rows["which"] == "best"]
     if best.empty:
         return "No two cells have a finished seed in common, so no difference can be told."
@@ -232,13 +238,11 @@ def _differences(rows):
             f"({100 * low:.1f} to {100 * high:.1f})"
         )
     expected = 0.05 * len(best)
-    note = (
+    note = [
         f"\nEach interval stands alone: of {len(best)} equal pairs, {expected:.1g} would be told "
-        "apart by chance.\n"
-        if len(real)
-        else ""
-    )
-    return "\n".join(lines) + f"\n{note}\n![Differences of accuracy](../plots/differences.png)"
+        "apart by chance."
+    ] * bool(len(real))
+    return "\n".join([*lines, *note])
 
 
 def _verdicts(verdicts):

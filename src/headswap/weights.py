@@ -84,7 +84,10 @@ def pretrained(name, params, folder=FOLDER):
         network.load_state_dict(tensors)
         return network, metadata["head"]
     except (RuntimeError, KeyError) as error:
-        raise Problem(f"{path} does not fit {name}: {error}\nRemove it, then: dvc repro") from error
+        raise Problem(
+            f"{path} does not fit {name}: {error}\n"
+            f"If its factory was edited: dvc repro --force --single-item weights@{name}"
+        ) from error
 
 
 def _load_imagenet(network, name):
