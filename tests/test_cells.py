@@ -15,7 +15,8 @@ from conftest import edit, project
 
 from headswap import cells, dataset, embedding, params, runs, training, weights
 from headswap.errors import Problem
-from headswap.files import read_json
+from headswap.files import read_json, read_tensors
+from headswap.layout import WEIGHTS
 
 OUTPUTS = ("models", "metrics/cells", "plots/curves", "plots/predictions")
 
@@ -26,13 +27,13 @@ def prepare():
     dataset.fetch(chosen.dataset)
     dataset.verify(chosen.dataset)
     for model in chosen.models:
-        weights.provide(model, chosen, weights.FOLDER / f"{model}.safetensors")
+        weights.provide(model, chosen, WEIGHTS / f"{model}.safetensors")
         embedding.provide(model, chosen, lambda name, message: None)
 
 
 def train(mode="frozen", model="tiny"):
     told = []
-    cell = runs.Cell(model, mode, params.load())
+    cell = cells.Cell(model, mode, params.load())
     cells.provide(cell, lambda name, message: told.append((name, message)))
     return told
 
@@ -76,20 +77,21 @@ def test_a_cell_writes_its_five_outputs(ready):
     assert all(seconds > 0 for seconds in phases)
     assert sum(phases) == pytest.approx(timing["seconds_per_epoch_mean"], abs=1e-3)
     assert len(timing["seconds_per_run"]) == 2
-    assert timing["seconds_per_run_mean"] == pytest.approx(sum(timing["seconds_per_run"]) / 2, 1e-3)
+    mean = sum(timing["seconds_per_run"]) / 2
+    assert timing["seconds_per_run_mean"] == pytest.approx(mean, abs=1e-3)
     assert timing["cores"] == os.cpu_count()
 
 
 @pytest.mark.parametrize("mode", ["frozen", "probe"])
 def test_what_is_kept_of_a_run_gives_its_predictions_again(ready, mode):
     train(mode)
-    cell = runs.Cell("tiny", mode, params.load())
-    feed = cell.feed()
+    cell = cells.Cell("tiny", mode, params.load())
+    feed = runs.feed(cell)
     predictions = pd.read_csv(f"plots/predictions/{cell.name}.csv")
     for seed in cell.params.seeds:
         for which in ("best", "last"):
-            network = cell.network(feed, seed)
-            kept, _ = weights.load(f"models/{cell.name}/run-{seed}-{which}.safetensors")
+            network = runs.network(cell, feed, seed)
+            kept, _ = read_tensors(f"models/{cell.name}/run-{seed}-{which}.safetensors", "pt")
             network.load_state_dict(kept, strict=False)
             precisely = training.products("float32", "cpu")
             _, _, probabilities = training.evaluate(network, feed.val(), precisely, "cpu")
@@ -103,9 +105,9 @@ def test_one_whole_network_is_kept_of_finetune(ready):
     assert [path.name for path in Path("models/tiny-finetune").glob("*.safetensors")] == [
         "best.safetensors"
     ]
-    kept, _ = weights.load("models/tiny-finetune/best.safetensors")
-    cell = runs.Cell("tiny", "finetune", params.load())
-    cell.network(cell.feed(), 0).load_state_dict(kept)
+    kept, _ = read_tensors("models/tiny-finetune/best.safetensors", "pt")
+    cell = cells.Cell("tiny", "finetune", params.load())
+    runs.network(cell, runs.feed(cell), 0).load_state_dict(kept)
 
 
 def test_a_further_seed_trains_one_run(ready):
@@ -244,11 +246,11 @@ def test_damaged_weights_are_named(ready):
 
 
 def test_generators_never_touch_the_global_state(ready):
-    cell = runs.Cell("tiny", "finetune", params.load())
-    feed = cell.feed()
+    cell = cells.Cell("tiny", "finetune", params.load())
+    feed = runs.feed(cell)
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    cell.network(feed, 0)
+    runs.network(cell, feed, 0)
     list(feed.train(0, 0, 4))
     assert torch.rand(1).equal(expected)

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import TESTS, edit, project
 
-from headswap import cells, dataset, embedding, params, runs, similar, weights
+from headswap import cells, dataset, embedding, params, similar, weights
 from headswap.files import read_json
+from headswap.layout import WEIGHTS
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,14 +43,14 @@ def photographs(tmp_path_factory):
     dataset.fetch(chosen.dataset)
     counts = dataset.verify(chosen.dataset)
     assert counts == read_json("data/published/dataset.json")
-    weights.provide(NAME, chosen, weights.FOLDER / f"{NAME}.safetensors")
+    weights.provide(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
     yield chosen
     os.chdir(before)
     sys.path.remove(str(TESTS))
 
 
 def best_accuracy(mode, chosen):
-    cells.provide(runs.Cell(NAME, mode, chosen), lambda name, message: None)
+    cells.provide(cells.Cell(NAME, mode, chosen), lambda name, message: None)
     return read_json(f"metrics/cells/{NAME}-{mode}.json")["best_val_accuracy_mean"]
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from headswap import params, weights
 from headswap.errors import Problem
-from headswap.files import sha256
+from headswap.files import read_tensors, sha256
 
 SMALL = "shufflenet_v2_x0_5"
 NOWHERE = "http://127.0.0.1:9"
@@ -93,7 +93,7 @@ def test_torchvisions_weights_are_found_in_every_place(
         put_into_hub_cache(file)
     network, head = provide(SMALL, tmp_path)
     assert head == "fc" and same(network, original)
-    _, metadata = weights.load(tmp_path / f"{SMALL}.safetensors")
+    _, metadata = read_tensors(tmp_path / f"{SMALL}.safetensors")
     assert metadata["source"] == f"{url}/{file.name}"
 
 
@@ -168,7 +168,7 @@ def test_another_networks_file_is_refused(publish, tmp_path, monkeypatch):
 def test_a_factorys_own_weights_are_kept(tmp_path):
     network, head = provide("tiny", tmp_path, **TINY)
     assert head == "6" and same(network, my_networks.tiny())
-    assert weights.load(tmp_path / "tiny.safetensors")[1]["source"] == "my_networks:tiny"
+    assert read_tensors(tmp_path / "tiny.safetensors")[1]["source"] == "my_networks:tiny"
 
 
 @pytest.mark.parametrize("name", [SMALL, "tiny"])
@@ -195,7 +195,7 @@ def test_what_is_saved_is_loaded_and_its_bytes_depend_on_nothing_else(tmp_path):
     with ProcessPoolExecutor(1, get_context("spawn")) as another_process:
         another_process.submit(write, tmp_path / "second", -1).result()
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-    tensors, metadata = weights.load(tmp_path / "first")
+    tensors, metadata = read_tensors(tmp_path / "first")
     assert tensors["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert tensors["a"].item() == 7 and tensors["c"].shape == (0,)
     assert metadata["classes"] == ["ä", "b"] and metadata["n"] == 0.1 and len(metadata) == 5
@@ -207,14 +207,14 @@ def test_a_truncated_file_is_named_with_what_to_type(tmp_path, length):
     weights.save(path, {"a": torch.ones(50)}, head="a")
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(Problem, match="tiny.safetensors cannot be read.*\n.*dvc repro"):
-        weights.load(path)
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("metadata", [{"headswap": "{"}, {}, None])
 def test_a_file_that_is_not_headswaps_is_refused(tmp_path, metadata):
     weights.save_file({"a": torch.ones(1)}, tmp_path / "other", metadata=metadata)
     with pytest.raises(Problem, match="other cannot be read"):
-        weights.load(tmp_path / "other")
+        read_tensors(tmp_path / "other")
 
 
 def test_the_weights_of_a_network_that_has_changed_since_are_refused(tmp_path):

@@ -1,17 +1,20 @@
-"""A cell's five outputs, made from its finished runs."""
+"""A cell: its runs, side by side, and its five outputs, made from the finished ones.
+
+The runs need torch and import it in processes of their own (`runs`); this one does without.
+"""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import networks, weights
-from .files import read_json, replacing, write_csv, write_json
+from .files import read_json, read_tensors, replacing, write_csv, write_json
+from .layout import EMBEDDINGS, RUNS, classes_in, images_by_split
+from .params import Params, Recipe
 from .provenance import machine, versions
-from .runs import RUNS, replicate
 from .statistics import accuracy
-from .training import PHASES
-from .workers import only_one
+from .workers import Job, only_one, side_by_side
 
 MODELS = Path("models")
 METRICS = Path("metrics/cells")
@@ -20,41 +23,91 @@ CURVES = Path("plots/curves")
 PREDICTIONS = Path("plots/predictions")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A backbone and a mode, with the parameters that it is trained by.
+
+    Attributes
+    ----------
+    model : str
+    mode : {"finetune", "frozen", "probe"}
+    params : Params
+    """
+
+    model: str
+    mode: str
+    params: Params
+
+    @property
+    def name(self) -> str:
+        """As files and tables call it."""
+        return f"{self.model}-{self.mode}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it is trained by."""
+        return self.params.probe if self.mode == "probe" else self.params.train
+
+    def images(self):
+        """Return the classes, sorted, and the paths of each split's images, sorted."""
+        if self.mode == "probe":
+            _, metadata = read_tensors(EMBEDDINGS / f"{self.model}.safetensors", only=())
+            return metadata["classes"], metadata["names"]
+        return classes_in(), images_by_split()
+
+
 def provide(cell, tell):
-    """Train a cell and write what it found.
+    """Train the runs of a cell that are not finished yet, side by side; write what all found.
 
     Parameters
     ----------
-    cell : runs.Cell
-        What to train.
+    cell : Cell
+        Its seeds are those of its parameters.
     tell : callable
         Called with a run's name and a dict after each of its epochs.
 
     Raises
     ------
     Problem
-        If the cell is being trained already, or a run fails. Nothing is written then.
+        If the cell is being trained already, or a run fails. Nothing is written then; the
+        finished epochs of every run are kept.
     """
     with only_one(RUNS / cell.name / "lock"):
-        folders = replicate(cell, tell)
-        runs = [read_json(folder / "run.json") for folder in folders]
-        feed = cell.feed()
-        labels = feed.labels["val"].numpy()
-        probabilities = [_probabilities(folder) for folder in folders]
-        write_json(METRICS / f"{cell.name}.json", _metrics(cell, feed, runs, probabilities, labels))
-        write_json(TIMING / f"{cell.name}.json", _timing(cell, feed, folders))
-        write_csv(
-            CURVES / f"{cell.name}.csv",
-            ["seed", "epoch", "split", "loss", "accuracy"],
-            [[run["seed"], *point] for run in runs for point in run["curves"]],
-        )
-        write_csv(
-            PREDICTIONS / f"{cell.name}.csv",
-            ["seed", "epoch", "which", "image", "label", "predicted"]
-            + [f"p_{name}" for name in feed.classes],
-            _predictions(feed, runs, probabilities, labels),
-        )
-        _keep_weights(cell, folders, runs)
+        jobs = [
+            Job(f"{cell.name} seed {seed}", "headswap.runs.finish", (cell, seed))
+            for seed in sorted(cell.params.seeds)
+        ]
+        write(cell, side_by_side(jobs, tell))
+
+
+def write(cell, folders):
+    """Write a cell's five outputs.
+
+    Parameters
+    ----------
+    cell : Cell
+        Whose runs they are.
+    folders : list of pathlib.Path
+        Of its finished runs, as `runs.finish` leaves them.
+    """
+    runs = [read_json(folder / "run.json") for folder in folders]
+    classes, names = cell.images()
+    labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
+    probabilities = [_probabilities(folder) for folder in folders]
+    write_json(METRICS / f"{cell.name}.json", _metrics(runs, probabilities, labels))
+    write_json(TIMING / f"{cell.name}.json", _timing(cell, len(names["train"]), folders))
+    write_csv(
+        CURVES / f"{cell.name}.csv",
+        ["seed", "epoch", "split", "loss", "accuracy"],
+        [[run["seed"], *point] for run in runs for point in run["curves"]],
+    )
+    write_csv(
+        PREDICTIONS / f"{cell.name}.csv",
+        ["seed", "epoch", "which", "image", "label", "predicted"]
+        + [f"p_{name}" for name in classes],
+        _predictions(classes, names["val"], runs, probabilities, labels),
+    )
+    _keep_weights(cell, folders, runs)
 
 
 def _probabilities(folder):
@@ -62,10 +115,10 @@ def _probabilities(folder):
     path = folder / "probabilities.safetensors"
     if not path.exists():
         return {}
-    return {which: tensor.numpy() for which, tensor in weights.load(path)[0].items()}
+    return read_tensors(path)[0]
 
 
-def _metrics(cell, feed, runs, probabilities, labels):
+def _metrics(runs, probabilities, labels):
     finished = [number for number, run in enumerate(runs) if run["diverged"] is None]
     metrics = {}
     for which in ("best", "last"):
@@ -77,7 +130,7 @@ def _metrics(cell, feed, runs, probabilities, labels):
         **metrics,
         "best_epoch_mean": _rounded(np.mean(best_epochs)) if finished else None,
         "val_loss_last_mean": _rounded(np.mean(last_losses)) if finished else None,
-        **_costs(cell, feed),
+        **runs[0]["costs"],
         "seeds": len(runs),
         "diverged": len(runs) - len(finished),
     }
@@ -97,53 +150,36 @@ def _summary(key, hits):
     }
 
 
-def _costs(cell, feed):
-    """Return the number of trained parameters, and what `networks.describe` says."""
-    network = cell.network(feed, seed=0)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    if cell.mode != "probe":
-        costs = networks.describe(network)
-    else:
-        products = network.in_features * network.out_features
-        costs = {
-            "parameters": feed.backbone["parameters"] + trained,
-            "gmacs": round(feed.backbone["gmacs"] + products / 1e9, 6),
-            "activations": feed.backbone["activations"] + network.out_features,
-            "depth": feed.backbone["depth"] + 1,
-        }
-    return {"trainable_parameters": trained, **costs}
-
-
-def _timing(cell, feed, folders):
+def _timing(cell, images, folders):
     runs = [read_json(folder / "timing.json")["epochs"] for folder in folders]
     seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in runs]
     epochs = sum(runs, [])
-    phases = {phase: np.mean([epoch[phase] for epoch in epochs]) for phase in PHASES}
+    phases = {phase: np.mean([epoch[phase] for epoch in epochs]) for phase in epochs[0]}
     training = sum(phases.values()) - phases["val"]
     return {
         "seconds_per_run": [round(of_run, 3) for of_run in seconds],
         "seconds_per_run_mean": round(np.mean(seconds), 3),
         "seconds_per_epoch_mean": round(sum(phases.values()), 4),
-        **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in PHASES},
-        "train_images_per_second": round(len(feed.names["train"]) / training, 2),
+        **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in phases},
+        "train_images_per_second": round(images / training, 2),
         "precision": cell.params.precision,
         **machine(),
         **versions(),
     }
 
 
-def _predictions(feed, runs, probabilities, labels):
+def _predictions(classes, images, runs, probabilities, labels):
     for run, of_run in zip(runs, probabilities, strict=True):
         for which in ("best", "last") if run["diverged"] is None else ():
-            rows = zip(feed.names["val"], labels, of_run[which], strict=True)
+            rows = zip(images, labels, of_run[which], strict=True)
             for image, label, shares in rows:
                 yield [
                     run["seed"],
                     run[which]["epoch"],
                     which,
                     image.removeprefix("val/"),
-                    feed.classes[label],
-                    feed.classes[shares.argmax()],
+                    classes[label],
+                    classes[shares.argmax()],
                     *(f"{share:.6g}" for share in shares),
                 ]
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from . import params as parameters
-from . import workers
 from .errors import Problem
 
 app = typer.Typer(
@@ -43,7 +41,7 @@ def command(function):
 @command
 def check():
     """Check params.yaml: keys, values, networks and factories."""
-    params = parameters.load()
+    params = _params()
     from . import dataset, networks, training
 
     dataset.check(params.dataset)
@@ -56,7 +54,7 @@ def check():
 @command
 def fetch():
     """Bring the archive of images here, from the mirror, the address, or by drawing them."""
-    params = parameters.load()
+    params = _params()
     from . import dataset
 
     print(f"{dataset.ARCHIVE} is here, from {dataset.fetch(params.dataset)}.")
@@ -65,7 +63,7 @@ def fetch():
 @command
 def verify():
     """Unpack the images and hold every one against the manifest."""
-    params = parameters.load()
+    params = _params()
     from . import dataset
 
     counts = dataset.verify(params.dataset)
@@ -91,8 +89,9 @@ def weights(model: Model):
     """Fetch a network's weights, check them, and find its head."""
     params = _with_model(model)
     from . import weights
+    from .layout import WEIGHTS
 
-    path = weights.FOLDER / f"{model}.safetensors"
+    path = WEIGHTS / f"{model}.safetensors"
     weights.provide(model, params, path)
     print(f"{path} is written.")
 
@@ -101,6 +100,8 @@ def weights(model: Model):
 def embed(model: Model):
     """Compute the features that the linear probe learns from."""
     params = _with_model(model)
+    from . import workers
+
     workers.warm_up("headswap.embedding")
     from . import display, embedding
 
@@ -124,10 +125,12 @@ def probe(model: Model):
 
 
 def _train(model, mode, params):
-    workers.warm_up("headswap.runs")
-    from . import cells, display, runs
+    from . import workers
 
-    cell = runs.Cell(model, mode, params)
+    workers.warm_up("headswap.runs")
+    from . import cells, display
+
+    cell = cells.Cell(model, mode, params)
     with display.progress(cell.recipe.epochs, "epoch") as tell:
         cells.provide(cell, tell)
 
@@ -135,14 +138,20 @@ def _train(model, mode, params):
 @command
 def compare():
     """Put all cells into one table and its plots."""
-    params = parameters.load()
+    params = _params()
     from . import compare
 
     compare.provide(params)
 
 
+def _params():
+    from .params import load
+
+    return load()
+
+
 def _with_model(model):
-    params = parameters.load()
+    params = _params()
     if model not in params.models:
         raise Problem(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
     return params

@@ -8,16 +8,15 @@ import torch
 from torch import nn
 
 from . import networks, weights
-from .files import digest, sha256, write_json
+from .files import digest, read_tensors, sha256, write_json
 from .images import VAL_BATCH, Photographs, normalise
+from .layout import EMBEDDINGS, RUNS, WEIGHTS
 from .provenance import code_digest, images_digest, machine, versions
 from .seeds import generator
 from .training import pick, products
 from .workers import Job, how_many, side_by_side
 
-FOLDER = Path("data/embeddings")
 TIMING = Path("metrics/timing")
-PARTS = Path("runs")
 
 
 class Embeddings:
@@ -43,7 +42,7 @@ class Embeddings:
     """
 
     def __init__(self, path):
-        tensors, metadata = weights.load(path)
+        tensors, metadata = read_tensors(path, "pt")
         self.classes, self.names = metadata["classes"], metadata["names"]
         self.backbone = metadata["backbone"]
         self.labels = {"train": tensors["train_labels"], "val": tensors["val_labels"]}
@@ -85,23 +84,25 @@ def provide(model, params, tell):
         **params.model_dump(include={"embed": {"seed"}, "image": True, "precision": True}),
         "device": pick(params.device),
         "images": images_digest(),
-        "weights": sha256(weights.FOLDER / f"{model}.safetensors"),
+        "weights": sha256(WEIGHTS / f"{model}.safetensors"),
         "code": code_digest(),
         "versions": versions(),
     }
-    folder = PARTS / f"{model}-embed" / digest(identity)
+    folder = RUNS / f"{model}-embed" / digest(identity)
     parts = ["val", "train", *map(str, range(params.embed.views))]
     todo = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
     shares = [todo[worker :: how_many()] for worker in range(how_many())]
     jobs = [
-        Job(f"{model} views", _embed, (model, params, share, folder)) for share in shares if share
+        Job(f"{model} views", "headswap.embedding.embed", (model, params, share, folder))
+        for share in shares
+        if share
     ]
     side_by_side(jobs, tell)
     _gather(model, params, folder, parts)
     shutil.rmtree(folder)
 
 
-def _embed(model, params, parts, folder, *, report):
+def embed(model, params, parts, folder, *, report):
     """Compute some parts, and keep each in a file of its own.
 
     A part is a split, its images centred, or the number of an augmented view of ``train``.
@@ -149,7 +150,7 @@ def _view(photographs, seed, number):
 def _gather(model, params, folder, parts):
     """Put the parts together into one file, which `Embeddings` reads, and their times."""
     photographs = Photographs(params.image)
-    kept = {part: weights.load(folder / f"{part}.safetensors") for part in parts}
+    kept = {part: read_tensors(folder / f"{part}.safetensors", "pt") for part in parts}
     features_of = {part: tensors["features"] for part, (tensors, _) in kept.items()}
     seconds = sum(metadata["seconds"] for _, metadata in kept.values())
     write_json(
@@ -157,7 +158,7 @@ def _gather(model, params, folder, parts):
         {"seconds": round(seconds, 3), "precision": params.precision, **machine(), **versions()},
     )
     weights.save(
-        FOLDER / f"{model}.safetensors",
+        EMBEDDINGS / f"{model}.safetensors",
         {
             "train": torch.stack([features_of[str(view)] for view in range(params.embed.views)]),
             "train_centred": features_of["train"],

@@ -1,4 +1,4 @@
-"""Writing files so that a half-written one is never taken for a whole one, and digests."""
+"""Reading files, writing them so that a half-written one is never taken for a whole, digests."""
 
 import contextlib
 import csv
@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 from pathlib import Path
+
+from safetensors import safe_open
 
 from .errors import Problem
 
@@ -75,6 +77,36 @@ def write_csv(path, columns, rows):
 def read_json(path):
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_tensors(path, framework="numpy", only=None):
+    """Read a safetensors file that `weights.save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+    framework : {"numpy", "pt"}
+        Of the tensors.
+    only : collection of str, optional
+        The names of the tensors to read; else all.
+
+    Returns
+    -------
+    tensors : dict of str to numpy.ndarray or torch.Tensor
+    metadata : dict
+
+    Raises
+    ------
+    Problem
+        If the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework) as file:
+            metadata = json.loads(file.metadata()["headswap"])
+            names = file.keys() if only is None else only
+            return {name: file.get_tensor(name) for name in names}, metadata
+    except Exception as error:  # the file may be anything
+        raise Problem(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error
 
 
 def sha256(path):

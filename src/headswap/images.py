@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from .layout import IMAGES, SPLITS, classes_in, images_in
+from .layout import IMAGES, classes_in, images_by_split, images_in
 from .seeds import generator, seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,9 +38,7 @@ class Photographs:
     def __init__(self, image, folder=IMAGES):
         paths = images_in(folder)
         self.classes = classes_in(folder)
-        self.names = {
-            split: [name for name in paths if name.startswith(f"{split}/")] for split in SPLITS
-        }
+        self.names = images_by_split(folder)
         self.labels = {
             split: torch.tensor([self.classes.index(name.split("/")[1]) for name in names])
             for split, names in self.names.items()

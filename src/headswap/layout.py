@@ -1,4 +1,4 @@
-"""Where images lie: ``<split>/<class>/<image>``."""
+"""Where things lie; images as ``<split>/<class>/<image>``."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -6,6 +6,9 @@ from pathlib import Path, PurePosixPath
 from .errors import Problem
 
 IMAGES = Path("data/images")
+WEIGHTS = Path("data/weights")
+EMBEDDINGS = Path("data/embeddings")
+RUNS = Path("runs")
 SPLITS = ("train", "val")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What counts as an image: torchvision's list for its ``ImageFolder``."""
@@ -63,3 +66,9 @@ def check_classes(names, where):
 def classes_in(images=IMAGES):
     """Return the names of the classes, sorted; their places are the labels."""
     return sorted(entry.name for entry in os.scandir(Path(images) / "train") if entry.is_dir())
+
+
+def images_by_split(folder=IMAGES):
+    """Return for each split the names of its images, sorted (see `images_in`)."""
+    names = list(images_in(folder))
+    return {split: [name for name in names if name.startswith(f"{split}/")] for split in SPLITS}

@@ -1,132 +1,107 @@
-"""A cell's runs: what each depends on, which are finished, and the training of the others."""
-
-from dataclasses import dataclass
-from pathlib import Path
+"""One run: what it depends on, and its training to the end, in a process of its own."""
 
 import torch
 
 from . import embedding, networks, weights
 from .files import digest, sha256, write_json
 from .images import Photographs
-from .params import Params, Recipe
+from .layout import EMBEDDINGS, RUNS, WEIGHTS
 from .provenance import code_digest, images_digest, versions
 from .seeds import generator
 from .training import moving, pick, train
-from .workers import Job, side_by_side
 
-RUNS = Path("runs")
+CODE = code_digest()
+"""Of the code that this process runs: what is edited from here on is for another one."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A backbone and a mode, with the parameters that it is trained by.
-
-    Attributes
-    ----------
-    model : str
-    mode : {"finetune", "frozen", "probe"}
-    params : Params
-    """
-
-    model: str
-    mode: str
-    params: Params
-
-    @property
-    def name(self) -> str:
-        """As files and tables call it."""
-        return f"{self.model}-{self.mode}"
-
-    @property
-    def recipe(self) -> Recipe:
-        """What it is trained by."""
-        return self.params.probe if self.mode == "probe" else self.params.train
-
-    def inputs(self):
-        """Return the digests of the files it is trained from."""
-        if self.mode == "probe":
-            return {"embeddings": sha256(embedding.FOLDER / f"{self.model}.safetensors")}
-        return {
+def identity(cell):
+    """Return all that the results of a cell's runs depend on but the seed, JSON-like."""
+    params = cell.params
+    if cell.mode == "probe":
+        parameters = {}
+        inputs = {"embeddings": sha256(EMBEDDINGS / f"{cell.model}.safetensors")}
+    else:
+        parameters = {"image": params.image.model_dump()}
+        inputs = {
             "images": images_digest(),
-            "weights": sha256(weights.FOLDER / f"{self.model}.safetensors"),
+            "weights": sha256(WEIGHTS / f"{cell.model}.safetensors"),
         }
-
-    def identity(self):
-        """Return all that a run's result depends on but its seed, JSON-like."""
-        parameters = {"precision": self.params.precision, "device": pick(self.params.device)}
-        if self.mode != "probe":
-            parameters["image"] = self.params.image.model_dump()
-        return {
-            "cell": self.name,
-            "recipe": self.recipe.model_dump(),
-            **parameters,
-            "inputs": {**self.inputs(), "code": code_digest()},
-            "versions": versions(),
-        }
-
-    def feed(self):
-        """Open what it is trained on: `Photographs` or `Embeddings`."""
-        if self.mode == "probe":
-            return embedding.Embeddings(embedding.FOLDER / f"{self.model}.safetensors")
-        return Photographs(self.params.image)
-
-    def network(self, feed, seed):
-        """Build the network of a run, its head new; in `probe` the head is all of it."""
-        random = generator(seed, "head")
-        if self.mode == "probe":
-            return networks.new_head(feed.features, len(feed.classes), random)
-        network, head = weights.pretrained(self.model, self.params)
-        features = network.get_submodule(head).in_features
-        networks.replace(network, head, networks.new_head(features, len(feed.classes), random))
-        if self.mode == "frozen":
-            networks.freeze(network, head)
-        return network
+    return {
+        "cell": cell.name,
+        "recipe": cell.recipe.model_dump(),
+        "precision": params.precision,
+        "device": pick(params.device),
+        **parameters,
+        "inputs": {**inputs, "code": CODE},
+        "versions": versions(),
+    }
 
 
-def replicate(cell, tell):
-    """Train the runs of a cell that are not finished yet, side by side.
+def feed(cell):
+    """Open what a cell is trained on: `Photographs` or `Embeddings`."""
+    if cell.mode == "probe":
+        return embedding.Embeddings(EMBEDDINGS / f"{cell.model}.safetensors")
+    return Photographs(cell.params.image)
+
+
+def network(cell, feed, seed):
+    """Build the network of a run, its head new; in `probe` the head is all of it."""
+    random = generator(seed, "head")
+    if cell.mode == "probe":
+        return networks.new_head(feed.features, len(feed.classes), random)
+    network, head = weights.pretrained(cell.model, cell.params)
+    features = network.get_submodule(head).in_features
+    networks.replace(network, head, networks.new_head(features, len(feed.classes), random))
+    if cell.mode == "frozen":
+        networks.freeze(network, head)
+    return network
+
+
+def costs(cell, feed, network):
+    """Return the number of trained parameters, and what `networks.describe` says of the whole."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    if cell.mode != "probe":
+        return {"trainable_parameters": trained, **networks.describe(network)}
+    products = network.in_features * network.out_features
+    return {
+        "trainable_parameters": trained,
+        "parameters": feed.backbone["parameters"] + trained,
+        "gmacs": round(feed.backbone["gmacs"] + products / 1e9, 6),
+        "activations": feed.backbone["activations"] + network.out_features,
+        "depth": feed.backbone["depth"] + 1,
+    }
+
+
+def finish(cell, seed, *, report):
+    """Train one run to its end, from its last finished epoch, and keep its result.
 
     Parameters
     ----------
-    cell : Cell
-        Its seeds are those of its parameters.
-    tell : callable
-        Called with a run's name and a dict after each of its epochs.
+    cell : cells.Cell
+    seed : int
+    report : callable
+        Called after each epoch (see `training.train`).
 
     Returns
     -------
-    list of pathlib.Path
-        The folder of each seed's run, in the order of the seeds, sorted: ``run.json`` (all but
-        clocks), ``timing.json``, ``probabilities.safetensors`` (of the validation images at the
-        best and the last epoch), and ``best.safetensors`` and ``last.safetensors`` (the state
-        that training moved; of `finetune` the best only).
-
-    Raises
-    ------
-    Problem
-        If a run fails; the others' finished epochs are kept.
+    pathlib.Path
+        The folder of the run, named after all that its result depends on: ``timing.json``,
+        ``probabilities.safetensors`` (of the validation images at the best and the last epoch),
+        ``best.safetensors`` and ``last.safetensors`` (the state that training moved; of
+        `finetune` the best only), and ``run.json`` (all but clocks), which comes last: with it,
+        the run is whole, and is not trained again.
     """
-    folder = RUNS / cell.name / digest(cell.identity())
-    folders = {seed: folder / f"seed-{seed}" for seed in sorted(cell.params.seeds)}
-    side_by_side(
-        [
-            Job(f"{cell.name} seed {seed}", _run, (cell, seed, path))
-            for seed, path in folders.items()
-            if not (path / "run.json").exists()
-        ],
-        tell,
-    )
-    return list(folders.values())
-
-
-def _run(cell, seed, folder, *, report):
-    """Train one run to its end and keep its result; ``run.json`` comes last: then it is whole."""
+    made_of = identity(cell)
+    folder = RUNS / cell.name / digest(made_of) / f"seed-{seed}"
+    if (folder / "run.json").exists():
+        return folder
     torch.set_num_threads(1)
-    feed = cell.feed()
-    network = cell.network(feed, seed)
+    data = feed(cell)
+    trained = network(cell, data, seed)
+    counted = costs(cell, data, trained)
     history = train(
-        network,
-        feed,
+        trained,
+        data,
         cell.recipe,
         seed,
         precision=cell.params.precision,
@@ -137,7 +112,7 @@ def _run(cell, seed, folder, *, report):
     if history.best:
         weights.save(folder / "best.safetensors", history.best.pop("state"))
         if cell.mode != "finetune" and history.diverged is None:
-            weights.save(folder / "last.safetensors", moving(network))
+            weights.save(folder / "last.safetensors", moving(trained))
         epochs = {"best": history.best, "last": history.last}
         weights.save(
             folder / "probabilities.safetensors",
@@ -147,8 +122,9 @@ def _run(cell, seed, folder, *, report):
     write_json(
         folder / "run.json",
         {
-            **cell.identity(),
+            **made_of,
             "seed": seed,
+            "costs": counted,
             "diverged": history.diverged,
             "best": history.best or None,
             "last": history.last or None,
@@ -156,3 +132,4 @@ def _run(cell, seed, folder, *, report):
         },
     )
     (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return folder

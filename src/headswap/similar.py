@@ -1,15 +1,11 @@
 """Look-alikes: validation images that stand nearly so among the training images."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from safetensors import safe_open
 
-from .errors import Problem
+from .files import read_tensors
+from .layout import EMBEDDINGS
 
-EMBEDDINGS = Path("data/embeddings")
 SHARE = 0.05
 """Of the validation images, how many are looked at: those most like a training image."""
 
@@ -42,8 +38,9 @@ def look_alikes(results, share=SHARE):
     """
     if results.params.weights != "imagenet":
         return None
-    loaded = [_embeddings(model) for model in results.params.models]
-    names = loaded[0][1]
+    paths = [EMBEDDINGS / f"{model}.safetensors" for model in results.params.models]
+    loaded = [read_tensors(path, only=("val", "train_centred")) for path in paths]
+    names = loaded[0][1]["names"]
     similarity = np.mean([_unit(of["val"]) @ _unit(of["train_centred"]).T for of, _ in loaded], 0)
     nearest = similarity.argmax(axis=1)
     pairs = pd.DataFrame(
@@ -55,18 +52,6 @@ def look_alikes(results, share=SHARE):
     )
     pairs = pairs.sort_values("similarity", ascending=False, kind="stable")
     return pairs.head(max(1, round(share * len(pairs)))).reset_index(drop=True)
-
-
-def _embeddings(model):
-    path = EMBEDDINGS / f"{model}.safetensors"
-    try:
-        with safe_open(path, "np") as file:
-            names = json.loads(file.metadata()["headswap"])["names"]
-            return {key: file.get_tensor(key) for key in ("val", "train_centred")}, names
-    except Exception as error:  # the file may be anything
-        raise Problem(
-            f"{path} cannot be read: {error}.\nMake it anew with: dvc repro embed"
-        ) from None
 
 
 def _unit(features):

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import networks
 from .download import obtain
 from .errors import Problem
-from .files import replacing, sha256
+from .files import read_tensors, replacing, sha256
+from .layout import WEIGHTS
 from .seeds import seeded
 
-FOLDER = Path("data/weights")
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """The auxiliary classifiers of googlenet and inception_v3, which `networks.build` leaves out."""
 
@@ -53,7 +52,7 @@ def provide(name, params, destination):
     save(destination, network.state_dict(), source=source, head=head)
 
 
-def pretrained(name, params, folder=FOLDER):
+def pretrained(name, params, folder=WEIGHTS):
     """Build a network with the weights that `provide` kept.
 
     Parameters
@@ -77,7 +76,7 @@ def pretrained(name, params, folder=FOLDER):
         If the weights are missing, damaged, or another network's.
     """
     path = Path(folder) / f"{name}.safetensors"
-    tensors, metadata = load(path)
+    tensors, metadata = read_tensors(path, "pt")
     network = networks.build(name, params.factories)
     tensors = _state(tensors, network.state_dict())
     try:
@@ -150,25 +149,3 @@ def save(path, tensors, **metadata):
         save_file(
             contiguous, temporary, metadata={"headswap": json.dumps(metadata, sort_keys=True)}
         )
-
-
-def load(path):
-    """Read tensors and metadata.
-
-    Returns
-    -------
-    tensors : dict of str to torch.Tensor
-    metadata : dict
-
-    Raises
-    ------
-    Problem
-        If the file is missing or damaged.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads(file.metadata()["headswap"])
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, metadata
-    except Exception as error:
-        raise Problem(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import pkgutil
 import signal
 import threading
 import traceback
@@ -33,14 +34,15 @@ class Job:
     ----------
     name : str
         As messages call it.
-    function : callable
-        Of a module, so that the process can find it; called with `arguments` and ``report``.
+    function : str
+        Its name with its module's, which this process need not import; it is called with
+        `arguments` and ``report``.
     arguments : tuple
         What can be pickled.
     """
 
     name: str
-    function: object
+    function: str
     arguments: tuple
 
 
@@ -80,26 +82,39 @@ def side_by_side(jobs, tell):
     tell : callable
         Called with a job's name and each dict that it reports.
 
+    Returns
+    -------
+    list
+        What the jobs returned, in their order.
+
     Raises
     ------
     Problem
         If a job fails or dies: the others are stopped first, and what they finished is kept.
     """
     if jobs:
-        warm_up(jobs[0].function.__module__)
+        warm_up(jobs[0].function.rpartition(".")[0])
     context = multiprocessing.get_context("forkserver")
-    parent, waiting, running = os.getppid(), list(jobs), {}
+    parent, waiting, running = os.getppid(), list(enumerate(jobs)), {}
+    results = [None] * len(jobs)
     try:
         while waiting or running:
             while waiting and len(running) < how_many():
-                job = waiting.pop(0)
+                number, job = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(job, theirs), daemon=True)
                 process.start()
                 theirs.close()
-                running[ours] = job, process
+                running[ours] = number, process
             for pipe in wait(list(running), timeout=1):
-                _hear(pipe, running, tell)
+                number, process = running[pipe]
+                kind, content = _hear(jobs[number], pipe, process)
+                if kind == "report":
+                    tell(jobs[number].name, content)
+                elif kind == "result":
+                    results[number] = content
+                else:
+                    del running[pipe]
             if os.getppid() != parent:
                 raise Problem("The process that started this one is gone, so it stopped too.")
     finally:
@@ -107,22 +122,21 @@ def side_by_side(jobs, tell):
             process.terminate()
         for _, process in running.values():
             process.join()
+    return results
 
 
-def _hear(pipe, running, tell):
-    job, process = running[pipe]
+def _hear(job, pipe, process):
+    """Return what a job says next: ``report`` or ``result`` with its content, or ``end``."""
     try:
-        message = pipe.recv()
+        kind, content = pipe.recv()
     except EOFError:
-        del running[pipe]
         process.join()
         if process.exitcode:
             raise Problem(_obituary(job, process.exitcode)) from None
-        return
-    if isinstance(message, dict):
-        tell(job.name, message)
-    else:
-        raise Problem(f"{job.name} failed: {message}")
+        return "end", None
+    if kind == "failure":
+        raise Problem(f"{job.name} failed: {content}")
+    return kind, content
 
 
 def _obituary(job, code):
@@ -143,11 +157,13 @@ def _work(job, pipe):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and stops its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        job.function(*job.arguments, report=lambda **message: pipe.send(message))
+        function = pkgutil.resolve_name(job.function)
+        result = function(*job.arguments, report=lambda **message: pipe.send(("report", message)))
+        pipe.send(("result", result))
     except Problem as problem:
-        pipe.send(str(problem))
+        pipe.send(("failure", str(problem)))
     except Exception:
-        pipe.send(traceback.format_exc())
+        pipe.send(("failure", traceback.format_exc()))
 
 
 def _die_with_parent():
