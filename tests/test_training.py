@@ -18,7 +18,7 @@ class Few:
     """The first images of each class of a feed, so that a large network is tried in seconds."""
 
     def __init__(self, feed, most):
-        self.feed, self.most = feed, most
+        self.feed, self.most, self.labels = feed, most, feed.labels
 
     def train(self, seed, epoch, batch_size):
         batches = list(self.feed.train(seed, epoch, batch_size))
@@ -107,6 +107,23 @@ def test_a_frozen_network_moves_in_its_head_and_the_buffers_of_batch_norm_alone(
     moved = {key for key, value in network.state_dict().items() if not value.equal(before[key])}
     buffers = {key for key, _ in network.named_buffers()}
     assert moved == {"fc.weight", "fc.bias"} | buffers
+
+
+@pytest.mark.parametrize(("name", "passes"), [("alexnet", 1), ("resnet18", RECIPE.epochs)])
+def test_validation_of_a_frozen_network_is_computed_again_only_if_it_changed(
+    photographs, name, passes
+):
+    network = two_class(name, "frozen")
+    seen = []
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_hook(lambda module, *_: seen.append(network.training))
+    feed = Few(photographs, 1)
+    history = training.train(network, feed, RECIPE, seed=0)
+    assert seen.count(False) == passes * len(feed.val())
+    _, _, expected = training.evaluate(
+        network, feed.val(), training.products("float32", "cpu"), "cpu"
+    )
+    assert history.last["probabilities"].equal(expected)
 
 
 def test_embedding_leaves_every_tensor_of_the_backbone_as_it_was(photographs):

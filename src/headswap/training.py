@@ -126,6 +126,7 @@ def train(
     optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, fused=True)
     history = _resume(checkpoint, network, optimizer) or History()
     precisely = products(precision, device)
+    validate = Validation(network, precisely, device)
     for epoch in range(len(history.seconds), recipe.epochs):
         if history.diverged is not None:
             break
@@ -135,7 +136,7 @@ def train(
         watch = Stopwatch(device)
         batches = feed.train(seed, epoch, recipe.batch_size)
         train_loss, train_accuracy = _learn(network, batches, optimizer, precisely, device, watch)
-        val_loss, val_accuracy, probabilities = evaluate(network, feed.val(), precisely, device)
+        val_loss, val_accuracy, probabilities = validate(feed)
         watch.lap("val")
         history.seconds.append(watch.seconds)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
@@ -214,6 +215,48 @@ def evaluate(network, batches, precisely, device):
     outputs, labels = torch.cat(outputs), torch.cat(labels)
     accuracy = (outputs.argmax(1) == labels).double().mean().item()
     return cross_entropy(outputs, labels).item(), accuracy, outputs.softmax(1)
+
+
+class Validation:
+    """The validation after each epoch, without computing again what cannot have changed.
+
+    Below a head that alone is trained, only buffers can change (those of batch norm do). While
+    they stay as they are, what the head saw of an image the first time is what it would see again.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    precisely : context manager
+        See `products`.
+    device : str
+    """
+
+    def __init__(self, network, precisely, device):
+        self._network, self._how = network, (precisely, device)
+        trained = {
+            name.rpartition(".")[0]
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
+        }
+        self._head = network.get_submodule(trained.pop()) if len(trained) == 1 else None
+        self._seen, self._buffers = [], {}
+
+    def __call__(self, feed):
+        """Return what `evaluate` finds on the validation images of `feed`."""
+        if self._head is None:
+            return evaluate(self._network, feed.val(), *self._how)
+        buffers = _copy(dict(self._network.named_buffers()))
+        if self._seen and all(buffers[name].equal(kept) for name, kept in self._buffers.items()):
+            labels = feed.labels["val"].split([len(inputs) for inputs in self._seen])
+            return evaluate(self._head, zip(self._seen, labels, strict=True), *self._how)
+        self._seen, self._buffers = [], buffers
+        hook = self._head.register_forward_pre_hook(
+            lambda _, inputs: self._seen.append(inputs[0].clone())
+        )
+        try:
+            return evaluate(self._network, feed.val(), *self._how)
+        finally:
+            hook.remove()
 
 
 def moving(network):
