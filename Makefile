@@ -7,7 +7,7 @@ ifdef HEADSWAP_MIRROR
 export HEADSWAP_MIRROR := $(if $(findstring ://,$(HEADSWAP_MIRROR)),$(HEADSWAP_MIRROR),$(abspath $(HEADSWAP_MIRROR)))
 endif
 
-.PHONY: help demo test repro lint clean
+.PHONY: help demo test repro bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -22,6 +22,9 @@ test: .venv/installed  ## all tests (HEADSWAP_MIRROR, if set, adds those on the 
 repro: .venv/installed  ## the real experiment, as params.yaml describes it
 	headswap check
 	dvc repro
+
+bench: .venv/installed  ## headswap against the classic script, into benchmarks/RESULTS.md
+	python benchmarks/bench.py
 
 lint: .venv/installed  ## style and format
 	ruff check .

@@ -56,8 +56,19 @@ def test_check_counts_the_cells(workspace):
     assert "3 cells, 2 seeds each" in headswap("check").stdout
 
 
+def test_the_manifest_of_a_folder_tells_what_it_left_out(workspace):
+    for name in ("train/a/1.png", "val/a/2.PNG", "train/a/more/3.png", "val/a/4.heic", "val/5.png"):
+        Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("mine", name).write_bytes(b"-")
+    Path("mine/train/.DS_Store").write_bytes(b"-")
+    told = headswap("manifest", "mine").stdout
+    assert "data/mine.csv lists 2 images." in told
+    assert "  train/a/more/3.png\n  val/5.png\n  val/a/4.heic\n" in told
+    assert "DS_Store" not in told
+
+
 def test_stages_that_need_no_torch_do_not_import_it():
-    modules = "headswap.cli, headswap.dataset, headswap.compare, headswap.drawings"
+    modules = "headswap.cli, headswap.dataset, headswap.compare, headswap.cells"
     script = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 

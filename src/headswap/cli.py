@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import Problem
+from .errors import Problem, some_of
 
 app = typer.Typer(
     help="Swap the head of a pretrained network, train it three ways, and find out which was "
@@ -77,10 +77,13 @@ def manifest(
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
 ):
     """Write the manifest of a folder of images of your own."""
-    from . import dataset
+    from . import dataset, layout
 
     output = output or f"data/{Path(folder).resolve().name}.csv"
     print(f"{output} lists {dataset.write_manifest(folder, output)} images.")
+    if others := layout.passed_over(folder):
+        print("Left out, being no <split>/<class>/<image> of a kind that is read:")
+        print(some_of(others))
     print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
 
 

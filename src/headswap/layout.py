@@ -40,6 +40,14 @@ def images_in(folder):
     return found
 
 
+def passed_over(folder):
+    """Return the files of a folder's splits, hidden ones aside, that `images_in` does not list."""
+    folder = Path(folder)
+    files = (path for split in SPLITS for path in (folder / split).rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix() for path in files if path.name[0] != "."}
+    return sorted(names - images_in(folder).keys())
+
+
 def is_image(name):
     """Tell whether a name, ``<split>/<class>/<image>``, is that of an image.
 

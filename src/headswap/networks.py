@@ -68,7 +68,7 @@ def factory(name, factories):
     """
     if name not in factories:
         if name not in known():
-            close = difflib.get_close_matches(name, known(), 3)
+            close = difflib.get_close_matches(name.lower(), known(), 3)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise Problem(
                 f"models: {name} is no network of torchvision's; {hint}"
