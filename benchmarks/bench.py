@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +41,61 @@ BIN = Path(sys.executable).parent
 CORES = len(os.sched_getaffinity(0))
 REPLICATES, FULL = 5, 15
 """Replicates and epochs of the real experiment."""
+
+
+@dataclass
+class Run:
+    """A whole process.
+
+    Attributes
+    ----------
+    seconds, epoch : float
+        Wall-clock seconds of all, and of its last epoch.
+    memory : float
+        The most that it and its children held, GiB.
+    """
+
+    seconds: float
+    epoch: float
+    memory: float
+
+    def full(self, epochs):
+        """Return what all epochs would have taken, from a run of `epochs`."""
+        return self.seconds + (FULL - epochs) * self.epoch
+
+
+@dataclass
+class Measurements:
+    """What was measured, and how: see `main`.
+
+    Attributes
+    ----------
+    epochs, repeats, precision
+        As asked for.
+    limits : dict
+        See `ceilings`.
+    loaders : dict of int to float
+        Seconds of the classic script by the number of its loader processes.
+    pairs : dict of (str, str) to list of (Run, Run)
+        For each model and mode the classic script's runs and headswap's.
+    probes : dict of str to list of float
+        For each model the seconds of ``embed`` and of ``probe``.
+    costs : dict of (str, str) to dict
+        What headswap wrote of a cell.
+    images : dict of str to int
+        In each split.
+    """
+
+    epochs: int
+    repeats: int
+    precision: str
+    limits: dict
+    loaders: dict
+    pairs: dict
+    probes: dict
+    costs: dict
+    images: dict
+
 
 CEILING = """
 import sys, time, torch
@@ -138,18 +194,19 @@ def project(folder, epochs, precision):
 
 
 def classic(folder, model, mode, epochs, workers):
-    """Run the classic script; return its seconds, those of an epoch, and its peak memory."""
+    """Run the classic script."""
     options = ["--epochs", str(epochs), "--workers", str(workers)]
     output, seconds, memory = measured([sys.executable, CLASSIC, model, mode, *options], folder)
-    return seconds, statistics.mean(json.loads(output.splitlines()[-1])), memory
+    return Run(seconds, json.loads(output.splitlines()[-1])[-1], memory)
 
 
 def ours(folder, model, mode):
-    """Train a cell with headswap, one run a core; return the same, of one replicate."""
+    """Train a cell with headswap, one replicate a core; return the times of one."""
     shutil.rmtree(folder / "runs", ignore_errors=True)
     _, seconds, memory = measured(["headswap", "train", model, mode], folder)
-    epoch = read_json(folder / f"metrics/timing/{model}-{mode}.json")["seconds_per_epoch_mean"]
-    return seconds / CORES, epoch / CORES, memory
+    kept = [read_json(path) for path in folder.glob(f"runs/{model}-{mode}/*/*/timing.json")]
+    epoch = statistics.mean(sum(run["epochs"][-1].values()) for run in kept)
+    return Run(seconds / CORES, epoch / CORES, memory)
 
 
 def probes(folder, models):
@@ -165,23 +222,25 @@ def probes(folder, models):
     }
 
 
-def best_worker_count(folder):
-    """Return the number of loader processes with which the classic script is fastest here."""
-    seconds = {
-        workers: classic(folder, "alexnet", "frozen", 1, workers)[0] for workers in (0, 1, 2, 4)
+def loader_counts(folder):
+    """Return the classic script's seconds by the number of its loader processes."""
+    return {
+        workers: classic(folder, "alexnet", "frozen", 1, workers).seconds
+        for workers in (0, 1, 2, 4)
     }
-    return min(seconds, key=seconds.get), seconds
 
 
-def arithmetic(costs, mode, images):
-    """Return what an epoch needs at the least: GFLOP, and GB of weights moved.
+def arithmetic(costs, model, mode, images):
+    """Return what a later epoch needs at the least: GFLOP, and GB of weights moved.
 
     A multiply-accumulate is two operations; learning needs the products of the forward pass three
     times. A step in batches of four moves all the weights for the forward pass; in `finetune`
     also for the gradients of inputs (read) and of weights (written), and in SGD with momentum
-    weights and momentum read and written, gradients read.
+    weights and momentum read and written, gradients read. Frozen AlexNet, having no batch norm,
+    has the same features of the validation images in every epoch.
     """
-    train, val, steps = images["train"], images["val"], images["train"] / 4
+    train, steps = images["train"], images["train"] / 4
+    val = 0 if (model, mode) == ("alexnet", "frozen") else images["val"]
     passes, moves = (3, 8) if mode == "finetune" else (1, 1)
     gflop = 2 * costs["gmacs"] * (passes * train + val)
     return gflop, costs["parameters"] * 4 * moves * steps / 1e9
@@ -195,11 +254,6 @@ def spread(values, digits=1):
     return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def full(seconds, epoch, epochs):
-    """Return what a run of all epochs takes, from a short one."""
-    return seconds + (FULL - epochs) * epoch
-
-
 def main(
     epochs: Annotated[int, typer.Option(help="Of each run.", min=1)] = 2,
     repeats: Annotated[int, typer.Option(help="Of each cell, in turn.", min=1)] = 3,
@@ -209,71 +263,88 @@ def main(
     limits = ceilings()
     chosen = params.load(ROOT / "params.yaml")
     cells = [(model, mode) for model in chosen.models for mode in chosen.modes]
-    runs = {cell: [] for cell in cells}
+    pairs = {cell: [] for cell in cells}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "project")
         project(folder, epochs, precision)
-        workers, tried = best_worker_count(folder)
+        loaders = loader_counts(folder)
+        fastest = min(loaders, key=loaders.get)
         for _ in range(repeats):
-            for model, mode in cells:
-                runs[model, mode].append(
-                    (classic(folder, model, mode, epochs, workers), ours(folder, model, mode))
-                )
-                print(model, mode, *runs[model, mode][-1], flush=True)
-        of_probes = probes(folder, chosen.models)
-        images = read_json(folder / "metrics/dataset.json")
-        costs = {cell: read_json(folder / f"metrics/cells/{'-'.join(cell)}.json") for cell in cells}
-    RESULTS.write_text(
-        report(limits, workers, tried, runs, of_probes, costs, images, epochs, repeats, precision)
-    )
-    print(RESULTS.read_text())
+            for cell in cells:
+                pairs[cell].append((classic(folder, *cell, epochs, fastest), ours(folder, *cell)))
+                print(*cell, *pairs[cell][-1], flush=True)
+        found = Measurements(
+            epochs,
+            repeats,
+            precision,
+            limits,
+            loaders,
+            pairs,
+            probes=probes(folder, chosen.models),
+            costs={
+                cell: read_json(folder / f"metrics/cells/{'-'.join(cell)}.json") for cell in cells
+            },
+            images=read_json(folder / "metrics/dataset.json"),
+        )
+    text = "\n".join([*introduction(found), *ratios(found), *of_probes(found), *limit(found)])
+    RESULTS.write_text(text + "\n")
+    print(text)
 
 
-def report(limits, workers, tried, runs, of_probes, costs, images, epochs, repeats, precision):
-    """Return the results as Markdown."""
+def introduction(found):
+    """Return how it was measured, as lines of Markdown."""
     machine, made_by = provenance.machine(), provenance.versions()
-    peak, bandwidth = limits["1 thread on every core"][0], limits["1 thread on every core"][2]
-    lines = [
+    tried = ", ".join(f"{number}: {seconds:.1f} s" for number, seconds in found.loaders.items())
+    return [
         "# headswap against the classic script",
         "",
-        f"Made by `python benchmarks/bench.py --epochs {epochs} --repeats {repeats} --precision "
-        f"{precision}` on {date.today()}: {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['system']}, Python {platform.python_version()}, torch {made_by['torch']}, "
-        f"torchvision {made_by['torchvision']}. Median and range of {repeats} repeats, each of the "
-        f"classic script and of headswap in turn; whole processes, of {epochs} "
-        f"epoch{'s' if epochs > 1 else ''}.",
+        f"Made by `python benchmarks/bench.py --epochs {found.epochs} --repeats {found.repeats} "
+        f"--precision {found.precision}` on {date.today()}: {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['system']}, Python {platform.python_version()}, "
+        f"torch {made_by['torch']}, torchvision {made_by['torchvision']}. Median and range of "
+        f"{found.repeats} repeats, each of the classic script and of headswap in turn; whole "
+        f"processes, which train for {found.epochs} epoch{'s' if found.epochs > 1 else ''}.",
         "",
-        f"The classic script used {workers} loader processes, with which it was fastest ("
-        + ", ".join(f"{number}: {seconds:.1f} s" for number, seconds in tried.items())
-        + f"). headswap trained {CORES} replicates side by side; its times are those of one, the "
-        "whole divided by their number. Memory is the sum over all processes.",
+        "The classic script used as many loader processes as were fastest with AlexNet frozen "
+        f"({tried}). headswap trained {CORES} replicates side by side; its times are those of "
+        "one, the whole divided by their number. Memory is the sum over all processes.",
         "",
+    ]
+
+
+def ratios(found):
+    """Return the table of the cells, as lines of Markdown."""
+    lines = [
         f"| cell | classic, s | headswap, s | ratio | ratio of an epoch | ratio at {FULL} epochs "
         "| classic, GiB | headswap, GiB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    totals = {"short": [], "full": [], "classic": 0.0, "ours": 0.0}
-    for (model, mode), pairs in runs.items():
+    for cell, pairs in found.pairs.items():
         theirs, us = zip(*pairs, strict=True)
-        ratios = [
-            [their[0] / our[0] for their, our in pairs],
-            [their[1] / our[1] for their, our in pairs],
-            [full(*their[:2], epochs) / full(*our[:2], epochs) for their, our in pairs],
+        of_kind = [
+            [their.seconds / our.seconds for their, our in pairs],
+            [their.epoch / our.epoch for their, our in pairs],
+            [their.full(found.epochs) / our.full(found.epochs) for their, our in pairs],
         ]
         lines.append(
-            f"| {model} {mode} | {spread([run[0] for run in theirs])} "
-            f"| {spread([run[0] for run in us])} | "
-            + " | ".join(spread(of_kind, 2) for of_kind in ratios)
-            + f" | {max(run[2] for run in theirs):.2f} | {max(run[2] for run in us):.2f} |"
+            f"| {' '.join(cell)} | {spread([run.seconds for run in theirs])} "
+            f"| {spread([run.seconds for run in us])} "
+            f"| {' | '.join(spread(values, 2) for values in of_kind)} "
+            f"| {max(run.memory for run in theirs):.2f} | {max(run.memory for run in us):.2f} |"
         )
-    for number in range(repeats):
-        theirs, us = zip(*(pairs[number] for pairs in runs.values()), strict=True)
-        totals["short"].append(sum(run[0] for run in theirs) / sum(run[0] for run in us))
-        at_full = [sum(full(*run[:2], epochs) for run in side) for side in (theirs, us)]
-        totals["full"].append(at_full[0] / at_full[1])
-    lines += [
-        f"| all {len(runs)} | | | {spread(totals['short'], 2)} | | {spread(totals['full'], 2)} "
-        "| | |",
+    short, full = [], []
+    for repeat in zip(*found.pairs.values(), strict=True):
+        theirs, us = zip(*repeat, strict=True)
+        short.append(sum(run.seconds for run in theirs) / sum(run.seconds for run in us))
+        all_epochs = [sum(run.full(found.epochs) for run in side) for side in (theirs, us)]
+        full.append(all_epochs[0] / all_epochs[1])
+    lines.append(f"| all {len(found.pairs)} | | | {spread(short, 2)} | | {spread(full, 2)} | | |")
+    return lines
+
+
+def of_probes(found):
+    """Return the table of the probes and the time of the whole matrix, as lines of Markdown."""
+    lines = [
         "",
         "## The probes",
         "",
@@ -283,51 +354,56 @@ def report(limits, workers, tried, runs, of_probes, costs, images, epochs, repea
         "| network | embed, s | probe, s | classic frozen, s | ratio |",
         "|---|---:|---:|---:|---:|",
     ]
-    both = [0.0, 0.0]
-    for model, (embed, probe) in of_probes.items():
-        theirs = REPLICATES * statistics.median(
-            full(*pair[0][:2], epochs) for pair in runs[model, "frozen"]
-        )
-        both = [both[0] + theirs, both[1] + embed + probe]
-        lines.append(
-            f"| {model} | {embed:.1f} | {probe:.1f} | {theirs:.0f} "
-            f"| {theirs / (embed + probe):.1f} |"
-        )
-    rounds = -(-REPLICATES // CORES) * CORES
-    matrix = both[1] + sum(
-        rounds * statistics.median(full(*pair[1][:2], epochs) for pair in pairs)
-        for pairs in runs.values()
+    sums = [0.0, 0.0]
+    for model, (embed, probe) in found.probes.items():
+        frozen = [theirs.full(found.epochs) for theirs, _ in found.pairs[model, "frozen"]]
+        theirs, us = REPLICATES * statistics.median(frozen), embed + probe
+        sums = [sums[0] + theirs, sums[1] + us]
+        lines.append(f"| {model} | {embed:.1f} | {probe:.1f} | {theirs:.0f} | {theirs / us:.1f} |")
+    rounds = -(-REPLICATES // CORES)
+    matrix = sums[1] + rounds * CORES * sum(
+        statistics.median(us.full(found.epochs) for _, us in pairs)
+        for pairs in found.pairs.values()
     )
-    lines += [
-        f"| both | | | {both[0]:.0f} | {both[0] / both[1]:.1f} |",
+    return [
+        *lines,
+        f"| both | | | {sums[0]:.0f} | {sums[0] / sums[1]:.1f} |",
         "",
-        f"The whole matrix ({REPLICATES} replicates, {FULL} epochs, {len(runs)} trained cells and "
-        f"{len(of_probes)} probes) so takes {matrix / 60:.0f} minutes here.",
+        f"The whole matrix ({REPLICATES} replicates, {FULL} epochs, {len(found.pairs)} trained "
+        f"cells and {len(found.probes)} probes) so takes {matrix / 60:.0f} minutes here.",
+    ]
+
+
+def limit(found):
+    """Return what the machine can do and how near each cell comes, as lines of Markdown."""
+    lines = [
         "",
         "## How far from the machine's limit",
         "",
         "| | float32, GFLOP/s | bfloat16, GFLOP/s | copying, GB/s |",
         "|---|---:|---:|---:|",
         *(
-            f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |"
-            for name, values in limits.items()
+            f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |"
+            for name, values in found.limits.items()
         ),
         "",
-        "The least an epoch can take on one core while the others work too: its products at the "
-        "measured speed of large matrices, and then its weights' way through memory.",
+        "The least that an epoch after the first can take on one core while the others work too: its products at "
+        "the measured speed of large matrices, and then its weights' way through memory.",
         "",
         "| cell | GFLOP | GB of weights | least, s | measured, s | share of the limit |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for (model, mode), pairs in runs.items():
-        gflop, gigabytes = arithmetic(costs[model, mode], mode, images)
-        least = gflop / peak + gigabytes / bandwidth
-        took = CORES * statistics.median(pair[1][1] for pair in pairs)
+    peaks = found.limits["1 thread on every core"]
+    peak = peaks[1] if found.precision == "bfloat16" else peaks[0]
+    for (model, mode), pairs in found.pairs.items():
+        gflop, gigabytes = arithmetic(found.costs[model, mode], model, mode, found.images)
+        least = gflop / peak + gigabytes / peaks[2]
+        took = CORES * statistics.median(us.epoch for _, us in pairs)
         lines.append(
             f"| {model} {mode} | {gflop:.0f} | {gigabytes:.1f} | {least:.1f} | {took:.1f} "
             f"| {least / took:.0%} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":
