@@ -387,8 +387,9 @@ def limit(found):
             for name, values in found.limits.items()
         ),
         "",
-        "The least that an epoch after the first can take on one core while the others work too: its products at "
-        "the measured speed of large matrices, and then its weights' way through memory.",
+        "The least that an epoch after the first can take on one core while the others work too: "
+        "its products at the measured speed of large matrices, and then its weights' way through "
+        "memory.",
         "",
         "| cell | GFLOP | GB of weights | least, s | measured, s | share of the limit |",
         "|---|---:|---:|---:|---:|---:|",
