@@ -56,19 +56,22 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None):
         },
     )
     if seconds is None:
-        seconds = [SECONDS[mode] * (1 + 0.01 * run) for run in range(len(best) + diverged)]
+        seconds = [SECONDS[mode] * (1 + 0.01 * run) for run in range(len(best))]
+    means = {}
+    if len(seconds):
+        mean = float(np.mean(seconds))
+        means = {"seconds_per_run_mean": mean, "seconds_per_epoch_mean": mean / 2}
+        means |= {f"{phase}_seconds_per_epoch_mean": mean / 10 for phase in PHASES}
     write_json(
         f"metrics/timing/{cell}.json",
         {
             "seconds_per_run": list(seconds),
-            "seconds_per_run_mean": float(np.mean(seconds)),
-            "seconds_per_epoch_mean": float(np.mean(seconds)) / 2,
-            **{f"{phase}_seconds_per_epoch_mean": float(np.mean(seconds)) / 10 for phase in PHASES},
+            **means,
             "processor": "a processor",
             "cores": 2,
             "revision": "0123456789abcdef",
             "dirty": False,
-            **dict.fromkeys(("headswap", "torch", "torchvision", "python"), "1.0"),
+            **dict.fromkeys(("headswap", "torch", "torchvision", "pillow", "python"), "1.0"),
         },
     )
     if mode == "probe":

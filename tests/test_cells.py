@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import edit, project
 
-from headswap import cells, dataset, embedding, params, runs, training, weights
+from headswap import cells, dataset, embedding, files, params, runs, training, weights
 from headswap.errors import Problem
 from headswap.files import read_json, read_tensors
 from headswap.layout import WEIGHTS
@@ -243,6 +243,61 @@ def test_damaged_weights_are_named(ready):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(Problem, match="tiny.safetensors cannot be read"):
         train()
+
+
+def test_a_factory_whose_code_changed_trains_anew(ready):
+    chosen = params.load()
+    before = files.sha256("data/weights/tiny.safetensors")
+    weights.provide("tiny", chosen, WEIGHTS / "tiny.safetensors")
+    assert files.sha256("data/weights/tiny.safetensors") == before
+    module = Path("my_networks.py")
+    module.write_text(module.read_text().replace("nn.ReLU()", "nn.GELU()"))
+    script = (
+        "from headswap import params, weights; weights.provide("
+        "'tiny', params.load(), weights.WEIGHTS / 'tiny.safetensors')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert files.sha256("data/weights/tiny.safetensors") != before
+
+
+def test_a_cell_with_one_run_diverged_keeps_the_time_and_weights_of_the_others(ready):
+    cell = cells.Cell("tiny", "finetune", params.load())
+    train("finetune")
+    first, second = sorted(Path("runs/tiny-finetune").glob("*/seed-*"))
+    run, timing = read_json(first / "run.json"), read_json(first / "timing.json")
+    run["best"]["accuracy"], run["diverged"] = 1.0, 2
+    timing["epochs"][0]["forward"], timing["revision"] = 1000.0, "another"
+    files.write_json(first / "run.json", run)
+    files.write_json(first / "timing.json", timing)
+    cells.write(cell, [first, second])
+    written = read_json("metrics/timing/tiny-finetune.json")
+    assert len(written["seconds_per_run"]) == 1 and written["seconds_per_run_mean"] < 900
+    assert "another, " in written["revision"]
+    kept = Path("models/tiny-finetune/best.safetensors").read_bytes()
+    assert kept == (second / "best.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "weights"])
+def test_a_full_disk_is_told_and_leaves_nothing(ready, what):
+    script = f"""
+import resource, signal, torch
+from headswap import weights
+from headswap.training import History, _keep
+from headswap.errors import Problem
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+network = torch.nn.Linear(300, 300)
+try:
+    if {what!r} == "weights":
+        weights.save("full/file", network.state_dict())
+    else:
+        _keep("full/file", network, torch.optim.SGD(network.parameters()), History())
+except Problem as problem:
+    print(problem)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "full/file could not be written" in done.stdout, done.stderr
+    assert not list(Path("full").iterdir())
 
 
 def test_generators_never_touch_the_global_state(ready):

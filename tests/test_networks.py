@@ -24,7 +24,7 @@ def swap_head(network, classes):
 def test_costs_are_the_published_ones_and_the_head_is_swapped(name):
     network = networks.build(name, {})
     published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].meta
-    costs = networks.describe(network)
+    costs = networks.describe(network, 224)
     assert costs["parameters"] == published["num_params"]
     assert costs["gmacs"] == pytest.approx(published["_ops"], rel=0.01)
     if name in NAMED_DEPTHS:
@@ -52,7 +52,7 @@ def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters
 def test_activations_are_the_published_ones(name, millions):
     # ResNet-50's as in "Designing Network Design Spaces", table 9; AlexNet's by hand:
     # 64 * 55**2 + 192 * 27**2 + (384 + 256 + 256) * 13**2 + 2 * 4096 + 1000
-    assert networks.describe(networks.build(name, {}))["activations"] / 1e6 == pytest.approx(
+    assert networks.describe(networks.build(name, {}), 224)["activations"] / 1e6 == pytest.approx(
         millions, abs=0.05
     )
 
@@ -60,9 +60,22 @@ def test_activations_are_the_published_ones(name, millions):
 def test_a_frozen_network_is_as_deep_as_before():
     network = networks.build("resnet18", {})
     networks.freeze(network, "fc")
-    assert networks.describe(network)["depth"] == 18
+    assert networks.describe(network, 224)["depth"] == 18
     trained = [path for path, value in network.named_parameters() if value.requires_grad]
     assert trained == ["fc.weight", "fc.bias"]
+
+
+class Demanding(nn.Sequential):
+    def forward(self, images):
+        assert images.shape[2:] == (64, 64)
+        return super().forward(images.sub_(0.5))
+
+
+def test_costs_are_those_of_an_image_of_the_size_that_the_network_is_made_for():
+    network = Demanding(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
+    assert networks.describe(network, 64)["gmacs"] == pytest.approx(
+        3 * 64 * 64 * 10 / 1e9, abs=1e-6
+    )
 
 
 class Pair(nn.Linear):

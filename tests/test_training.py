@@ -6,8 +6,10 @@ import my_networks
 import pytest
 import torch
 from torch import nn, optim
+from torchvision import datasets, transforms
 
-from headswap import dataset, embedding, images, networks, params, training
+from headswap import dataset, embedding, images, networks, params, training, weights
+from headswap.errors import Problem
 from headswap.seeds import derive, generator
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
@@ -34,7 +36,9 @@ def photographs(tmp_path_factory):
     chosen = params.Dataset(url="generated", manifest="none")
     dataset.fetch(chosen, folder / "archive.zip")
     dataset.verify(chosen, folder / "archive.zip", folder / "images")
-    return images.Photographs(IMAGE, folder / "images")
+    made = images.Photographs(IMAGE, folder / "images")
+    made.folder = folder / "images"
+    return made
 
 
 def two_class(name, mode, seed=0):
@@ -163,24 +167,134 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_so(photographs):
     assert "epoch 0 at learning rate 1e+30" in told[-1]["note"]
 
 
+def test_validation_images_are_what_the_tutorials_transforms_make_of_them(photographs):
+    transform = transforms.Compose(
+        [
+            transforms.Resize(IMAGE.resize),
+            transforms.CenterCrop(IMAGE.size),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    expected = datasets.ImageFolder(photographs.folder / "val", transform)
+    inputs, labels = map(torch.cat, zip(*photographs.val(), strict=True))
+    assert labels.tolist() == expected.targets
+    for ours, (theirs, _) in zip(inputs, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)  # a grey level is 0.017
+
+
+def test_training_images_are_normalised_crops_of_all_sizes_some_of_them_flipped(photographs):
+    photographs = copy.deepcopy(photographs)
+    inputs, _ = next(photographs.train(0, 0, len(photographs.labels["train"])))
+    assert inputs.min() < -0.5 and 0.5 < inputs.max() < 2.7
+    flat = photographs._train[0] = torch.arange(256).expand(3, 200, 256).to(torch.uint8)
+    views = [photographs.view(0, 0, number).float() for number in range(40)]
+    slopes = torch.tensor([float(view[0, 0, -1] - view[0, 0, 0]) for view in views])
+    assert 8 < (slopes < 0).sum() < 32
+    assert slopes.abs().min() < 150 < 210 < slopes.abs().max() <= flat.max()
+
+
 def test_a_view_depends_on_its_image_seed_and_epoch_alone(photographs):
+    photographs = copy.deepcopy(photographs)
     first = photographs.view(5, 0, 0)
     torch.rand(3)
     assert first.equal(photographs.view(5, 0, 0))
     assert not first.equal(photographs.view(5, 0, 1))
     assert not first.equal(photographs.view(5, 1, 0))
+    photographs._train[6] = photographs._train[5]
+    assert not first.equal(photographs.view(6, 0, 0))
 
 
 def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photographs):
-    def labels(epoch):
-        return torch.cat([labels for _, labels in photographs.train(0, epoch, 4)])
+    def labels(seed, epoch):
+        return torch.cat([labels for _, labels in photographs.train(seed, epoch, 4)])
 
-    assert labels(0).sort()[0].equal(photographs.labels["train"].sort()[0])
-    assert not labels(0).equal(labels(1))
+    assert labels(0, 0).sort()[0].equal(photographs.labels["train"].sort()[0])
+    assert not labels(0, 0).equal(labels(0, 1))
+    assert not labels(0, 0).equal(labels(1, 0))
 
 
-def test_bfloat16_trains_and_keeps_its_parameters_in_float32(photographs):
-    network = two_class("resnet18", "finetune")
+def test_a_probe_draws_another_view_for_each_image_and_epoch(tmp_path):
+    views = torch.arange(16.0).reshape(16, 1, 1).expand(16, 30, 4)
+    labels = torch.arange(30)
+    weights.save(
+        tmp_path / "features",
+        {"train": views, "train_labels": labels, "val": views[0], "val_labels": labels},
+        **{"classes": [], "names": {}, "backbone": {}},
+    )
+    feed = embedding.Embeddings(tmp_path / "features")
+
+    def drawn(seed, epoch):
+        (inputs, order), *_ = feed.train(seed, epoch, 30)
+        return inputs[order.argsort(), 0]
+
+    assert len(drawn(0, 0).unique()) > 8
+    assert not drawn(0, 0).equal(drawn(0, 1)) and not drawn(0, 0).equal(drawn(1, 0))
+
+
+class Ones:
+    """Two images of ones, in every epoch."""
+
+    labels = {"val": torch.tensor([0, 1])}
+
+    def train(self, seed, epoch, batch_size):
+        yield torch.ones(2, 1, 8, 8), self.labels["val"]
+
+    def val(self):
+        yield torch.ones(2, 1, 8, 8), self.labels["val"]
+
+
+def test_dropout_draws_anew_in_every_epoch_and_for_every_seed():
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 2))
+    seen = []
+
+    def look(dropout, _, kept):
+        if dropout.training:
+            seen.append(kept)
+
+    network[1].register_forward_hook(look)
+    for seed in (0, 0, 1):
+        training.train(network, Ones(), RECIPE, seed)
+    assert all(seen[epoch].equal(seen[3 + epoch]) for epoch in range(3))
+    assert len({tuple(kept.flatten().tolist()) for kept in seen}) == 6
+
+
+def test_of_equally_good_epochs_the_first_is_the_best():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    history = training.train(network, Ones(), RECIPE, seed=0)
+    assert {accuracy for *_, split, _, accuracy in history.curves if split == "val"} == {0.5}
+    assert (history.best["epoch"], history.last["epoch"]) == (0, 2)
+
+
+def test_batch_norm_that_meets_a_single_image_says_what_to_change(photographs):
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64**2), nn.Linear(3 * 64**2, 2))
+    odd = RECIPE.model_copy(update={"batch_size": len(photographs.labels["train"]) - 1})
+    with pytest.raises(Problem, match="single image.*\nSet batch_size"):
+        training.train(network, photographs, odd, seed=0)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_path):
+    checkpoint, told = tmp_path / "checkpoint.pt", []
+    checkpoint.write_bytes(b"")
+    history = training.train(
+        my_networks.tiny(),
+        Few(photographs, 2),
+        RECIPE,
+        seed=0,
+        checkpoint=checkpoint,
+        report=lambda **news: told.append(news),
+    )
+    assert "starts anew" in told[0]["note"]
+    assert len(history.seconds) == RECIPE.epochs
+
+
+def test_bfloat16_trains_in_its_own_precision_and_keeps_its_parameters_in_float32(photographs):
     one = RECIPE.model_copy(update={"epochs": 1})
-    training.train(network, Few(photographs, 1), one, seed=0, precision="bfloat16")
-    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        network = two_class("resnet18", "finetune")
+        history = training.train(network, Few(photographs, 1), one, seed=0, precision=precision)
+        losses[precision] = history.curves[0][2]
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)

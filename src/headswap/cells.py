@@ -12,7 +12,6 @@ import numpy as np
 from .files import read_json, read_tensors, replacing, write_csv, write_json
 from .layout import EMBEDDINGS, RUNS, classes_in, images_by_split
 from .params import Params, Recipe
-from .provenance import machine, versions
 from .statistics import accuracy
 from .workers import Job, only_one, side_by_side
 
@@ -95,7 +94,7 @@ def write(cell, folders):
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
     probabilities = [_probabilities(folder) for folder in folders]
     write_json(METRICS / f"{cell.name}.json", _metrics(runs, probabilities, labels))
-    write_json(TIMING / f"{cell.name}.json", _timing(cell, len(names["train"]), folders))
+    write_json(TIMING / f"{cell.name}.json", _timing(cell, len(names["train"]), folders, runs))
     write_csv(
         CURVES / f"{cell.name}.csv",
         ["seed", "epoch", "split", "loss", "accuracy"],
@@ -150,22 +149,29 @@ def _summary(key, hits):
     }
 
 
-def _timing(cell, images, folders):
-    runs = [read_json(folder / "timing.json")["epochs"] for folder in folders]
-    seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in runs]
-    epochs = sum(runs, [])
-    phases = {phase: np.mean([epoch[phase] for epoch in epochs]) for phase in epochs[0]}
-    training = sum(phases.values()) - phases["val"]
-    return {
-        "seconds_per_run": [round(of_run, 3) for of_run in seconds],
-        "seconds_per_run_mean": round(np.mean(seconds), 3),
-        "seconds_per_epoch_mean": round(sum(phases.values()), 4),
-        **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in phases},
-        "train_images_per_second": round(images / training, 2),
-        "precision": cell.params.precision,
-        **machine(),
-        **versions(),
-    }
+def _timing(cell, images, folders, runs):
+    """Return what the clocks said of the runs that did not diverge, and what they ran on.
+
+    Runs of one cell may come from several machines or revisions: then all are listed.
+    """
+    kept = [read_json(folder / "timing.json") for folder in folders]
+    whole = [of["epochs"] for of, run in zip(kept, runs, strict=True) if run["diverged"] is None]
+    seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in whole]
+    timing = {"seconds_per_run": [round(of_run, 3) for of_run in seconds]}
+    if whole:
+        epochs = sum(whole, [])
+        phases = {phase: np.mean([epoch[phase] for epoch in epochs]) for phase in epochs[0]}
+        training = sum(phases.values()) - phases["val"]
+        timing |= {
+            "seconds_per_run_mean": round(np.mean(seconds), 3),
+            "seconds_per_epoch_mean": round(sum(phases.values()), 4),
+            **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in phases},
+            "train_images_per_second": round(images / training, 2),
+        }
+    for key in kept[0].keys() - {"epochs"}:
+        values = list(dict.fromkeys(of[key] for of in kept))
+        timing[key] = values[0] if len(values) == 1 else ", ".join(map(str, values))
+    return {**timing, "precision": cell.params.precision}
 
 
 def _predictions(classes, images, runs, probabilities, labels):
@@ -199,7 +205,7 @@ def _keep_weights(cell, folders, runs):
                     if (folder / f"{which}.safetensors").exists():
                         name = f"run-{run['seed']}-{which}.safetensors"
                         shutil.copyfile(folder / f"{which}.safetensors", target / name)
-        ranked = [number for number, run in enumerate(runs) if run["best"]]
+        ranked = [number for number, run in enumerate(runs) if run["diverged"] is None]
         if cell.mode == "finetune" and ranked:
             best = max(ranked, key=lambda number: runs[number]["best"]["accuracy"])
             shutil.copyfile(folders[best] / "best.safetensors", target / "best.safetensors")

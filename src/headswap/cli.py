@@ -108,7 +108,7 @@ def embed(model: Model):
     workers.warm_up("headswap.embedding")
     from . import display, embedding
 
-    with display.progress(params.embed.views + 1, "view") as tell:
+    with display.progress(params.embed.views + 2, "view") as tell:
         embedding.provide(model, params, tell)
 
 

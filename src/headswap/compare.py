@@ -85,7 +85,7 @@ def comparison(results, alike=None):
             row["calibration_error"] = reliability(*_confidence(results, cell))[1]
             if new is not None:
                 row["best_val_accuracy_new"] = best[new].to_numpy().mean()
-        row["seconds_per_run_mean"] = results.seconds(cell).mean().round(3)
+        row["seconds_per_run_mean"] = round(results.seconds(cell).mean(), 3)
         rows.append(row)
     columns = ("bonus", "bonus_ci_low", "bonus_ci_high", "calibration_error")
     table = pd.DataFrame(rows)
@@ -229,12 +229,13 @@ def phases(results):
         timing = results.timing[cell]
         ending = "_seconds_per_epoch_mean"
         parts = {key.removesuffix(ending): timing[key] for key in timing if key.endswith(ending)}
-        epochs = timing["seconds_per_run_mean"] / timing["seconds_per_epoch_mean"]
-        parts["features"] = timing["features_seconds"] / epochs
+        if parts:
+            epochs = timing["seconds_per_run_mean"] / timing["seconds_per_epoch_mean"]
+            parts["features"] = timing["features_seconds"] / epochs
         rows += [
             {"cell": cell, "phase": phase, "seconds": seconds} for phase, seconds in parts.items()
         ]
-    return pd.DataFrame(rows).round(6)
+    return pd.DataFrame(rows, columns=["cell", "phase", "seconds"]).round(6)
 
 
 def costs(table):

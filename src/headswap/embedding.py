@@ -14,7 +14,7 @@ from .layout import EMBEDDINGS, RUNS, WEIGHTS
 from .provenance import code_digest, images_digest, machine, versions
 from .seeds import generator
 from .training import pick, products
-from .workers import Job, how_many, side_by_side
+from .workers import Job, how_many, only_one, side_by_side
 
 TIMING = Path("metrics/timing")
 
@@ -97,9 +97,10 @@ def provide(model, params, tell):
         for share in shares
         if share
     ]
-    side_by_side(jobs, tell)
-    _gather(model, params, folder, parts)
-    shutil.rmtree(folder)
+    with only_one(folder.with_name("lock")):
+        side_by_side(jobs, tell)
+        _gather(model, params, folder, parts)
+        shutil.rmtree(folder)
 
 
 def embed(model, params, parts, folder, *, report):
@@ -119,7 +120,7 @@ def embed(model, params, parts, folder, *, report):
         elif part == "train":
             batches = photographs.train_centred()
         else:
-            batches = _view(photographs, params.embed.seed, int(part))
+            batches = view(photographs, params.embed.seed, int(part))
         computed = features(network, batches, products(params.precision, device), device)
         seconds = time.perf_counter() - started
         weights.save(folder / f"{part}.safetensors", {"features": computed}, seconds=seconds)
@@ -140,7 +141,8 @@ def features(backbone, batches, precisely, device):
         return torch.cat([backbone(batch.to(device)).float().cpu() for batch in batches])
 
 
-def _view(photographs, seed, number):
+def view(photographs, seed, number):
+    """Yield one augmented view of every training image, in batches."""
     images = range(len(photographs.names["train"]))
     for start in range(0, len(images), VAL_BATCH):
         chunk = images[start : start + VAL_BATCH]
@@ -168,5 +170,5 @@ def _gather(model, params, folder, parts):
         },
         classes=photographs.classes,
         names=photographs.names,
-        backbone=networks.describe(_backbone(model, params)),
+        backbone=networks.describe(_backbone(model, params), params.image.size),
     )

@@ -15,7 +15,7 @@ from .errors import Problem
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, *failures, durable=True):
     """Give a temporary path beside `path` that takes its place when the block ends well.
 
     What a killed process left of an earlier try is removed first. There may be one writer at a
@@ -25,6 +25,11 @@ def replacing(path):
     ----------
     path : path-like
         The file or folder to write; its parents are made.
+    *failures : type
+        What a library raises, besides OSError, if it cannot write.
+    durable : bool
+        Whether a file is on the disk before it takes its place, so that a power cut cannot leave
+        it empty.
 
     Yields
     ------
@@ -42,12 +47,15 @@ def replacing(path):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial / path.name
+        if durable and (partial / path.name).is_file():
+            with open(partial / path.name, "rb") as file:
+                os.fsync(file.fileno())
         if path.is_dir():
             path.rename(partial / "old")
         os.replace(partial / path.name, path)
-    except OSError as error:
+    except (OSError, *failures) as error:
         raise Problem(
-            f"{path} could not be written: {error.strerror or error}.\n"
+            f"{path} could not be written: {getattr(error, 'strerror', None) or error}.\n"
             "Make room or set the permissions, then run the same command again."
         ) from error
     finally:

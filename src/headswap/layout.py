@@ -1,6 +1,5 @@
 """Where things lie; images as ``<split>/<class>/<image>``."""
 
-import os
 from pathlib import Path, PurePosixPath
 
 from .errors import Problem
@@ -73,7 +72,7 @@ def check_classes(names, where):
 
 def classes_in(images=IMAGES):
     """Return the names of the classes, sorted; their places are the labels."""
-    return sorted(entry.name for entry in os.scandir(Path(images) / "train") if entry.is_dir())
+    return sorted({name.split("/")[1] for name in images_in(images)})
 
 
 def images_by_split(folder=IMAGES):

@@ -197,7 +197,7 @@ def find_head(network, name, size=224):
         calls
         and isinstance(output, torch.Tensor)
         and output.ndim == 2
-        and torch.equal(calls[-1][1].flatten(), output.flatten())
+        and torch.equal(calls[-1][1], output)
     )
     if not is_head:
         raise Problem(
@@ -247,7 +247,7 @@ def freeze(network, head):
     network.get_submodule(head).requires_grad_(True)
 
 
-def describe(network, size=224):
+def describe(network, size):
     """Say what a network costs.
 
     Parameters
@@ -270,7 +270,7 @@ def describe(network, size=224):
     .. [1] I. Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, section 3.
     """
     network.eval()
-    image = torch.zeros(1, 3, size, size, requires_grad=True)
+    image = torch.zeros(1, 3, size, size, requires_grad=True).clone()  # it may be changed in place
     # The fused attention kernels are not counted; the plain one is made of counted products.
     with (
         torch.enable_grad(),

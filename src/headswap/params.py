@@ -58,15 +58,6 @@ class Recipe(_Section):
     lr_step: Positive
     lr_gamma: Annotated[float, Field(gt=0, le=1)]
 
-    def lr_at(self, epoch):
-        """Return the learning rate of an epoch, counted from 0.
-
-        >>> recipe = Recipe(epochs=9, batch_size=4, lr=1.0, momentum=0.9, lr_step=7, lr_gamma=0.1)
-        >>> recipe.lr_at(6), recipe.lr_at(7)
-        (1.0, 0.1)
-        """
-        return self.lr * self.lr_gamma ** (epoch // self.lr_step)
-
 
 class Embed(_Section):
     """The pool of augmented views that a linear probe draws from."""

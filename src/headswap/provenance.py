@@ -35,7 +35,7 @@ def code_digest():
 
 def versions():
     """Return the versions of what computes."""
-    names = ("headswap", "torch", "torchvision")
+    names = ("headswap", "torch", "torchvision", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 

@@ -353,18 +353,15 @@ def _limits(results, table, alike):
 
 def _provenance(results):
     timing = list(results.timing.values())
-    versions = ("headswap", "torch", "torchvision", "python")
+    versions = ("headswap", "torch", "torchvision", "pillow", "python")
     said = "; ".join(
         f"{key} {_listed(sorted({str(of_cell[key]) for of_cell in timing}))}" for key in versions
     )
-    machines = _listed(
-        sorted(
-            {f"{of_cell['processor']}, {_count(of_cell['cores'], 'core')}" for of_cell in timing}
-        )
-    )
+    machines = _listed(sorted({f"{of['processor']} (cores: {of['cores']})" for of in timing}))
     revisions = {
-        (of_cell["revision"] or "")[:12] + (" with changes" if of_cell["dirty"] else "")
+        revision[:12] + (" with changes" if of_cell["dirty"] else "")
         for of_cell in timing
+        for revision in str(of_cell["revision"] or "").split(", ")
     } - {""}
     return (
         f"By `dvc repro`, with the `params.yaml` of the folder above; {said}. Trained on "

@@ -73,9 +73,9 @@ class Results:
         )
 
     def seconds(self, cell):
-        """Return how long each run of a cell took; a probe's with its share of the features."""
+        """Return how long a cell's finished runs took; a probe's with their share of features."""
         timing = self.timing[cell]
-        return np.array(timing["seconds_per_run"]) + timing["features_seconds"]
+        return pd.Series(timing["seconds_per_run"], dtype=float) + timing["features_seconds"]
 
 
 def read(params):
@@ -136,7 +136,7 @@ def _timing(cell):
     share = 0.0
     if mode == "probe":
         embedding = read_json(METRICS / f"timing/{model}-embed.json")
-        share = embedding["seconds"] / len(timing["seconds_per_run"])
+        share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
     return {**timing, "features_seconds": share}
 
 

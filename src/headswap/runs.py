@@ -6,7 +6,7 @@ from . import embedding, networks, weights
 from .files import digest, sha256, write_json
 from .images import Photographs
 from .layout import EMBEDDINGS, RUNS, WEIGHTS
-from .provenance import code_digest, images_digest, versions
+from .provenance import code_digest, images_digest, machine, versions
 from .seeds import generator
 from .training import moving, pick, train
 
@@ -61,7 +61,10 @@ def costs(cell, feed, network):
     """Return the number of trained parameters, and what `networks.describe` says of the whole."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if cell.mode != "probe":
-        return {"trainable_parameters": trained, **networks.describe(network)}
+        return {
+            "trainable_parameters": trained,
+            **networks.describe(network, cell.params.image.size),
+        }
     products = network.in_features * network.out_features
     return {
         "trainable_parameters": trained,
@@ -94,6 +97,7 @@ def finish(cell, seed, *, report):
     made_of = identity(cell)
     folder = RUNS / cell.name / digest(made_of) / f"seed-{seed}"
     if (folder / "run.json").exists():
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
         return folder
     torch.set_num_threads(1)
     data = feed(cell)
@@ -118,7 +122,7 @@ def finish(cell, seed, *, report):
             folder / "probabilities.safetensors",
             {which: epoch.pop("probabilities") for which, epoch in epochs.items()},
         )
-    write_json(folder / "timing.json", {"epochs": history.seconds})
+    write_json(folder / "timing.json", {"epochs": history.seconds, **machine(), **versions()})
     write_json(
         folder / "run.json",
         {

@@ -34,6 +34,17 @@ def products(precision, device):
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def learning_rate(recipe, epoch):
+    """Return the learning rate of an epoch, counted from 0.
+
+    >>> from headswap.params import Recipe
+    >>> recipe = Recipe(epochs=9, batch_size=4, lr=1.0, momentum=0.9, lr_step=7, lr_gamma=0.1)
+    >>> learning_rate(recipe, 6), learning_rate(recipe, 7)
+    (1.0, 0.1)
+    """
+    return recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_step)
+
+
 PHASES = ("data", "forward", "backward", "step", "val")
 """What an epoch's time goes into: cutting batches, the loss, its gradients, SGD; validation."""
 
@@ -99,7 +110,8 @@ def train(
     network : torch.nn.Module
         In the training phase it is in train mode throughout, frozen or not.
     feed : object
-        With ``train(seed, epoch, batch_size)`` and ``val()``, which yield inputs and labels.
+        With ``train(seed, epoch, batch_size)`` and ``val()``, which yield inputs and labels, and
+        ``labels``, a dict with those of ``val``.
     recipe : params.Recipe
         Epochs, batch size, learning rate and its steps, momentum.
     seed : int
@@ -124,14 +136,14 @@ def train(
     network.to(device=device, memory_format=torch.channels_last)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, fused=True)
-    history = _resume(checkpoint, network, optimizer) or History()
+    history = _resume(checkpoint, network, optimizer, report) or History()
     precisely = products(precision, device)
     validate = Validation(network, precisely, device)
     for epoch in range(len(history.seconds), recipe.epochs):
         if history.diverged is not None:
             break
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr_at(epoch)
+            group["lr"] = learning_rate(recipe, epoch)
         torch.manual_seed(derive(seed, "dropout", epoch))
         watch = Stopwatch(device)
         batches = feed.train(seed, epoch, recipe.batch_size)
@@ -164,7 +176,7 @@ def _news(history, recipe):
     if history.diverged is None:
         _, _, loss, accuracy = history.curves[-1]
         return {"loss": loss, "accuracy": accuracy}
-    rate = recipe.lr_at(history.diverged)
+    rate = learning_rate(recipe, history.diverged)
     return {
         "note": f"diverged: the loss is no finite number in epoch {history.diverged} "
         f"at learning rate {rate:g}; the run is counted as diverged"
@@ -180,7 +192,7 @@ def _learn(network, batches, optimizer, precisely, device, watch):
         watch.lap("data")
         optimizer.zero_grad()
         with precisely:
-            outputs = network(inputs)
+            outputs = _outputs(network, inputs)
         loss = cross_entropy(outputs.float(), labels)
         if not torch.isfinite(loss):
             return math.nan, math.nan
@@ -193,6 +205,18 @@ def _learn(network, batches, optimizer, precisely, device, watch):
         hits += (outputs.argmax(1) == labels).sum().item()
         images += len(labels)
     return losses / images, hits / images
+
+
+def _outputs(network, inputs):
+    try:
+        return network(inputs)
+    except ValueError as error:
+        if len(inputs) > 1:
+            raise
+        raise Problem(
+            f"An epoch's last batch is a single image, and batch norm asks for more: {error}\n"
+            "Set batch_size so that the images in train do not leave a rest of one."
+        ) from error
 
 
 @torch.inference_mode()
@@ -251,7 +275,7 @@ class Validation:
             return evaluate(self._head, zip(self._seen, labels, strict=True), *self._how)
         self._seen, self._buffers = [], buffers
         hook = self._head.register_forward_pre_hook(
-            lambda _, inputs: self._seen.append(inputs[0].clone())
+            lambda _, inputs: self._seen.extend(given.clone() for given in inputs)
         )
         try:
             return evaluate(self._network, feed.val(), *self._how)
@@ -260,7 +284,7 @@ class Validation:
 
 
 def moving(network):
-    """Return the tensors that training can change: trained parameters, and every buffer.
+    """Return the tensors that training can change: trained parameters, and what buffers are kept.
 
     In `frozen` the buffers of batch norm move although no parameter of it does.
     """
@@ -276,18 +300,23 @@ def _copy(tensors):
 def _keep(checkpoint, network, optimizer, history):
     if checkpoint is None:
         return
-    with replacing(checkpoint) as temporary:
+    with replacing(checkpoint, RuntimeError, durable=False) as temporary:
         torch.save(
             {"network": moving(network), "optimizer": optimizer.state_dict(), **vars(history)},
             temporary,
         )
 
 
-def _resume(checkpoint, network, optimizer):
+def _resume(checkpoint, network, optimizer, report):
     """Bring network and optimizer to where a checkpoint left them; return its history."""
     if checkpoint is None or not os.path.exists(checkpoint):
         return None
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # a power cut may have left anything
+        if report:
+            report(done=0, note=f"starts anew: {checkpoint} is damaged ({type(error).__name__})")
+        return None
     network.load_state_dict(kept.pop("network"), strict=False)
     optimizer.load_state_dict(kept.pop("optimizer"))
     return History(**kept)

@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from . import networks
@@ -31,7 +33,8 @@ def provide(name, params, destination):
     params : Params
         Of which ``weights``, ``factories`` and ``image.size`` matter.
     destination : path-like
-        The safetensors file to write. Its metadata tell the ``source`` and the ``head``.
+        The safetensors file to write. Its metadata tell the ``source``, the ``head``, and of a
+        factory its name and the digest of its module.
 
     Raises
     ------
@@ -49,7 +52,11 @@ def provide(name, params, destination):
         source = params.factories[name]
     else:
         source = _load_imagenet(network, name)
-    save(destination, network.state_dict(), source=source, head=head)
+    made_by = {}
+    if name in params.factories:
+        module = sys.modules[params.factories[name].partition(":")[0]]
+        made_by = {"factory": params.factories[name], "code": sha256(module.__file__)}
+    save(destination, network.state_dict(), source=source, head=head, **made_by)
 
 
 def pretrained(name, params, folder=WEIGHTS):
@@ -145,7 +152,7 @@ def save(path, tensors, **metadata):
     contiguous = {
         name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
     }
-    with replacing(path) as temporary:
+    with replacing(path, SafetensorError) as temporary:
         save_file(
             contiguous, temporary, metadata={"headswap": json.dumps(metadata, sort_keys=True)}
         )

@@ -26,6 +26,10 @@ ENVIRONMENT = {
 }
 
 
+PARENT = os.getppid()
+"""The process that started this one, as long as it lives."""
+
+
 @dataclass
 class Job:
     """A function to call in a process of its own.
@@ -69,7 +73,11 @@ def warm_up(module):
     """
     os.environ.update(ENVIRONMENT)
     multiprocessing.set_forkserver_preload([module])
-    forkserver.ensure_running()
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server shall not, even as it starts
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def side_by_side(jobs, tell):
@@ -95,8 +103,7 @@ def side_by_side(jobs, tell):
     if jobs:
         warm_up(jobs[0].function.rpartition(".")[0])
     context = multiprocessing.get_context("forkserver")
-    parent, waiting, running = os.getppid(), list(enumerate(jobs)), {}
-    results = [None] * len(jobs)
+    waiting, running, results = list(enumerate(jobs)), {}, {}
     try:
         while waiting or running:
             while waiting and len(running) < how_many():
@@ -113,16 +120,18 @@ def side_by_side(jobs, tell):
                     tell(jobs[number].name, content)
                 elif kind == "result":
                     results[number] = content
-                else:
+                elif number in results:
                     del running[pipe]
-            if os.getppid() != parent:
+                else:
+                    raise Problem(_obituary(jobs[number], process.exitcode))
+            if os.getppid() != PARENT:
                 raise Problem("The process that started this one is gone, so it stopped too.")
     finally:
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():
             process.join()
-    return results
+    return [results[number] for number in range(len(jobs))]
 
 
 def _hear(job, pipe, process):
@@ -131,8 +140,6 @@ def _hear(job, pipe, process):
         kind, content = pipe.recv()
     except EOFError:
         process.join()
-        if process.exitcode:
-            raise Problem(_obituary(job, process.exitcode)) from None
         return "end", None
     if kind == "failure":
         raise Problem(f"{job.name} failed: {content}")
