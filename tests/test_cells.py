@@ -245,6 +245,27 @@ def test_damaged_weights_are_named(ready):
         train()
 
 
+def test_pruning_removes_the_runs_that_the_parameters_no_longer_describe(ready):
+    def prune(*options):
+        done = subprocess.run(
+            [sys.executable, "-m", "headswap", "prune", *options], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for mode in ("finetune", "probe"):
+        train(mode)
+    old = set(Path("runs").glob("*/*/"))
+    assert "0.0 of" in prune()
+    edit(train={"lr": 0.5})
+    train("finetune")
+    (stale,) = {folder for folder in old if folder.parent.name == "tiny-finetune"}
+    assert str(stale) in prune("--dry-run") and stale.exists()
+    assert str(stale) in prune() and not stale.exists()
+    assert len(list(Path("runs").glob("*/*/seed-*/run.json"))) == 4
+    assert not train("finetune") and not train("probe")
+
+
 def test_a_factory_whose_code_changed_trains_anew(ready):
     chosen = params.load()
     before = files.sha256("data/weights/tiny.safetensors")

@@ -1,6 +1,7 @@
 """The command line: a command for each stage, and what a person types besides."""
 
 import functools
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -145,6 +146,30 @@ def compare():
     from . import compare
 
     compare.provide(params)
+
+
+@command
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+):
+    """Remove the runs that params.yaml no longer describes from runs/."""
+    params = _params()
+    from . import cells, runs
+    from .files import size
+    from .workers import only_one
+
+    current = [cells.Cell(*cell.rsplit("-", 1), params) for cell in params.cells()]
+    kept, gone = size(runs.RUNS), 0
+    for folder in runs.unused(current):
+        with only_one(folder.with_name("lock")):
+            gone += size(folder)
+            print(f"{folder}: {size(folder) / 1e6:.1f} MB")
+            if not dry_run:
+                shutil.rmtree(folder)
+    print(
+        f"{gone / 1e6:.1f} of {kept / 1e6:.1f} MB under {runs.RUNS}/ "
+        f"{'would be' if dry_run else 'are'} freed; DVC's cache keeps the results of all."
+    )
 
 
 def _params():

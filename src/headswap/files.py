@@ -82,6 +82,11 @@ def write_csv(path, columns, rows):
     write_text(path, text.getvalue())
 
 
+def size(folder):
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
 def read_json(path):
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

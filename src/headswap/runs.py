@@ -14,6 +14,12 @@ CODE = code_digest()
 """Of the code that this process runs: what is edited from here on is for another one."""
 
 
+def unused(cells):
+    """Return the folders under ``runs/`` that none of the given cells would take a run from."""
+    used = {RUNS / cell.name / digest(identity(cell)) for cell in cells}
+    return sorted(folder for folder in RUNS.glob("*/*/") if folder not in used)
+
+
 def identity(cell):
     """Return all that the results of a cell's runs depend on but the seed, JSON-like."""
     params = cell.params
