@@ -214,6 +214,14 @@ def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photogr
     assert not labels(0, 0).equal(labels(1, 0))
 
 
+@pytest.mark.parametrize("classes", [["a"], ["ab"], ["abcdefghijk"]])
+def test_features_lie_in_memory_as_any_tensor_does_whatever_the_files_header(tmp_path, classes):
+    tensors = {name: torch.ones(3, 5) for name in ("train", "val", "train_labels", "val_labels")}
+    weights.save(tmp_path / "features", tensors, classes=classes, names={}, backbone={})
+    ((inputs, _),) = embedding.Embeddings(tmp_path / "features").val()
+    assert inputs.data_ptr() % 64 == 0
+
+
 def test_a_probe_draws_another_view_for_each_image_and_epoch(tmp_path):
     views = torch.arange(16.0).reshape(16, 1, 1).expand(16, 30, 4)
     labels = torch.arange(30)

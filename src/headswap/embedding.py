@@ -46,7 +46,8 @@ class Embeddings:
         self.classes, self.names = metadata["classes"], metadata["names"]
         self.backbone = metadata["backbone"]
         self.labels = {"train": tensors["train_labels"], "val": tensors["val_labels"]}
-        self._train, self._val = tensors["train"], tensors["val"]
+        # Copied out of the mapped file: where a tensor begins in memory decides how MKL sums.
+        self._train, self._val = tensors["train"], tensors["val"].clone()
         self.features = self._val.shape[1]
 
     def train(self, seed, epoch, batch_size):
