@@ -17,7 +17,7 @@ demo: .venv/installed  ## the whole pipeline on generated images, in the folder 
 	@sh data/generated/demo.sh
 
 test: .venv/installed  ## all tests (HEADSWAP_MIRROR, if set, adds those on the real photographs)
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 repro: .venv/installed  ## the real experiment, as params.yaml describes it
 	headswap check

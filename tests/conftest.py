@@ -11,6 +11,14 @@ ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
 
 
+LONG = ("test_pipeline.py", "test_real.py", "test_demo.py", "test_cells.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no core waits for another in the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else 9)
+
+
 def edit(path="params.yaml", **changes):
     """Change params.yaml: ``edit(seeds=[0], train={"lr": 0.1})`` leaves the rest as it was."""
     yaml = YAML()

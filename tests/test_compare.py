@@ -53,9 +53,13 @@ def test_table_and_summary_say_what_the_cells_say(chosen, capsys):
     assert "57,012,034" in capsys.readouterr().out
 
 
-def test_the_write_ups_figures_stay_away_from_other_images(chosen):
-    counts = {"images": 88, "train": 48, "val": 40, "val_ants": 20, "val_bees": 20}
-    write_json("metrics/dataset.json", counts)
+@pytest.mark.parametrize("other", ["images", "weights"])
+def test_the_write_ups_figures_stay_away_from_other_images_and_weights(chosen, other):
+    if other == "images":
+        counts = {"images": 88, "train": 48, "val": 40, "val_ants": 20, "val_bees": 20}
+        write_json("metrics/dataset.json", counts)
+    else:
+        chosen = chosen.model_copy(update={"weights": "random"})
     compare.provide(chosen)
     assert "write-up, %" not in report()
     for name in ("accuracy", "curves"):
@@ -163,6 +167,15 @@ def test_without_pretrained_features_look_alikes_are_not_looked_for(chosen):
         compare.provide(chosen)
 
 
+def test_a_matrix_in_which_every_run_diverged_is_still_reported(chosen):
+    for cell in chosen.cells():
+        write_cell(cell, np.empty((0, IMAGES)), diverged=3)
+    compare.provide(chosen)
+    assert report().count("(3 of 3 diverged)") == 3
+    assert "no difference can be told" in report()
+    assert "NaN" not in Path("metrics/claims.json").read_text()
+
+
 def test_pictures_are_drawn(chosen):
     compare.provide(chosen)
     for name in (*PLOTS, "gallery"):
@@ -184,7 +197,7 @@ def test_the_report_says_other_things_of_other_figures(chosen, accuracies):
         assert "can be told apart:" in text
     else:
         assert "None of 3 pairs of cells can be told apart" in text
-    every_hit = "Every run got every validation image right at its best epoch."
+    every_hit = "No run got a validation image wrong at its best epoch."
     assert (every_hit in text) == (accuracies[0] == 1)
     assert f"({'70'} ants, 83 bees)" in text and "0.65 points" in text
     assert all(f"![{title}" in text for title in ("Accuracy", "Learning", "Confusion", "Reliab"))

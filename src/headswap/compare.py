@@ -251,7 +251,7 @@ def costs(table):
     for cost in claims.COSTS:
         amounts, seconds = table[cost], table["seconds_per_run_mean"]
         varies = amounts.nunique() > 1 and seconds.nunique() > 1
-        correlation = spearmanr(amounts, seconds).statistic if varies else None
+        correlation = spearmanr(amounts, seconds).statistic if varies else np.nan
         for cell, amount, of_cell in zip(table["cell"], amounts, seconds, strict=True):
             rows.append((cell, cost, amount, of_cell, correlation))
     columns = ["cell", "cost", "amount", "seconds", "rank_correlation"]

@@ -186,7 +186,7 @@ def differences(cells, rows, path):
         axis.plot([], [], "o-", label=label, markersize=5, **style)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(pairs)), pairs)
-    axis.set_ylim(len(pairs) - 0.5, -0.5)
+    axis.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
     axis.set_xlabel("difference of accuracies in points, with 95 % interval (first − second)")
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
@@ -214,8 +214,7 @@ def time(cells, rows, path):
             yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
             fmt="D", color=colour, markersize=8, label=row.cell,
         )  # fmt: skip
-    axis.set_xscale("log")
-    _ticks(axis.xaxis, rows["seconds"])
+    _logarithmic(axis.xaxis, rows["seconds"])
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("seconds a run, fastest to slowest (a probe's with its share of the features)")
     axis.set_ylabel("accuracy, best epoch, 95 % interval")
@@ -248,12 +247,10 @@ def costs(cells, rows, path):
         correlation = of_cost["rank_correlation"].iloc[0]
         told = "" if correlation != correlation else f"\nrank correlation {correlation:.2f}"
         axis.set_title(f"{name.replace('_', ' ')}{told}", fontsize=10)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        _ticks(axis.xaxis, of_cost["amount"])
+        _logarithmic(axis.xaxis, of_cost["amount"])
         axis.set_xlabel("1e9 an image" if name == "gmacs" else "number")
         axis.grid(alpha=0.3)
-    _ticks(axes[0].yaxis, rows["seconds"])
+    _logarithmic(axes[0].yaxis, rows["seconds"])
     axes[0].set_ylabel("seconds a run")
     figure.legend(loc="outside lower center", ncols=min(3, len(cells)), frameon=False)
     _save(figure, path)
@@ -272,8 +269,8 @@ def phases(cells, rows, path):
         The PNG to write.
     """
     figure, axis = plt.subplots(figsize=(8, 1.3 + 0.4 * len(cells)), layout="constrained")
-    wide = rows.pivot(index="cell", columns="phase", values="seconds").loc[cells]
-    left = 0 * wide.iloc[:, 0]
+    wide = rows.pivot(index="cell", columns="phase", values="seconds").reindex(cells).fillna(0)
+    left = wide.sum(axis=1) * 0
     for phase, colour in zip(rows["phase"].unique(), COLOURS, strict=False):
         axis.barh(range(len(cells)), wide[phase], left=left, color=colour, label=phase)
         left = left + wide[phase]
@@ -281,7 +278,8 @@ def phases(cells, rows, path):
     axis.invert_yaxis()
     axis.set_xlabel("seconds an epoch")
     axis.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    if len(rows):
+        figure.legend(loc="outside lower center", ncols=6, frameon=False)
     _save(figure, path)
 
 
@@ -304,12 +302,15 @@ def reliability(cells, rows, path):
     for axis, cell in zip(axes[0], cells, strict=True):
         of_cell = rows[rows["cell"] == cell]
         axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
-        axis.plot(of_cell["confidence"], of_cell["accuracy"], color=colours(cells)[cell])
-        sizes = 150 * of_cell["predictions"] / max(1, of_cell["predictions"].sum())
-        axis.scatter(of_cell["confidence"], of_cell["accuracy"], 12 + sizes, colours(cells)[cell])
-        error = of_cell["calibration_error"].iloc[:1].sum()
-        axis.set_title(f"{cell}\ncalibration error {100 * error:.1f} points", fontsize=10)
         axis.grid(alpha=0.3)
+        axis.set_title(f"{cell}\nno finished run", fontsize=10)
+        if len(of_cell):
+            confidence, right = of_cell["confidence"], of_cell["accuracy"]
+            axis.plot(confidence, right, color=colours(cells)[cell])
+            sizes = 150 * of_cell["predictions"] / of_cell["predictions"].sum()
+            axis.scatter(confidence, right, 12 + sizes, colours(cells)[cell])
+            error = of_cell["calibration_error"].iloc[0]
+            axis.set_title(f"{cell}\ncalibration error {100 * error:.1f} points", fontsize=10)
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_formatter(PercentFormatter(1, decimals=0))
     low = min(0.5, *rows["confidence"], 1.0) - 0.03
@@ -339,7 +340,7 @@ def gallery(rows, path, folder=IMAGES):
     for axis in axes.flat:
         axis.axis("off")
     if rows.empty:
-        axes[0, 0].text(0, 0.5, "Every run got every validation image right.")
+        axes[0, 0].text(0, 0.5, "No run got a validation image wrong.")
     for axis, row in zip(axes.flat, rows.itertuples(), strict=False):
         with Image.open(Path(folder, "val", row.image)) as image:
             small = image.convert("RGB")
@@ -353,8 +354,11 @@ def gallery(rows, path, folder=IMAGES):
     _save(figure, path)
 
 
-def _ticks(axis, values):
-    """Label a logarithmic axis in plain numbers: 1, 2, 5 of each decade if these are few."""
+def _logarithmic(axis, values):
+    """Make an axis logarithmic, in plain numbers: 1, 2, 5 of each decade if these are few."""
+    if values.isna().all():
+        return  # matplotlib finds no place for ticks
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     few = values.max() < 100 * values.min()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axis.set_major_formatter(EngFormatter(sep=""))

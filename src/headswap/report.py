@@ -307,7 +307,7 @@ def _calibration(table):
 
 def _hardest(wrong):
     if wrong.empty:
-        return "Every run got every validation image right at its best epoch."
+        return "No run got a validation image wrong at its best epoch."
     always = wrong[wrong["wrong"] == wrong["runs"]]
     text = f"{_count(len(always), 'image')} every run got wrong. " if len(always) else ""
     first = wrong.iloc[0]

@@ -11,6 +11,8 @@ from .files import read_json
 from .params import Params
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
+DTYPES = {"seed": int, "epoch": int, "image": str, "loss": float, "accuracy": float}
+"""Of the columns of the cells' tables, which may be empty."""
 PUBLISHED = Path("data/published")
 
 
@@ -33,7 +35,7 @@ class Results:
     counts : dict of str to int
         The images: ``metrics/dataset.json``.
     published : dict of str to pandas.DataFrame
-        The write-up's ``summary`` and ``curves``; empty if it used other images.
+        The write-up's ``summary`` and ``curves``; empty if it used other images or weights.
     hits : dict of tuple of (str, str) to pandas.DataFrame of bool
         For each cell and epoch (``best`` or ``last``) which images its finished replicates got
         right: a row a seed, a column an image.
@@ -100,7 +102,7 @@ def read(params):
     if missing:
         raise Problem(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
     counts = read_json(METRICS / "dataset.json")
-    same_images = counts == read_json(PUBLISHED / "dataset.json")
+    same = params.weights == "imagenet" and counts == read_json(PUBLISHED / "dataset.json")
     published = {name: pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("summary", "curves")}
     figures = {cell: read_json(METRICS / f"cells/{cell}.json") for cell in cells}
     predictions = _stacked(cells, "predictions")
@@ -112,9 +114,7 @@ def read(params):
         curves=_stacked(cells, "curves"),
         predictions=predictions,
         counts=counts,
-        published={
-            name: table if same_images else table.iloc[:0] for name, table in published.items()
-        },
+        published={name: table if same else table.iloc[:0] for name, table in published.items()},
         hits={
             (cell, which): _hits(predictions, cell, which)
             for cell in cells
@@ -142,8 +142,5 @@ def _timing(cell):
 
 def _stacked(cells, kind):
     """Return the tables of all cells in one, with a first column ``cell``."""
-    tables = {
-        cell: pd.read_csv(PLOTS / kind / f"{cell}.csv", dtype={"image": str}) for cell in cells
-    }
-    filled = {cell: table for cell, table in tables.items() if len(table)} or tables
-    return pd.concat(filled, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
+    tables = {cell: pd.read_csv(PLOTS / kind / f"{cell}.csv", dtype=DTYPES) for cell in cells}
+    return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
