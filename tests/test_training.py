@@ -187,7 +187,7 @@ def test_training_images_are_normalised_crops_of_all_sizes_some_of_them_flipped(
     photographs = copy.deepcopy(photographs)
     inputs, _ = next(photographs.train(0, 0, len(photographs.labels["train"])))
     assert inputs.min() < -0.5 and 0.5 < inputs.max() < 2.7
-    flat = photographs._train[0] = torch.arange(256).expand(3, 200, 256).to(torch.uint8)
+    flat = photographs._train._kept[0] = torch.arange(256).expand(3, 200, 256).to(torch.uint8)
     views = [photographs.view(0, 0, number).float() for number in range(40)]
     slopes = torch.tensor([float(view[0, 0, -1] - view[0, 0, 0]) for view in views])
     assert 8 < (slopes < 0).sum() < 32
@@ -201,7 +201,7 @@ def test_a_view_depends_on_its_image_seed_and_epoch_alone(photographs):
     assert first.equal(photographs.view(5, 0, 0))
     assert not first.equal(photographs.view(5, 0, 1))
     assert not first.equal(photographs.view(5, 1, 0))
-    photographs._train[6] = photographs._train[5]
+    photographs._train._kept[6] = photographs._train[5]
     assert not first.equal(photographs.view(6, 0, 0))
 
 
@@ -212,6 +212,25 @@ def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photogr
     assert labels(0, 0).sort()[0].equal(photographs.labels["train"].sort()[0])
     assert not labels(0, 0).equal(labels(0, 1))
     assert not labels(0, 0).equal(labels(1, 0))
+
+
+def test_images_that_do_not_fit_are_decoded_again_and_all_else_is_the_same(
+    photographs, monkeypatch
+):
+    decoded = []
+
+    def decode(path):
+        decoded.append(path)
+        return images.decode(path)
+
+    paths = images.images_in(photographs.folder)
+    paths = [paths[name] for name in photographs.names["train"]]
+    fits = [images.decode(path) for path in paths]
+    held = images.Held(paths, decode, room=sum(image.nbytes for image in fits[:3]))
+    for _ in range(2):
+        for index, image in enumerate(fits):
+            assert held[index].equal(image)
+    assert decoded == paths + paths[3:]
 
 
 @pytest.mark.parametrize("classes", [["a"], ["ab"], ["abcdefghijk"]])

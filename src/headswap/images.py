@@ -13,10 +13,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by channel, of pixels between 0 and 1."""
 VAL_BATCH = 32
 """Images in a batch where nothing is learned; part of the arithmetic, so no parameter."""
+HELD = 2**29
+"""Bytes of each split that stay decoded: 900 photographs of 500 by 375 pixels."""
 
 
 class Photographs:
-    """The images of a data set, decoded once and held in memory as bytes.
+    """The images of a data set, decoded once and held in memory, as many as `HELD` allows.
 
     Parameters
     ----------
@@ -43,10 +45,10 @@ class Photographs:
             split: torch.tensor([self.classes.index(name.split("/")[1]) for name in names])
             for split, names in self.names.items()
         }
-        self._train = [decode(paths[name]) for name in self.names["train"]]
         self._augment = augmentation(image)
         self._centre = v2.Compose([v2.Resize(image.resize), v2.CenterCrop(image.size)])
-        self._val = [self._centre(decode(paths[name])) for name in self.names["val"]]
+        self._train = Held([paths[name] for name in self.names["train"]], decode)
+        self._val = Held([paths[name] for name in self.names["val"]], self._decode_centre)
 
     def train(self, seed, epoch, batch_size):
         """Yield an epoch's augmented batches, in an order of its own.
@@ -65,15 +67,14 @@ class Photographs:
 
     def val(self):
         """Yield the validation images in batches, as `train` does, neither shuffled nor changed."""
-        for start in range(0, len(self._val), VAL_BATCH):
-            chunk = slice(start, start + VAL_BATCH)
-            yield normalise(self._val[chunk]), self.labels["val"][chunk]
+        for chunk in torch.arange(len(self._val)).split(VAL_BATCH):
+            views = [self._val[index] for index in chunk.tolist()]
+            yield normalise(views), self.labels["val"][chunk]
 
     def train_centred(self):
         """Yield the training images as `val` yields the validation images, without labels."""
-        for start in range(0, len(self._train), VAL_BATCH):
-            chunk = self._train[start : start + VAL_BATCH]
-            yield normalise([self._centre(pixels) for pixels in chunk])
+        for chunk in torch.arange(len(self._train)).split(VAL_BATCH):
+            yield normalise([self._centre(self._train[index]) for index in chunk.tolist()])
 
     def view(self, index, seed, number):
         """Return one augmented view of a training image: bytes, shape (3, size, size).
@@ -82,6 +83,38 @@ class Photographs:
         """
         with seeded(seed, "augmentation", number, index):
             return self._augment(self._train[index])
+
+    def _decode_centre(self, path):
+        return self._centre(decode(path))
+
+
+class Held:
+    """Images by their place: the first ones decoded once, the rest whenever they are asked for.
+
+    Parameters
+    ----------
+    paths : list of path-like
+    decode : callable
+        Makes bytes, a torch.Tensor, of a path.
+    room : int, optional
+        Bytes to hold.
+    """
+
+    def __init__(self, paths, decode, room=HELD):
+        self._paths, self._decode = paths, decode
+        self._room, self._kept = room, {}
+
+    def __len__(self):
+        return len(self._paths)
+
+    def __getitem__(self, index):
+        if index in self._kept:
+            return self._kept[index]
+        image = self._decode(self._paths[index])
+        if image.nbytes <= self._room:
+            self._room -= image.nbytes
+            self._kept[index] = image
+        return image
 
 
 def augmentation(image):
