@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
-from headswap import dataset, drawings, params
+from headswap import dataset, drawings, images, params
 from headswap.errors import Problem
 from headswap.files import read_json
 
@@ -29,6 +29,9 @@ IMAGES = {
     "val/ants/c.png": picture("green", "png"),
     "val/bees/d.jpg": picture("white"),
 }
+
+
+IMAGE = params.Image(size=32, resize=40)
 
 
 @pytest.fixture
@@ -58,8 +61,8 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["", "set/", "a/b/"])
 def test_the_archives_own_folders_and_stray_files_do_not_matter(own, prefix):
-    counts = own({**IMAGES, "train/ants/imageNotFound.gif": b"GIF89a", "README": b""}, prefix)
-    assert counts["images"] == 4 and counts["train_ants"] == 1 and counts["val"] == 2
+    found = own({**IMAGES, "train/ants/imageNotFound.gif": b"GIF89a", "README": b""}, prefix)
+    assert list(found) == sorted(IMAGES)
     assert {str(path.relative_to("images")) for path in Path("images").rglob("*.*")} == set(IMAGES)
 
 
@@ -99,11 +102,73 @@ def test_all_faults_are_named_at_once_up_to_a_readable_number(own):
     assert len(str(problem.value).splitlines()) < 30
 
 
-def test_an_image_that_cannot_be_decoded_is_named(own):
-    Path("mine/val/bees/d.jpg").write_bytes(b"no picture")
+def encoded(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+KINDS = {
+    "CMYK": encoded(Image.new("CMYK", (30, 20), (0, 255, 255, 0)), "jpeg", quality=100),
+    "palette": encoded(Image.new("RGB", (30, 20), "red").quantize(4), "png"),
+    "transparent": encoded(Image.new("RGBA", (30, 20), (255, 0, 0, 9)), "png"),
+    "TIFF": encoded(Image.new("RGB", (30, 20), "red"), "tiff"),
+    "a single pixel": encoded(Image.new("RGB", (1, 1), "red"), "png"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_red_image_of_any_kind_is_red(own, kind):
+    Path("mine/val/bees/d.jpg").write_bytes(KINDS[kind])
     dataset.write_manifest("mine", "mine.csv")
-    with pytest.raises(Problem, match="no readable image: val/bees/d.jpg"):
-        own({**IMAGES, "val/bees/d.jpg": b"no picture"})
+    own({**IMAGES, "val/bees/d.jpg": KINDS[kind]})
+    red, green, blue = images.decode("images/val/bees/d.jpg").double().mean((1, 2))
+    assert red > 250 and green < 5 and blue < 5
+    (batch, _), *_ = images.Photographs(IMAGE, "images").val()
+    assert batch.shape == (2, 3, 32, 32)
+
+
+def test_a_photograph_taken_with_the_camera_turned_is_upright(tmp_path):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # turn it by 90 degrees, clockwise, to see it upright
+    above = Image.new("RGB", (20, 40), "black")
+    above.paste("white", (0, 0, 20, 20))
+    above.rotate(90, expand=True).save(tmp_path / "turned.png", exif=turned)
+    upright = images.decode(tmp_path / "turned.png")
+    assert upright.shape == (3, 40, 20)
+    assert upright[:, :20].min() == 255 and upright[:, 20:].max() == 0
+
+
+BAD = {
+    "no known format": b"no picture",
+    "16 or 32 bits": encoded(Image.new("I;16", (30, 20), 40_000), "png"),
+    "Truncated File Read": IMAGES["train/ants/a.jpg"][:-300],
+    "image file is truncated": picture("green", "png")[:60],
+    "decompression bomb": encoded(Image.new("1", (20_000, 20_000)), "png"),
+    "format": b"",
+}
+
+
+@pytest.mark.parametrize("why", BAD)
+def test_an_image_that_would_be_seen_wrongly_is_named(own, why):
+    Path("mine/val/bees/d.jpg").write_bytes(BAD[why])
+    dataset.write_manifest("mine", "mine.csv")
+    with pytest.raises(Problem, match=rf"no readable image: val/bees/d.jpg .*({why})"):
+        own({**IMAGES, "val/bees/d.jpg": BAD[why]})
+
+
+def test_identical_images_and_single_ones_are_remarked():
+    entries = {
+        **{"train/a/1.jpg": (9, "c0"), "train/a/2.jpg": (9, "c1"), "train/b/3.jpg": (9, "c1")},
+        **{"val/a/4.jpg": (9, "c0"), "val/b/5.jpg": (9, "c2"), "val/b/6.jpg": (9, "c3")},
+    }
+    assert dataset.remarks(entries) == [
+        "the same image twice or more: train/a/1.jpg, val/a/4.jpg",
+        "the same image twice or more: train/a/2.jpg, train/b/3.jpg",
+        "a class of one image: train/b",
+        "a class of one image: val/a",
+    ]
+    assert dataset.counts(entries)["in_both_splits"] == 1
 
 
 def test_links_and_twins_are_refused(own):
@@ -161,7 +226,7 @@ def test_a_damaged_name_in_an_archive_is_damage(own):
 
 
 def test_what_macos_adds_to_an_archive_does_not_matter(own):
-    assert own([*IMAGES.items(), ("__MACOSX/train/ants/._a.jpg", b"attributes")])["images"] == 4
+    assert len(own([*IMAGES.items(), ("__MACOSX/train/ants/._a.jpg", b"attributes")])) == 4
 
 
 @settings(max_examples=150, deadline=None)
@@ -240,16 +305,16 @@ def test_a_file_that_is_no_zip_does_not_replace_the_archive(own):
 def test_a_folder_of_ones_own_goes_through_fetch_and_verify(own):
     chosen = params.Dataset(url="mine", manifest="mine.csv")
     assert dataset.fetch(chosen, Path("got.zip")) == "mine"
-    assert dataset.verify(chosen, "got.zip", "images")["images"] == 4
+    assert len(dataset.verify(chosen, "got.zip", "images")) == 4
 
 
 def test_names_with_commas_quotes_and_accents_go_through_the_manifest(own):
-    for name in ('ant, "red".jpg', "fourmi été.jpg"):
+    for name in ('ant, "red".jpg', "fourmi été 蟻.jpg", "a" * 250 + ".jpg"):
         Path("mine/train/ants", name).write_bytes(IMAGES["train/ants/a.jpg"])
     dataset.write_manifest("mine", "mine.csv")
     chosen = params.Dataset(url="mine", manifest="mine.csv")
     dataset.fetch(chosen, Path("got.zip"))
-    assert dataset.verify(chosen, "got.zip", "images")["train_ants"] == 3
+    assert len(dataset.verify(chosen, "got.zip", "images")) == 4 + 3
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
@@ -276,10 +341,10 @@ def test_generated_images_are_the_same_bytes_each_time(tmp_path, monkeypatch):
     for name in ("first.zip", "second.zip"):
         dataset.fetch(chosen, tmp_path / name)
     assert (tmp_path / "first.zip").read_bytes() == (tmp_path / "second.zip").read_bytes()
-    counts = dataset.verify(chosen, tmp_path / "first.zip", tmp_path / "images")
-    assert counts == {
+    drawn = dataset.verify(chosen, tmp_path / "first.zip", tmp_path / "images")
+    assert dataset.counts(drawn) == {
         **{"images": 10, "train": 6, "train_ants": 3, "train_bees": 3},
-        **{"val": 4, "val_ants": 2, "val_bees": 2},
+        **{"val": 4, "val_ants": 2, "val_bees": 2, "in_both_splits": 0},
     }
 
 
@@ -296,7 +361,7 @@ def test_the_real_photographs_are_those_of_the_manifest(tmp_path):
         update={"manifest": str(ROOT / "data/manifest.csv")}
     )
     dataset.fetch(chosen, tmp_path / "set.zip")
-    counts = dataset.verify(chosen, tmp_path / "set.zip", tmp_path / "images")
+    counts = dataset.counts(dataset.verify(chosen, tmp_path / "set.zip", tmp_path / "images"))
     assert counts == read_json(ROOT / "data/published/dataset.json")
     assert (counts["train_ants"], counts["val_bees"]) == (123, 83)
 

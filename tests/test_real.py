@@ -41,7 +41,7 @@ def photographs(tmp_path_factory):
     )
     chosen = params.load()
     dataset.fetch(chosen.dataset)
-    counts = dataset.verify(chosen.dataset)
+    counts = dataset.counts(dataset.verify(chosen.dataset))
     assert counts == read_json("data/published/dataset.json")
     weights.provide(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
     yield chosen

@@ -67,9 +67,10 @@ def verify():
     params = _params()
     from . import dataset
 
-    counts = dataset.verify(params.dataset)
-    dataset.record(counts)
-    print(f"{counts['images']} images are as the manifest says.")
+    images = dataset.verify(params.dataset)
+    dataset.record(dataset.counts(images))
+    print(f"{len(images)} images are as the manifest says.")
+    _remark(dataset.remarks(images))
 
 
 @command
@@ -81,11 +82,19 @@ def manifest(
     from . import dataset, layout
 
     output = output or f"data/{Path(folder).resolve().name}.csv"
-    print(f"{output} lists {dataset.write_manifest(folder, output)} images.")
+    images = dataset.write_manifest(folder, output)
+    print(f"{output} lists {len(images)} images.")
+    _remark(dataset.remarks(images))
     if others := layout.passed_over(folder):
         print("Left out, being no <split>/<class>/<image> of a kind that is read:")
         print(some_of(others))
     print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
+
+
+def _remark(remarks):
+    if remarks:
+        print("A comparison on them suffers from")
+        print(some_of(remarks))
 
 
 @command

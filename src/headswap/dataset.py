@@ -103,12 +103,12 @@ def _check_zip(path):
 
 
 def write_manifest(folder, path):
-    """Write the manifest of a folder of one's own; return the number of images."""
+    """Write the manifest of a folder of one's own; return its entries (see `read_manifest`)."""
     images = images_in(folder)
     contents = ((name, _content(image)) for name, image in images.items())
     rows = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents]
     write_csv(path, COLUMNS, rows)
-    return len(images)
+    return {name: (size, digest) for name, size, digest in rows}
 
 
 def read_manifest(text, name):
@@ -169,8 +169,8 @@ def verify(dataset, archive=ARCHIVE, images=IMAGES):
 
     Returns
     -------
-    dict
-        The number of images for each ``<split>_<class>``, for each split, and ``images`` in all.
+    dict of str to tuple of (int, str)
+        What was verified (see `read_manifest`).
 
     Raises
     ------
@@ -196,7 +196,7 @@ def verify(dataset, archive=ARCHIVE, images=IMAGES):
             f"{archive} is damaged: {error}.\n"
             "Get a good copy with: dvc repro --force --single-item fetch"
         ) from None
-    return counts(entries)
+    return entries
 
 
 def _manifest_text(dataset, archive):
@@ -260,6 +260,8 @@ def _undecodable(folder):
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     image.load()
+                    if image.mode[0] in "IF":  # as RGB, all but black would become white
+                        raise ValueError("16 or 32 bits a pixel; save it with 8 bits a channel")
         except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
             why = "no known format" if isinstance(error, UnidentifiedImageError) else error
             faults.append(f"no readable image: {'/'.join(path.parts[-3:])} ({why})")
@@ -267,18 +269,41 @@ def _undecodable(folder):
 
 
 def counts(entries):
-    """Count images by split and by split and class.
+    """Count images by split and by split and class, and those of ``val`` that ``train`` has too.
 
-    >>> counts(["train/ants/a.jpg", "train/bees/b.jpg", "val/ants/c.jpg"])["train_ants"]
-    1
+    >>> entries = {"train/a/1.jpg": (9, "c0"), "val/a/2.jpg": (9, "c0"), "val/b/3.jpg": (9, "c1")}
+    >>> counts(entries)["val_a"], counts(entries)["in_both_splits"]
+    (1, 1)
     """
     tally = Counter()
     for name in entries:
         split, label, _ = name.split("/")
         tally.update(["images", split, f"{split}_{label}"])
+    learned = {digest for name, (_, digest) in entries.items() if name.startswith("train/")}
+    seen = [name for name, (_, digest) in entries.items() if digest in learned]
+    tally["in_both_splits"] = sum(name.startswith("val/") for name in seen)
     return dict(sorted(tally.items()))
 
 
+def remarks(entries):
+    """Return what a comparison on such images suffers from, a line each.
+
+    >>> entries = {"train/a/1.jpg": (9, "c0"), "val/a/2.jpg": (9, "c0"), "val/a/3.jpg": (9, "c1")}
+    >>> for line in remarks(entries):
+    ...     print(line)
+    the same image twice or more: train/a/1.jpg, val/a/2.jpg
+    a class of one image: train/a
+    """
+    places, classes = {}, Counter(name.rpartition("/")[0] for name in entries)
+    for name, (_, digest) in entries.items():
+        places.setdefault(digest, []).append(name)
+    return [
+        f"the same image twice or more: {', '.join(names)}"
+        for names in places.values()
+        if len(names) > 1
+    ] + [f"a class of one image: {name}" for name, number in classes.items() if number == 1]
+
+
 def record(tally, path="metrics/dataset.json"):
-    """Write what `verify` counted."""
+    """Write what `counts` counted."""
     write_json(path, tally)

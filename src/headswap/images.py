@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from .layout import IMAGES, classes_in, images_by_split, images_in
@@ -124,9 +124,9 @@ def augmentation(image):
 
 
 def decode(path):
-    """Read an image of any kind as RGB bytes, shape (3, height, width)."""
+    """Read an image of any kind, upright, as RGB bytes, shape (3, height, width)."""
     with Image.open(Path(path)) as image:
-        return v2.functional.pil_to_tensor(image.convert("RGB"))
+        return v2.functional.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def normalise(images):

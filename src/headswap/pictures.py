@@ -14,7 +14,7 @@ from matplotlib.ticker import (
     NullFormatter,
     PercentFormatter,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .files import replacing
 from .layout import IMAGES
@@ -343,7 +343,7 @@ def gallery(rows, path, folder=IMAGES):
         axes[0, 0].text(0, 0.5, "No run got a validation image wrong.")
     for axis, row in zip(axes.flat, rows.itertuples(), strict=False):
         with Image.open(Path(folder, "val", row.image)) as image:
-            small = image.convert("RGB")
+            small = ImageOps.exif_transpose(image).convert("RGB")
             small.thumbnail((320, 320))
         axis.imshow(small)
         axis.set_title(
