@@ -149,4 +149,4 @@ def test_replicates_that_disagree_ask_for_seeds(chosen):
     write_cell("alexnet-frozen", random.random((5, IMAGES)) < shares)
     told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
     assert told["verdict"] == "inconclusive" and told["effects"][0]["images_needed"] is None
-    assert report._claim(told)[1] == "inconclusive; add seeds first"
+    assert report._claim(told)[1] == "inconclusive; more images alone would not tell"

@@ -57,11 +57,13 @@ def test_table_and_summary_say_what_the_cells_say(chosen, capsys):
 def test_the_write_ups_figures_stay_away_from_other_images_and_weights(chosen, other):
     if other == "images":
         counts = {"images": 88, "train": 48, "val": 40, "val_ants": 20, "val_bees": 20}
-        write_json("metrics/dataset.json", counts)
+        write_json("metrics/dataset.json", {**counts, "in_both_splits": 2})
     else:
         chosen = chosen.model_copy(update={"weights": "random"})
     compare.provide(chosen)
     assert "write-up, %" not in report()
+    twins = "2 validation images can be found among the training images, byte for byte"
+    assert (twins in report()) == (other == "images")
     for name in ("accuracy", "curves"):
         assert "write-up" not in set(load_rows(name)["what"])
 
@@ -131,6 +133,43 @@ def test_costs_come_with_their_rank_correlation_with_time(chosen):
         rows.loc["depth", "rank_correlation"]
     )
     assert "run time goes most with the number of trained parameters" in report()
+    assert "may be chance (p = 0.33)" in report()
+
+
+def test_a_single_replicate_is_not_taken_for_more(chosen):
+    write_cell("alexnet-finetune", [np.arange(IMAGES) % 3 > 0])
+    compare.provide(chosen)
+    assert "interval of a single finished replicate speaks of other images only" in report()
+    assert "another seed may say otherwise" in report()
+    told = {told["id"]: told for told in json.loads(Path("metrics/claims.json").read_text())}
+    assert "add seeds" in told["frozen-beats-finetune-alexnet"]["why"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("metrics/cells/alexnet-frozen.json", "{", "alexnet-frozen.json cannot be read"),
+        ("metrics/dataset.json", None, "dataset.json cannot be read"),
+        ("metrics/timing/alexnet-embed.json", None, "alexnet-embed.json cannot be read"),
+        ("plots/curves/alexnet-frozen.csv", "", "alexnet-frozen.csv cannot be read"),
+        ("plots/predictions/alexnet-probe.csv", "seed,epoch\n0,1\n", "no column image"),
+        ("plots/predictions/alexnet-probe.csv", "seed,epoch\nzero,1\n", "cannot be read"),
+        ("data/published/summary.csv", "x\n1\n", "no column best_val_accuracy, cell"),
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_written(chosen, path, content, message):
+    Path(path).unlink()
+    if content is not None:
+        Path(path).write_text(content)
+    with pytest.raises(Problem, match=message):
+        compare.provide(chosen)
+    assert not Path("metrics/comparison.md").exists()
+
+
+def test_cells_that_saw_other_images_are_not_compared(chosen):
+    write_cell("alexnet-frozen", np.ones((3, IMAGES - 2)))
+    with pytest.raises(Problem, match="not validated on the same images"):
+        compare.provide(chosen)
 
 
 def test_the_hardest_photographs_are_told_with_votes_and_probability(chosen):

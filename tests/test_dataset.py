@@ -392,3 +392,10 @@ def test_an_image_that_cannot_be_read_is_named(own):
     ):
         with pytest.raises(Problem, match=r"train/ants/a\.jpg cannot be read"):
             act()
+
+
+def test_a_single_class_is_refused(own):
+    for path in Path("mine").glob("*/bees/*"):
+        path.unlink()
+    with pytest.raises(Problem, match="single class, ants"):
+        dataset.write_manifest("mine", "mine.csv")

@@ -162,8 +162,9 @@ def differences(results):
     -------
     pandas.DataFrame
         ``pair``, ``cell``, ``other``, ``which`` (the epoch: ``best`` or ``last``),
-        ``difference`` of accuracies with ``low`` and ``high``, ``differ`` (whether zero is left
-        out), ``images_needed`` to tell if not. Pairs without a common seed are left out.
+        ``seeds`` (how many they have in common), ``difference`` of accuracies with ``low`` and
+        ``high``, ``differ`` (whether zero is left out), ``images_needed`` to tell if not. Pairs
+        without a common seed are left out.
     """
     rows = []
     for cell, other in itertools.combinations(results.cells, 2):
@@ -173,6 +174,7 @@ def differences(results):
                 estimate = contrast(values)
                 names = {"pair": f"{cell} − {other}", "cell": cell, "other": other, "which": which}
                 figures = {
+                    "seeds": len(values),
                     "difference": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
@@ -180,7 +182,7 @@ def differences(results):
                     "images_needed": None if estimate.sign else estimate.images_needed,
                 }
                 rows.append(names | figures)
-    columns = ["pair", "cell", "other", "which", "difference", "low", "high", "differ"]
+    columns = ["pair", "cell", "other", "which", "seeds", "difference", "low", "high", "differ"]
     return pd.DataFrame(rows, columns=[*columns, "images_needed"]).round(6)
 
 
@@ -244,18 +246,28 @@ def costs(table):
     Returns
     -------
     pandas.DataFrame
-        ``cell``, ``cost`` (its name), ``amount``, ``seconds`` of a run, and ``rank_correlation``,
-        Spearman's, of the cost's amounts and the seconds over all cells (empty if they are equal).
+        ``cell``, ``cost`` (its name), ``amount``, ``seconds`` of a run, and of all cells with a
+        finished run ``rank_correlation``, Spearman's, of amounts and seconds, with its
+        ``p_value`` (empty if they are equal).
     """
-    rows = []
+    rows, timed = [], table.dropna(subset="seconds_per_run_mean")
+    seconds = timed["seconds_per_run_mean"]
     for cost in claims.COSTS:
-        amounts, seconds = table[cost], table["seconds_per_run_mean"]
-        varies = amounts.nunique() > 1 and seconds.nunique() > 1
-        correlation = spearmanr(amounts, seconds).statistic if varies else np.nan
-        for cell, amount, of_cell in zip(table["cell"], amounts, seconds, strict=True):
-            rows.append((cell, cost, amount, of_cell, correlation))
-    columns = ["cell", "cost", "amount", "seconds", "rank_correlation"]
-    return pd.DataFrame(rows, columns=columns).round(6)
+        varies = timed[cost].nunique() > 1 and seconds.nunique() > 1
+        correlation, p_value = spearmanr(timed[cost], seconds) if varies else (np.nan, np.nan)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "cell": table["cell"],
+                    "cost": cost,
+                    "amount": table[cost],
+                    "seconds": table["seconds_per_run_mean"],
+                    "rank_correlation": correlation,
+                    "p_value": p_value,
+                }
+            )
+        )
+    return pd.concat(rows).round(6)
 
 
 def calibration(results):

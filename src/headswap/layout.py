@@ -58,7 +58,7 @@ def is_image(name):
 
 
 def check_classes(names, where):
-    """Raise a Problem unless every class among the names has images in both splits."""
+    """Raise a Problem unless there are two classes or more, each with images in both splits."""
     present = {tuple(name.split("/")[:2]) for name in names}
     every = {label for _, label in present} or {"<class>"}
     expected = {(split, label) for split in SPLITS for label in every}
@@ -68,6 +68,8 @@ def check_classes(names, where):
             "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
             "every class in both."
         )
+    if len(every) == 1:
+        raise Problem(f"{where} has a single class, {every.pop()}: there is nothing to tell apart.")
 
 
 def classes_in(images=IMAGES):

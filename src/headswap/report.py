@@ -118,7 +118,11 @@ def _claim(verdict):
     told = verdict["verdict"]
     if told == "inconclusive":
         needed = [effect["images_needed"] for effect in verdict["effects"]]
-        told += f"; {max(needed):,} images would tell" if all(needed) else "; add seeds first"
+        told += (
+            f"; {max(needed):,} images would tell"
+            if all(needed)
+            else "; more images alone would not tell"
+        )
     return (verdict["says"], told, "; ".join(effects) + unit, "; ".join(theirs))
 
 
@@ -193,6 +197,8 @@ def _accuracy(table):
     )
     if len(bonus):
         text += f" The choice is worth {_between(100 * bonus)} points here (*best − last*)."
+    if (table["seeds"] - table["diverged"] == 1).any():
+        text += " The interval of a single finished replicate speaks of other images only."
     if table["diverged"].any():
         text += " Diverged runs are counted, and are in no mean."
     if table["published_best_val_accuracy"].notna().any():
@@ -242,6 +248,11 @@ def _told_apart(rows):
         f"\nEach interval stands alone: of {len(best)} equal pairs, {expected:.1g} would be told "
         "apart by chance."
     ] * bool(len(real))
+    if (best["seeds"] == 1).any():
+        note.append(
+            "\nWhere two cells have a single finished seed in common, the interval speaks of other "
+            "images only: another seed may say otherwise."
+        )
     return "\n".join([*lines, *note])
 
 
@@ -280,10 +291,15 @@ def _slowness(costs, phases):
         )
         cells = costs["cell"].nunique()
         names = _listed(NAMES[cost] for cost in most.index)
+        says = f"run time goes most with {names}" if most.iloc[0] > 0 else "run time goes with none"
         text = (
-            f"Over the {cells} cells, run time goes most with {names} "
-            f"(rank correlation {most.iloc[0]:.2f})" + (f"; {others}" if others else "") + ".\n\n"
+            f"Over the {_count(cells, 'cell')}, {says} (rank correlation {most.iloc[0]:.2f})"
+            f"{f'; {others}' if others else ''}."
         )
+        chance = costs.loc[costs["cost"] == most.index[0], "p_value"].iloc[0]
+        if not chance < 0.05:
+            text += f" That may be chance (p = {chance:.2f})."
+        text += "\n\n"
     wide = phases.pivot(index="cell", columns="phase", values="seconds")
     wide = wide.loc[phases["cell"].unique(), phases["phase"].unique()]
     rows = [("seconds an epoch", *wide.columns)]
@@ -329,6 +345,11 @@ def _limits(results, table, alike):
         f"There are {counts['val']:,} validation images ({classes}), so that one image is worth "
         f"{100 / counts['val']:.2f} points of one run's accuracy."
     )
+    if counts["in_both_splits"]:
+        text += (
+            f" {_count(counts['in_both_splits'], 'validation image')} can be found among the "
+            "training images, byte for byte."
+        )
     if alike is None:
         return (
             f"{text} Whether some stand nearly so among the training images was not looked into: "

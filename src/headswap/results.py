@@ -13,6 +13,8 @@ from .params import Params
 METRICS, PLOTS = Path("metrics"), Path("plots")
 DTYPES = {"seed": int, "epoch": int, "image": str, "loss": float, "accuracy": float}
 """Of the columns of the cells' tables, which may be empty."""
+CURVES = ("epoch", "split", "loss", "accuracy")
+PREDICTIONS = ("seed", "epoch", "which", "image", "label", "predicted")
 PUBLISHED = Path("data/published")
 
 
@@ -95,23 +97,27 @@ def read(params):
     Raises
     ------
     Problem
-        If a cell has not been trained yet.
+        If a cell has not been trained yet, a file is damaged, or cells saw different images.
     """
     cells = params.cells()
     missing = [cell for cell in cells if not (METRICS / f"cells/{cell}.json").exists()]
     if missing:
         raise Problem(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
-    counts = read_json(METRICS / "dataset.json")
-    same = params.weights == "imagenet" and counts == read_json(PUBLISHED / "dataset.json")
-    published = {name: pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("summary", "curves")}
-    figures = {cell: read_json(METRICS / f"cells/{cell}.json") for cell in cells}
-    predictions = _stacked(cells, "predictions")
+    counts = _read(METRICS / "dataset.json")
+    same = params.weights == "imagenet" and counts == _read(PUBLISHED / "dataset.json")
+    published = {
+        "summary": _read(PUBLISHED / "summary.csv", ("cell", "best_val_accuracy")),
+        "curves": _read(PUBLISHED / "curves.csv", CURVES),
+    }
+    figures = {cell: _read(METRICS / f"cells/{cell}.json") for cell in cells}
+    predictions = _stacked(cells, "predictions", PREDICTIONS)
+    _check_images(predictions)
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
         timing={cell: _timing(cell) for cell in cells},
-        curves=_stacked(cells, "curves"),
+        curves=_stacked(cells, "curves", ("seed", *CURVES)),
         predictions=predictions,
         counts=counts,
         published={name: table if same else table.iloc[:0] for name, table in published.items()},
@@ -131,16 +137,50 @@ def _hits(predictions, cell, which):
 
 def _timing(cell):
     """Return a cell's times, with what the features of a probe cost each of its runs."""
-    timing = read_json(METRICS / f"timing/{cell}.json")
+    timing = _read(METRICS / f"timing/{cell}.json")
     model, _, mode = cell.rpartition("-")
     share = 0.0
     if mode == "probe":
-        embedding = read_json(METRICS / f"timing/{model}-embed.json")
+        embedding = _read(METRICS / f"timing/{model}-embed.json")
         share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
     return {**timing, "features_seconds": share}
 
 
-def _stacked(cells, kind):
+def _check_images(predictions):
+    """Raise a Problem unless all cells were held against the same images, labelled alike."""
+    seen = {
+        cell: frozenset(rows[["image", "label"]].itertuples(index=False))
+        for cell, rows in predictions.groupby("cell")
+    }
+    if len(set(seen.values())) > 1:
+        raise Problem(
+            f"These cells were not validated on the same images: {', '.join(seen)}.\n"
+            "Bring all up to date with: dvc repro"
+        )
+
+
+def _read(path, columns=None):
+    """Read a cell's JSON, or the table with at least the given columns.
+
+    Raises
+    ------
+    Problem
+        If it is missing or damaged.
+    """
+    try:
+        if columns is None:
+            return read_json(path)
+        table = pd.read_csv(path, dtype=DTYPES)
+        if lacking := set(columns) - set(table):
+            raise ValueError(f"no column {', '.join(sorted(lacking))}")
+        return table
+    except (OSError, ValueError) as error:  # those of pandas and of JSON among them
+        raise Problem(
+            f"{path} cannot be read: {error}\nRestore it with: dvc checkout, or git checkout"
+        ) from error
+
+
+def _stacked(cells, kind, columns):
     """Return the tables of all cells in one, with a first column ``cell``."""
-    tables = {cell: pd.read_csv(PLOTS / kind / f"{cell}.csv", dtype=DTYPES) for cell in cells}
+    tables = {cell: _read(PLOTS / kind / f"{cell}.csv", columns) for cell in cells}
     return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
