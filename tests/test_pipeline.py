@@ -17,6 +17,7 @@ from headswap.provenance import TRAINING_CODE
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
+MODES = ("finetune", "frozen", "probe")
 
 
 def sh(*command, cwd=None):
@@ -195,9 +196,12 @@ def test_plots_diff_keeps_branches_apart_in_every_picture():
 
 def test_an_experiment_is_tried_from_the_command_line_and_listed():
     sh("dvc", "exp", "run", "--quiet", "--name", "warm", "-S", "train.lr=1e-2", "-S", "seeds=[0]")
-    listed = sh("dvc", "exp", "show", "--csv")
-    assert "warm" in listed
-    assert "tiny-frozen.best" in listed.splitlines()[0]
+    listed = sh("dvc", "exp", "show", "--only-changed", "--drop", ".*/|params", "--csv")
+    headings, *lines = listed.splitlines()
+    assert any(line.startswith("warm") for line in lines)
+    figures = {f"tiny-{mode}.{which}" for mode in MODES for which in ("best", "last")}
+    told = set(headings.split(",")) - {"Experiment", "rev", "typ", "Created"}
+    assert "seeds" in told and told <= figures | {"seeds", "train.lr"}
 
 
 def test_a_mistake_in_the_parameters_stops_at_the_first_stage_with_one_message():

@@ -21,6 +21,8 @@ from .layout import IMAGES
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind eyes; a cell has one in every picture."""
+PHASES = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
+"""From dark to light, told apart by colour-blind eyes, and no cell's."""
 
 
 WRITE_UP = "the write-up's one run"
@@ -219,7 +221,8 @@ def time(cells, rows, path):
     axis.set_xlabel("seconds a run, fastest to slowest (a probe's with its share of the features)")
     axis.set_ylabel("accuracy, best epoch, 95 % interval")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    if rows["accuracy"].notna().any():
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)
 
 
@@ -271,7 +274,7 @@ def phases(cells, rows, path):
     figure, axis = plt.subplots(figsize=(8, 1.3 + 0.4 * len(cells)), layout="constrained")
     wide = rows.pivot(index="cell", columns="phase", values="seconds").reindex(cells).fillna(0)
     left = wide.sum(axis=1) * 0
-    for phase, colour in zip(rows["phase"].unique(), COLOURS, strict=False):
+    for phase, colour in zip(rows["phase"].unique(), PHASES, strict=False):
         axis.barh(range(len(cells)), wide[phase], left=left, color=colour, label=phase)
         left = left + wide[phase]
     axis.set_yticks(range(len(cells)), cells)
