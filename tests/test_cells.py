@@ -213,6 +213,22 @@ def test_a_killed_stage_leaves_no_process_and_goes_on_to_the_same_bytes(
     assert contents(".") == interrupted
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stage_ends_with_the_process_that_started_it():
+    stage = "import os, time; from headswap import workers; workers.stop_with_parent(); "
+    stage += "print(os.getpid(), flush=True); time.sleep(60)"
+    dvc = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", dvc], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    time.sleep(1)
+    assert alive(child)
+    parent.kill()
+    deadline = time.monotonic() + 10
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(child)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_worker_that_dies_is_named_and_a_second_stage_is_refused(slow):

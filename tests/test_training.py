@@ -300,19 +300,27 @@ def test_batch_norm_that_meets_a_single_image_says_what_to_change(photographs):
         training.train(network, photographs, odd, seed=0)
 
 
-def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_path):
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage"])
+def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_path, damage):
     checkpoint, told = tmp_path / "checkpoint.pt", []
-    checkpoint.write_bytes(b"")
-    history = training.train(
-        my_networks.tiny(),
-        Few(photographs, 2),
-        RECIPE,
-        seed=0,
-        checkpoint=checkpoint,
-        report=lambda **news: told.append(news),
-    )
+
+    def run(report=None):
+        return training.train(
+            my_networks.tiny(),
+            Few(photographs, 2),
+            RECIPE,
+            seed=0,
+            checkpoint=checkpoint,
+            report=report,
+        )
+
+    whole = run()
+    content = checkpoint.read_bytes()
+    damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99}
+    checkpoint.write_bytes(damaged[damage])
+    history = run(lambda **news: told.append(news))
     assert "starts anew" in told[0]["note"]
-    assert len(history.seconds) == RECIPE.epochs
+    assert history.curves == whole.curves
 
 
 def test_bfloat16_trains_in_its_own_precision_and_keeps_its_parameters_in_float32(photographs):

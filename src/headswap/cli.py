@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from . import workers
 from .errors import Problem, some_of
 
 app = typer.Typer(
@@ -113,8 +114,6 @@ def weights(model: Model):
 def embed(model: Model):
     """Compute the features that the linear probe learns from."""
     params = _with_model(model)
-    from . import workers
-
     workers.warm_up("headswap.embedding")
     from . import display, embedding
 
@@ -138,8 +137,6 @@ def probe(model: Model):
 
 
 def _train(model, mode, params):
-    from . import workers
-
     workers.warm_up("headswap.runs")
     from . import cells, display
 
@@ -165,12 +162,11 @@ def prune(
     params = _params()
     from . import cells, runs
     from .files import size
-    from .workers import only_one
 
     current = [cells.Cell(*cell.rsplit("-", 1), params) for cell in params.cells()]
     kept, gone = size(runs.RUNS), 0
     for folder in runs.unused(current):
-        with only_one(folder.with_name("lock")):
+        with workers.only_one(folder.with_name("lock")):
             gone += size(folder)
             print(f"{folder}: {size(folder) / 1e6:.1f} MB")
             if not dry_run:
@@ -196,4 +192,5 @@ def _with_model(model):
 
 def main():
     """Run the command line."""
+    workers.stop_with_parent()
     app()

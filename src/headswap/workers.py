@@ -7,6 +7,7 @@ import os
 import pkgutil
 import signal
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -24,10 +25,6 @@ ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
-
-
-PARENT = os.getppid()
-"""The process that started this one, as long as it lives."""
 
 
 @dataclass
@@ -48,6 +45,21 @@ class Job:
     name: str
     function: str
     arguments: tuple
+
+
+def stop_with_parent():
+    """End this process, and so its workers, when the one that started it is gone.
+
+    DVC, when it is killed, leaves its stage running.
+    """
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def how_many():
@@ -124,8 +136,6 @@ def side_by_side(jobs, tell):
                     del running[pipe]
                 else:
                     raise Problem(_obituary(jobs[number], process.exitcode))
-            if os.getppid() != PARENT:
-                raise Problem("The process that started this one is gone, so it stopped too.")
     finally:
         for _, process in running.values():
             process.terminate()
