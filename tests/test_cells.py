@@ -1,6 +1,7 @@
 """A cell: replicates side by side, what is kept of them, and what happens when things go wrong."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,20 +118,29 @@ def test_a_further_seed_trains_one_run(ready):
     assert len(list(Path("models/tiny-frozen").glob("run-*.json"))) == 3
 
 
-def test_results_do_not_depend_on_workers_folder_or_order(ready, tmp_path, monkeypatch):
-    monkeypatch.setenv("HEADSWAP_WORKERS", "2")
+def test_results_do_not_depend_on_workers_folder_order_or_neighbours(ready, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSWAP_WORKERS", "4")
+    edit(seeds=[0, 1, 2, 3])
     for mode in ("finetune", "probe"):
         train(mode)
-    here = contents(ready)
+    here = contents(".")
+
     monkeypatch.chdir(project(tmp_path / "elsewhere"))
     monkeypatch.setenv("HEADSWAP_WORKERS", "1")
-    edit(seeds=[1, 0])
+    factories = {"neighbour": "my_networks:tiny", "tiny": "my_networks:tiny"}
+    edit(seeds=[3, 1, 0, 2], models=["neighbour", "tiny"], factories=factories)
     prepare()
+    train("probe", "neighbour")
     for mode in ("probe", "finetune"):
         train(mode)
-    there = contents(".")
+    there = {name: content for name, content in contents(".").items() if "tiny-" in name}
     assert here.keys() == there.keys()
     assert [name for name in here if here[name] != there[name]] == []
+
+    monkeypatch.setenv("HEADSWAP_WORKERS", "2")
+    shutil.rmtree("runs")
+    train("probe")
+    assert all(contents(".")[name] == here[name] for name in here if "tiny-probe" in name)
 
 
 def test_a_run_that_diverges_is_counted_and_no_nan_reaches_a_file(ready):
