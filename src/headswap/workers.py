@@ -125,7 +125,7 @@ def side_by_side(jobs, tell):
                 process.start()
                 theirs.close()
                 running[ours] = number, process
-            for pipe in wait(list(running), timeout=1):
+            for pipe in wait(list(running)):
                 number, process = running[pipe]
                 kind, content = _hear(jobs[number], pipe, process)
                 if kind == "report":
