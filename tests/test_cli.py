@@ -57,12 +57,14 @@ def test_check_counts_the_cells(workspace):
 
 
 def test_the_manifest_of_a_folder_tells_what_it_left_out(workspace):
-    for name in ("train/a/1.png", "val/a/2.PNG", "train/a/more/3.png", "val/a/4.heic", "val/5.png"):
+    good = ("train/a/1.png", "val/a/2.PNG", "train/b/1.png", "val/b/2.png")
+    for name in (*good, "train/a/more/3.png", "val/a/4.heic", "val/5.png"):
         Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
         Path("mine", name).write_bytes(b"-")
     Path("mine/train/.DS_Store").write_bytes(b"-")
     told = headswap("manifest", "mine").stdout
-    assert "data/mine.csv lists 2 images." in told
+    assert "data/mine.csv lists 4 images." in told
+    assert "a class of one image: train/a" in told
     assert "  train/a/more/3.png\n  val/5.png\n  val/a/4.heic\n" in told
     assert "DS_Store" not in told
 
