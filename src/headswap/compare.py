@@ -246,21 +246,24 @@ def costs(table):
     Returns
     -------
     pandas.DataFrame
-        ``cell``, ``cost`` (its name), ``amount``, ``seconds`` of a run, and of all cells with a
-        finished run ``rank_correlation``, Spearman's, of amounts and seconds, with its
-        ``p_value`` (empty if they are equal).
+        ``cell``, ``cost`` (its name), ``amount`` (to three digits: what differs by less takes
+        as long), ``seconds`` of a run, and of all cells with a finished run
+        ``rank_correlation``, Spearman's, of amounts and seconds, with its ``p_value`` (empty if
+        they are equal).
     """
     rows, timed = [], table.dropna(subset="seconds_per_run_mean")
     seconds = timed["seconds_per_run_mean"]
     for cost in claims.COSTS:
-        varies = timed[cost].nunique() > 1 and seconds.nunique() > 1
-        correlation, p_value = spearmanr(timed[cost], seconds) if varies else (np.nan, np.nan)
+        amounts = table[cost].map(lambda amount: float(f"{amount:.3g}"))
+        known = amounts[timed.index]
+        varies = known.nunique() > 1 and seconds.nunique() > 1
+        correlation, p_value = spearmanr(known, seconds) if varies else (np.nan, np.nan)
         rows.append(
             pd.DataFrame(
                 {
                     "cell": table["cell"],
                     "cost": cost,
-                    "amount": table[cost],
+                    "amount": amounts,
                     "seconds": table["seconds_per_run_mean"],
                     "rank_correlation": correlation,
                     "p_value": p_value,

@@ -189,7 +189,7 @@ def differences(cells, rows, path):
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(pairs)), pairs)
     axis.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
-    axis.set_xlabel("difference of accuracies in points, with 95 % interval (first − second)")
+    axis.set_xlabel("first − second: difference of accuracies\nin points, with 95 % interval")
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)
