@@ -108,9 +108,12 @@ def _obstacle(claim, results):
     missing = [cell for cell in claim.cells if cell not in results.cells]
     if missing:
         return f"not in the matrix: {', '.join(missing)}"
+    own = sorted({cell.rpartition("-")[0] for cell in claim.cells} & set(params.factories))
+    if own:
+        return f"it is about torchvision's network, and {', '.join(own)} has a factory of its own"
+    if any(results.figures.diverged[cell] for cell in claim.cells):
+        return "some of its runs diverged and ended early"
     if claim.quantity == "seconds":
-        if any(results.figures.diverged[cell] for cell in claim.cells):
-            return "some of its runs diverged and ended early"
         if any(len(results.seconds(cell)) < 2 for cell in claim.cells):
             return "one run a cell has no spread; add seeds"
         if len({results.timing[cell]["processor"] for cell in claim.cells}) > 1:
@@ -120,9 +123,6 @@ def _obstacle(claim, results):
         return None
     if params.weights != "imagenet":
         return f"it is about ImageNet weights, and these are {params.weights}"
-    own = sorted({cell.rpartition("-")[0] for cell in claim.cells} & set(params.factories))
-    if own:
-        return f"it is about torchvision's network, and {', '.join(own)} has a factory of its own"
     if results.published["summary"].empty:
         return "it is about other images"
     if any(len(results.contrast(weights)) < 2 for weights in claim.compare):

@@ -117,12 +117,16 @@ def _claim(verdict):
     unit = {"points": " points", "times": " times"}.get(verdict["unit"], f", {verdict['unit']}")
     told = verdict["verdict"]
     if told == "inconclusive":
-        needed = [effect["images_needed"] for effect in verdict["effects"]]
-        told += (
-            f"; {max(needed):,} images would tell"
-            if all(needed)
-            else "; more images alone would not tell"
-        )
+        open_ones = [
+            effect for effect in verdict["effects"] if effect["low"] <= 0 <= effect["high"]
+        ]
+        needed = [effect["images_needed"] for effect in open_ones]
+        if verdict["unit"] != "points":
+            told += "; more seeds may tell"
+        elif all(needed):
+            told += f"; with {max(needed):,} images there would be an even chance to tell"
+        else:
+            told += "; more images alone would not tell"
     return (verdict["says"], told, "; ".join(effects) + unit, "; ".join(theirs))
 
 
@@ -159,7 +163,7 @@ def markdown(results, table, rows, verdicts, wrong, alike):
         "What the write-up concluded": _verdicts(verdicts),
         "Why one is slower": _slowness(rows["costs"], rows["phases"]),
         "How sure the predictions are": _calibration(table),
-        "Which photographs decide it": _hardest(wrong),
+        "Which photographs decide it": _hardest(wrong) if table["bonus"].notna().any() else "",
         "What limits every comparison on these images": _limits(results, table, alike),
         "How it was made": _provenance(results),
     }
@@ -217,18 +221,21 @@ def _differences(rows):
 
 
 def _told_apart(rows):
-    """Say which pairs of cells differ at their best epochs, the clearest first."""
+    """Say which pairs of cells differ at their best epochs, the largest difference first."""
     best = rows[rows["which"] == "best"]
     if best.empty:
         return "No two cells have a finished seed in common, so no difference can be told."
     real = best[best["differ"].astype(bool)]
-    lines = [f"Of {_count(len(best), 'pair')} of cells, {len(real)} can be told apart:"]
+    lines = [
+        f"Of {_count(len(best), 'pair')} of cells, {len(real)} can be told apart at their best "
+        "epochs:"
+    ]
     if real.empty:
         widest = 50 * (best["high"] - best["low"]).mean()
         needed = best["images_needed"].dropna()
         lines = [
-            f"None of {_count(len(best), 'pair')} of cells can be told apart: on average a "
-            f"difference is known to ± {widest:.1f} points."
+            f"None of {_count(len(best), 'pair')} of cells can be told apart at their best epochs: "
+            f"on average a difference is known to ± {widest:.1f} points."
         ]
         if len(needed):
             lines.append(
@@ -244,8 +251,9 @@ def _told_apart(rows):
             f"({100 * low:.1f} to {100 * high:.1f})"
         )
     expected = 0.05 * len(best)
+    by_chance = f"{expected:.0f}" if expected >= 1 else f"{expected:.1g}"
     note = [
-        f"\nEach interval stands alone: of {len(best)} equal pairs, {expected:.1g} would be told "
+        f"\nEach interval stands alone: of {len(best)} equal pairs, {by_chance} would be told "
         "apart by chance."
     ] * bool(len(real))
     if (best["seeds"] == 1).any():
@@ -289,17 +297,17 @@ def _slowness(costs, phases):
             for cost, value in correlations.sort_values(ascending=False).items()
             if cost not in most
         )
-        cells = costs["cell"].nunique()
+        cells = costs.dropna(subset="seconds")["cell"].nunique()
         names = _listed(NAMES[cost] for cost in most.index)
         says = f"run time goes most with {names}" if most.iloc[0] > 0 else "run time goes with none"
         text = (
             f"Over the {_count(cells, 'cell')}, {says} (rank correlation {most.iloc[0]:.2f})"
             f"{f'; {others}' if others else ''}."
         )
-        chance = costs.loc[costs["cost"] == most.index[0], "p_value"].iloc[0]
-        if not chance < 0.05:
-            text += f" That may be chance (p = {chance:.2f})."
-        text += "\n\n"
+        text += (
+            " That describes these cells and tests nothing: cells of one network share most of "
+            "the five costs.\n\n"
+        )
     wide = phases.pivot(index="cell", columns="phase", values="seconds")
     wide = wide.loc[phases["cell"].unique(), phases["phase"].unique()]
     rows = [("seconds an epoch", *wide.columns)]

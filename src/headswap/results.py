@@ -11,8 +11,12 @@ from .files import read_json
 from .params import Params
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
-DTYPES = {"seed": int, "epoch": int, "image": str, "loss": float, "accuracy": float}
+DTYPES = {
+    **{"seed": int, "epoch": int, "loss": float, "accuracy": float},
+    **dict.fromkeys(("cell", "split", "which", "image", "label", "predicted"), str),
+}
 """Of the columns of the cells' tables, which may be empty."""
+SUMMARY = ("cell", "best_val_accuracy", "train_seconds")
 CURVES = ("epoch", "split", "loss", "accuracy")
 PREDICTIONS = ("seed", "epoch", "which", "image", "label", "predicted")
 PUBLISHED = Path("data/published")
@@ -37,7 +41,8 @@ class Results:
     counts : dict of str to int
         The images: ``metrics/dataset.json``.
     published : dict of str to pandas.DataFrame
-        The write-up's ``summary`` and ``curves``; empty if it used other images or weights.
+        The write-up's ``summary`` and ``curves``, without networks that have a factory of one's
+        own; empty if it used other images or weights.
     hits : dict of tuple of (str, str) to pandas.DataFrame of bool
         For each cell and epoch (``best`` or ``last``) which images its finished replicates got
         right: a row a seed, a column an image.
@@ -106,8 +111,8 @@ def read(params):
     counts = _read(METRICS / "dataset.json")
     same = params.weights == "imagenet" and counts == _read(PUBLISHED / "dataset.json")
     published = {
-        "summary": _read(PUBLISHED / "summary.csv", ("cell", "best_val_accuracy")),
-        "curves": _read(PUBLISHED / "curves.csv", CURVES),
+        "summary": _read(PUBLISHED / "summary.csv", SUMMARY),
+        "curves": _read(PUBLISHED / "curves.csv", ("cell", *CURVES)),
     }
     figures = {cell: _read(METRICS / f"cells/{cell}.json") for cell in cells}
     predictions = _stacked(cells, "predictions", PREDICTIONS)
@@ -120,7 +125,10 @@ def read(params):
         curves=_stacked(cells, "curves", ("seed", *CURVES)),
         predictions=predictions,
         counts=counts,
-        published={name: table if same else table.iloc[:0] for name, table in published.items()},
+        published={
+            name: table[same & ~table["cell"].str.rpartition("-")[0].isin(params.factories)]
+            for name, table in published.items()
+        },
         hits={
             (cell, which): _hits(predictions, cell, which)
             for cell in cells
@@ -170,7 +178,7 @@ def _read(path, columns=None):
     try:
         if columns is None:
             return read_json(path)
-        table = pd.read_csv(path, dtype=DTYPES)
+        table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := set(columns) - set(table):
             raise ValueError(f"no column {', '.join(sorted(lacking))}")
         return table
