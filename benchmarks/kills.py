@@ -41,14 +41,14 @@ PATIENCE = 20
 """Seconds within which every process must be gone."""
 VICTIMS = {
     "DVC": lambda tree: tree[:1],
-    "the stage": lambda tree: [process for process in tree if _is(process, "headswap")][:1],
-    "a worker": lambda tree: [process for process in tree if _is(process, "forkserver")][-1:],
+    "the stage": lambda tree: [process for process in tree if _runs(process, "/bin/headswap")][:1],
+    "a worker": lambda tree: [process for process in tree if _runs(process, "forkserver")][-1:],
     "all": lambda tree: tree,
 }
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 
 
-def _is(process, word):
+def _runs(process, word):
     try:
         return any(word in part for part in process.cmdline()[:4])
     except psutil.Error:
@@ -65,7 +65,7 @@ def lay_out(folder):
         seeds=[0, 1, 2],
         train={"epochs": 8},
     )
-    dvc(folder, "init", "--no-scm", "--force").wait()
+    dvc(folder, "config", "core.no_scm", "true").wait()
 
 
 def dvc(folder, *arguments):

@@ -253,7 +253,7 @@ def test_the_report_says_other_things_of_other_figures(chosen, accuracies):
         assert "can be told apart at their best epochs:" in text
     else:
         assert "None of 3 pairs of cells can be told apart" in text
-    every_hit = "No run got a validation image wrong at its best epoch."
+    every_hit = "No finished run got a validation image wrong at its best epoch."
     assert (every_hit in text) == (accuracies[0] == 1)
     assert f"({'70'} ants, 83 bees)" in text and "0.65 points" in text
     assert all(f"![{title}" in text for title in ("Accuracy", "Learning", "Confusion", "Reliab"))

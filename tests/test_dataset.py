@@ -17,10 +17,14 @@ from headswap.errors import Problem
 from headswap.files import read_json
 
 
-def picture(colour, form="jpeg"):
+def encoded(image, form, **options):
     file = io.BytesIO()
-    Image.new("RGB", (30, 20), colour).save(file, form)
+    image.save(file, form, **options)
     return file.getvalue()
+
+
+def picture(colour, form="jpeg"):
+    return encoded(Image.new("RGB", (30, 20), colour), form)
 
 
 IMAGES = {
@@ -29,9 +33,6 @@ IMAGES = {
     "val/ants/c.png": picture("green", "png"),
     "val/bees/d.jpg": picture("white"),
 }
-
-
-IMAGE = params.Image(size=32, resize=40)
 
 
 @pytest.fixture
@@ -102,17 +103,11 @@ def test_all_faults_are_named_at_once_up_to_a_readable_number(own):
     assert len(str(problem.value).splitlines()) < 30
 
 
-def encoded(image, form, **options):
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
 KINDS = {
     "CMYK": encoded(Image.new("CMYK", (30, 20), (0, 255, 255, 0)), "jpeg", quality=100),
     "palette": encoded(Image.new("RGB", (30, 20), "red").quantize(4), "png"),
     "transparent": encoded(Image.new("RGBA", (30, 20), (255, 0, 0, 9)), "png"),
-    "TIFF": encoded(Image.new("RGB", (30, 20), "red"), "tiff"),
+    "TIFF": picture("red", "tiff"),
     "a single pixel": encoded(Image.new("RGB", (1, 1), "red"), "png"),
 }
 
@@ -124,7 +119,7 @@ def test_a_red_image_of_any_kind_is_red(own, kind):
     own({**IMAGES, "val/bees/d.jpg": KINDS[kind]})
     red, green, blue = images.decode("images/val/bees/d.jpg").double().mean((1, 2))
     assert red > 250 and green < 5 and blue < 5
-    (batch, _), *_ = images.Photographs(IMAGE, "images").val()
+    (batch, _), *_ = images.Photographs(params.Image(size=32, resize=40), "images").val()
     assert batch.shape == (2, 3, 32, 32)
 
 

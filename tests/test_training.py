@@ -214,9 +214,7 @@ def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photogr
     assert not labels(0, 0).equal(labels(1, 0))
 
 
-def test_images_that_do_not_fit_are_decoded_again_and_all_else_is_the_same(
-    photographs, monkeypatch
-):
+def test_images_that_do_not_fit_are_decoded_again_whenever_they_are_used(photographs):
     decoded = []
 
     def decode(path):

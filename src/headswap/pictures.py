@@ -21,7 +21,7 @@ from .layout import IMAGES
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind eyes; a cell has one in every picture."""
-PHASES = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
+SHADES = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 """From dark to light, told apart by colour-blind eyes, and no cell's."""
 
 
@@ -274,7 +274,7 @@ def phases(cells, rows, path):
     figure, axis = plt.subplots(figsize=(8, 1.3 + 0.4 * len(cells)), layout="constrained")
     wide = rows.pivot(index="cell", columns="phase", values="seconds").reindex(cells).fillna(0)
     left = wide.sum(axis=1) * 0
-    for phase, colour in zip(rows["phase"].unique(), PHASES, strict=False):
+    for phase, colour in zip(rows["phase"].unique(), SHADES, strict=False):
         axis.barh(range(len(cells)), wide[phase], left=left, color=colour, label=phase)
         left = left + wide[phase]
     axis.set_yticks(range(len(cells)), cells)
@@ -343,7 +343,7 @@ def gallery(rows, path, folder=IMAGES):
     for axis in axes.flat:
         axis.axis("off")
     if rows.empty:
-        axes[0, 0].text(0, 0.5, "No run got a validation image wrong.")
+        axes[0, 0].text(0, 0.5, "No finished run got a validation image wrong.")
     for axis, row in zip(axes.flat, rows.itertuples(), strict=False):
         with Image.open(Path(folder, "val", row.image)) as image:
             small = ImageOps.exif_transpose(image).convert("RGB")

@@ -117,17 +117,19 @@ def _claim(verdict):
     unit = {"points": " points", "times": " times"}.get(verdict["unit"], f", {verdict['unit']}")
     told = verdict["verdict"]
     if told == "inconclusive":
-        open_ones = [
-            effect for effect in verdict["effects"] if effect["low"] <= 0 <= effect["high"]
-        ]
-        needed = [effect["images_needed"] for effect in open_ones]
-        if verdict["unit"] != "points":
-            told += "; more seeds may tell"
-        elif all(needed):
-            told += f"; with {max(needed):,} images there would be an even chance to tell"
-        else:
-            told += "; more images alone would not tell"
+        told += f"; {_missing(verdict)}"
     return (verdict["says"], told, "; ".join(effects) + unit, "; ".join(theirs))
+
+
+def _missing(verdict):
+    """Return what it would take to tell, for an inconclusive claim."""
+    if verdict["unit"] != "points":
+        return "more seeds may tell"
+    untold = [effect for effect in verdict["effects"] if effect["low"] <= 0 <= effect["high"]]
+    needed = [effect["images_needed"] for effect in untold]
+    if not all(needed):
+        return "more images alone would not tell"
+    return f"with {max(needed):,} images there would be an even chance to tell"
 
 
 def _effect(unit, figure):
@@ -163,7 +165,7 @@ def markdown(results, table, rows, verdicts, wrong, alike):
         "What the write-up concluded": _verdicts(verdicts),
         "Why one is slower": _slowness(rows["costs"], rows["phases"]),
         "How sure the predictions are": _calibration(table),
-        "Which photographs decide it": _hardest(wrong) if table["bonus"].notna().any() else "",
+        "Which photographs decide it": _hardest(wrong),
         "What limits every comparison on these images": _limits(results, table, alike),
         "How it was made": _provenance(results),
     }
@@ -299,12 +301,10 @@ def _slowness(costs, phases):
         )
         cells = costs.dropna(subset="seconds")["cell"].nunique()
         names = _listed(NAMES[cost] for cost in most.index)
-        says = f"run time goes most with {names}" if most.iloc[0] > 0 else "run time goes with none"
+        says = "run time goes most with" if most.iloc[0] > 0 else "the least against run time goes"
         text = (
-            f"Over the {_count(cells, 'cell')}, {says} (rank correlation {most.iloc[0]:.2f})"
-            f"{f'; {others}' if others else ''}."
-        )
-        text += (
+            f"Over the {_count(cells, 'cell')}, {says} {names} "
+            f"(rank correlation {most.iloc[0]:.2f}){f'; {others}' if others else ''}."
             " That describes these cells and tests nothing: cells of one network share most of "
             "the five costs.\n\n"
         )
@@ -331,7 +331,7 @@ def _calibration(table):
 
 def _hardest(wrong):
     if wrong.empty:
-        return "No run got a validation image wrong at its best epoch."
+        return "No finished run got a validation image wrong at its best epoch."
     always = wrong[wrong["wrong"] == wrong["runs"]]
     text = f"{_count(len(always), 'image')} every run got wrong. " if len(always) else ""
     first = wrong.iloc[0]

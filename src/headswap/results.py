@@ -16,9 +16,12 @@ DTYPES = {
     **dict.fromkeys(("cell", "split", "which", "image", "label", "predicted"), str),
 }
 """Of the columns of the cells' tables, which may be empty."""
-SUMMARY = ("cell", "best_val_accuracy", "train_seconds")
-CURVES = ("epoch", "split", "loss", "accuracy")
-PREDICTIONS = ("seed", "epoch", "which", "image", "label", "predicted")
+COLUMNS = {
+    "summary": ("best_val_accuracy", "train_seconds"),
+    "curves": ("epoch", "split", "loss", "accuracy"),
+    "predictions": ("epoch", "which", "image", "label", "predicted"),
+}
+"""What each kind of table has at the least."""
 PUBLISHED = Path("data/published")
 
 
@@ -111,18 +114,18 @@ def read(params):
     counts = _read(METRICS / "dataset.json")
     same = params.weights == "imagenet" and counts == _read(PUBLISHED / "dataset.json")
     published = {
-        "summary": _read(PUBLISHED / "summary.csv", SUMMARY),
-        "curves": _read(PUBLISHED / "curves.csv", ("cell", *CURVES)),
+        kind: _read(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
+        for kind in ("summary", "curves")
     }
     figures = {cell: _read(METRICS / f"cells/{cell}.json") for cell in cells}
-    predictions = _stacked(cells, "predictions", PREDICTIONS)
+    predictions = _stacked(cells, "predictions")
     _check_images(predictions)
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
         timing={cell: _timing(cell) for cell in cells},
-        curves=_stacked(cells, "curves", ("seed", *CURVES)),
+        curves=_stacked(cells, "curves"),
         predictions=predictions,
         counts=counts,
         published={
@@ -188,7 +191,7 @@ def _read(path, columns=None):
         ) from error
 
 
-def _stacked(cells, kind, columns):
+def _stacked(cells, kind):
     """Return the tables of all cells in one, with a first column ``cell``."""
-    tables = {cell: _read(PLOTS / kind / f"{cell}.csv", columns) for cell in cells}
+    tables = {cell: _read(PLOTS / kind / f"{cell}.csv", ("seed", *COLUMNS[kind])) for cell in cells}
     return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
