@@ -7,6 +7,7 @@ replicate, and chance; the threshold sets the true accuracy. Run it with:
     python benchmarks/coverage.py > benchmarks/COVERAGE.md
 """
 
+import itertools
 import sys
 from multiprocessing import Pool
 
@@ -15,13 +16,14 @@ from scipy.stats import norm
 
 from headswap import statistics
 
-IMAGES, REPLICATES, EXPERIMENTS, RESAMPLES = 153, 5, 4000, 2000
+IMAGES, EXPERIMENTS, RESAMPLES = 153, 4000, 2000
+REPLICATES = (5, 3, 2)
 ACCURACIES = (0.90, 0.945, 0.97)
 SOURCES = ((0.6, 0.3, 0), (0.6, 0.3, 0.003), (0.6, 0.2, 0.01), (0.3, 0.3, 0.005), (0.5, 0.3, 0.03))
 """Shares of variance: an image, an image in its cell, a replicate; the rest is chance."""
 
 
-def simulate(accuracy, sources, random, images=IMAGES, replicates=REPLICATES):
+def simulate(accuracy, sources, random, images=IMAGES, replicates=5):
     """Draw the hits of two cells of equal true accuracy.
 
     Parameters
@@ -62,12 +64,12 @@ def _weights(count):
 
 def coverage(case):
     """Return how often three intervals cover: a cell's, a difference's, the bootstrap's of it."""
-    accuracy, sources = case
+    replicates, accuracy, sources = case
     random = np.random.default_rng(1)
-    weights = _weights(IMAGES), _weights(REPLICATES)
+    weights = _weights(IMAGES), _weights(replicates)
     covered = []
     for _ in range(EXPERIMENTS):
-        first, second = simulate(accuracy, sources, random)
+        first, second = simulate(accuracy, sources, random, replicates=replicates)
         cell, difference = statistics.accuracy(first), statistics.contrast(second - first)
         low, high = pigeonhole(second - first, *weights)
         covered.append((cell.low <= accuracy <= cell.high, difference.sign == 0, low <= 0 <= high))
@@ -76,22 +78,24 @@ def coverage(case):
 
 def main():
     """Print the table as Markdown."""
-    cases = [(accuracy, sources) for accuracy in ACCURACIES for sources in SOURCES]
+    cases = list(itertools.product(REPLICATES, ACCURACIES, SOURCES))
     print(f"""# How often the intervals cover the truth
 
-{EXPERIMENTS:,} simulated experiments a line, each of {REPLICATES} replicates of two cells of equal
+{EXPERIMENTS:,} simulated experiments a line, each of 5, 3 or 2 replicates of two cells of equal
 accuracy on {IMAGES} images; nominal: 95 %. *Bootstrap*: the difference's percentile interval from
 {RESAMPLES:,} resamples of images and replicates (the pigeonhole bootstrap), for comparison. What is
 not covered of a difference between equal cells is how often they would be called different.
 Standard error of each figure: {np.sqrt(0.95 * 0.05 / EXPERIMENTS):.2%}.
 Made by `python benchmarks/coverage.py`.
 
-| accuracy | variance: image, image in cell, replicate | cell | difference | bootstrap |
-| ---: | ---: | ---: | ---: | ---: |""")
+| replicates | accuracy | variance: image, of cell, replicate | cell | difference | bootstrap |
+| ---: | ---: | ---: | ---: | ---: | ---: |""")
     with Pool() as pool:
-        for (accuracy, sources), covered in zip(cases, pool.imap(coverage, cases), strict=True):
+        for case, covered in zip(cases, pool.imap(coverage, cases), strict=True):
+            replicates, accuracy, sources = case
             shares = ", ".join(f"{share:.1%}" for share in sources)
-            print(f"| {accuracy:.1%} | {shares} | " + " | ".join(f"{c:.1%}" for c in covered), "|")
+            figures = " | ".join(f"{share:.1%}" for share in covered)
+            print(f"| {replicates} | {accuracy:.1%} | {shares} | {figures} |")
             sys.stdout.flush()
 
 

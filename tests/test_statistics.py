@@ -84,6 +84,36 @@ def test_no_number_of_images_settles_what_the_replicates_leave_open():
     assert statistics.contrast(values).images_needed is None
 
 
+def test_what_is_left_of_each_pair_is_counted_once():
+    random = np.random.default_rng(9)
+    variances = [sum(statistics._sources(random.normal(size=(5, 100)))[:2]) for _ in range(200)]
+    assert 1 < np.mean(variances) / (1 / 500) < 1.5
+
+
+def test_two_replicates_that_happen_to_agree_are_not_believed_as_many(simulate):
+    random = np.random.default_rng(11)
+    experiments = [simulate(0.9, (0.5, 0.3, 0.03), random, replicates=2) for _ in range(800)]
+    differ = [statistics.contrast(second - first).sign != 0 for first, second in experiments]
+    assert np.mean(differ) < 0.06
+
+
+@pytest.mark.parametrize(("better", "sign"), [(0, 0), (4, 0), (6, 1)])
+def test_cells_that_hardly_differed_are_not_taken_for_known_without_doubt(better, sign):
+    estimate = statistics.contrast([np.arange(153) < better] * 5)
+    assert estimate.value == better / 153
+    assert estimate.sign == sign
+    assert estimate.high - estimate.value > 0.005
+
+
+def test_a_ratio_of_times_has_the_interval_of_welchs_test_of_their_logarithms():
+    random = np.random.default_rng(10)
+    over, under = random.normal(50, 1, 5), random.normal(40, 2, 4)
+    estimate = statistics.log_ratio([over], [under])
+    welch = stats.ttest_ind(np.log(over), np.log(under), equal_var=False).confidence_interval()
+    assert estimate.low == pytest.approx(welch.low, rel=0.05)
+    assert estimate.high == pytest.approx(welch.high, rel=0.05)
+
+
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 9))))
 def test_an_accuracy_lies_within_its_interval_and_that_between_0_and_1(hits):
     estimate = statistics.accuracy(hits)
