@@ -133,6 +133,16 @@ def test_a_mirror_can_be_an_address(server, tmp_path, monkeypatch):
     assert download.obtain("http://127.0.0.1:9/f", tmp_path / "f", right) == f"{server.url}/well/f"
 
 
+def test_plain_http_is_refused_where_not_all_of_the_digest_is_known(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSWAP_MIRROR", "http://mirror.invalid")
+    with pytest.raises(Problem, match="mirror.invalid/x: plain HTTP, and not all") as problem:
+        download.obtain("http://other.invalid/x", tmp_path / "x", anything, pinned=False)
+    assert str(problem.value).count("plain HTTP") == 2
+    monkeypatch.delenv("HEADSWAP_MIRROR")
+    here = f"{server.url}/well/x"
+    assert download.obtain(here, tmp_path / "x", right, pinned=False) == here
+
+
 def test_every_place_that_was_tried_is_named_with_what_was_wrong(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", str(tmp_path))
     server.body = b"other"

@@ -171,6 +171,28 @@ def test_a_factorys_own_weights_are_kept(tmp_path):
     assert read_tensors(tmp_path / "tiny.safetensors")[1]["source"] == "my_networks:tiny"
 
 
+def test_an_edit_to_what_a_factory_imports_changes_what_it_made(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "mine_with_parts"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text("from .parts import make\n")
+    parts = package / "parts.py"
+    parts.write_text("from my_networks import tiny as make\n")
+    (package / "another.py").write_text("")
+    changes = {"factories": {"tiny": "mine_with_parts.nets:make"}}
+
+    def code():
+        provide("tiny", tmp_path, **changes)
+        return read_tensors(tmp_path / "tiny.safetensors")[1]["code"]
+
+    before = code()
+    (package / "another.py").write_text("# of no matter\n")
+    assert code() == before
+    parts.write_text(parts.read_text() + "# an edit\n")
+    assert code() != before
+
+
 @pytest.mark.parametrize("name", [SMALL, "tiny"])
 def test_random_weights_are_the_same_bytes_each_time(tmp_path, name):
     first, second = tmp_path / "first", tmp_path / "second"

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 import requests
@@ -19,7 +20,7 @@ TIMEOUT = (5, 30)
 RETRIES = 2
 
 
-def obtain(url, destination, check, caches=()):
+def obtain(url, destination, check, caches=(), pinned=True):
     """Put a file in its place, whole and checked, or leave what was there.
 
     Parameters
@@ -32,6 +33,9 @@ def obtain(url, destination, check, caches=()):
         Called with the path of a copy; raises ValueError, saying what is wrong, if it will not do.
     caches : iterable of path-like
         Local files to try after the mirror and before `url`.
+    pinned : bool
+        Whether all of the content's SHA-256 is known. If not, plain HTTP, on whose way anybody may
+        exchange a file, is refused (but from this machine).
 
     Returns
     -------
@@ -48,6 +52,8 @@ def obtain(url, destination, check, caches=()):
     with replacing(destination) as copy:
         for place in _places(url, name, caches):
             try:
+                if not pinned:
+                    _refuse_plain_http(place)
                 _copy(place, copy)
                 check(copy)
             except (OSError, ValueError, requests.RequestException) as error:
@@ -69,6 +75,12 @@ def _places(url, name, caches):
         yield f"{mirror}/{name}"
     yield from (str(cache) for cache in caches)
     yield url
+
+
+def _refuse_plain_http(place):
+    address = urlsplit(place)
+    if address.scheme == "http" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ValueError("plain HTTP, and not all of its digest is known; use https:// or a folder")
 
 
 def _copy(place, destination):

@@ -5,6 +5,7 @@ import re
 import sys
 import tempfile
 from collections import OrderedDict
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from . import networks
 from .download import obtain
 from .errors import Problem
-from .files import read_tensors, replacing, sha256
+from .files import digest, read_tensors, replacing, sha256
 from .layout import WEIGHTS
 from .seeds import seeded
 
@@ -34,7 +35,7 @@ def provide(name, params, destination):
         Of which ``weights``, ``factories`` and ``image.size`` matter.
     destination : path-like
         The safetensors file to write. Its metadata tell the ``source``, the ``head``, and of a
-        factory its name and the digest of its module.
+        factory its name and the digest of its module and of what that imports beside it.
 
     Raises
     ------
@@ -54,9 +55,22 @@ def provide(name, params, destination):
         source = _load_imagenet(network, name)
     made_by = {}
     if name in params.factories:
-        module = sys.modules[params.factories[name].partition(":")[0]]
-        made_by = {"factory": params.factories[name], "code": sha256(module.__file__)}
+        module = params.factories[name].partition(":")[0]
+        made_by = {"factory": params.factories[name], "code": _code(module)}
     save(destination, network.state_dict(), source=source, head=head, **made_by)
+
+
+def _code(name):
+    """Return the digest of an imported module, and of all that it imports from the same folder."""
+    module = sys.modules[name]
+    file = Path(module.__file__)
+    root = file.parents[name.count(".") + hasattr(module, "__path__")]
+    files = {file}
+    if "site-packages" not in root.parts:
+        finder = ModuleFinder([str(root)])
+        finder.import_hook(name)
+        files |= {Path(found.__file__) for found in finder.modules.values() if found.__file__}
+    return digest(sorted((path.relative_to(root).as_posix(), sha256(path)) for path in files))
 
 
 def pretrained(name, params, folder=WEIGHTS):
@@ -107,7 +121,8 @@ def _load_imagenet(network, name):
     filename = url.rsplit("/", 1)[-1]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / filename
-        obtain(url, file, check_digest, [Path(torch.hub.get_dir(), "checkpoints", filename)])
+        cache = Path(torch.hub.get_dir(), "checkpoints", filename)
+        obtain(url, file, check_digest, [cache], pinned=False)  # its name has 8 digits of 64
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
             ours = {_renamed(key): state[key] for key in state if not key.startswith(AUXILIARY)}
