@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from headswap import claims, params, report
 from headswap.errors import Problem
+from headswap.files import read_json, write_json
 from headswap.results import read
 
 IMAGES = 153
@@ -114,12 +115,23 @@ def test_what_cannot_be_tested_says_why(chosen, changes, why):
 
 
 def test_other_images_and_too_few_runs_say_why(chosen):
-    write_images(0, counts={"images": 4, "train": 2, "val": 2})
+    write_images(0, counts={"images": 4, "train": 2, "val": 2, "in_both_splits": 0})
     assert "other images" in verdicts(chosen)["resnet18-beats-alexnet"]["why"]
     write_cell("alexnet-frozen", np.ones((1, IMAGES)))
     assert "add seeds" in verdicts(chosen)["frozen-faster"]["why"]
     write_cell("alexnet-frozen", np.ones((4, IMAGES)), diverged=1)
     assert "diverged" in verdicts(chosen)["frozen-faster"]["why"]
+
+
+@pytest.mark.parametrize("key", ["processor", "cores", "device", "workers"])
+def test_times_that_were_not_taken_alike_are_not_compared(chosen, key):
+    path = Path("metrics/timing/alexnet-frozen.json")
+    timing = read_json(path)
+    for other in ("another", [timing[key], "another"]):
+        write_json(path, {**timing, key: other})
+        told = verdicts(chosen)
+        assert "not timed alike" in told["frozen-faster"]["why"]
+        assert told["frozen-beats-finetune-alexnet"]["verdict"] != "not tested"
 
 
 def test_a_ninth_claim_is_one_entry(chosen):
@@ -137,8 +149,44 @@ def test_a_ninth_claim_is_one_entry(chosen):
     assert verdicts(chosen)["probe-is-enough"]["verdict"] == "supported"
 
 
-def test_a_file_that_holds_no_claims_is_refused(chosen):
-    Path(claims.CLAIMS).write_text("- id: half\n  says: nothing\n")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"published": {"alexnet-frozen": 1}}, "published must give a figure of each of alexnet-f"),
+        ({"compare": []}, "entry 1.compare: List should have at least 1 item"),
+        ({"compare": [{}]}, "published must give"),
+        ({"compare": [{"alexnet-frozen": 1, "alexnet-finetune": 1}]}, "one below"),
+        ({"compare": [{"alexnet-frozen": 2, "alexnet-finetune": -1}]}, "are 1 and -1"),
+        ({"published": {"alexnet-frozen": 0, "alexnet-finetune": 1}}, "above zero"),
+        ({"quantity": "accuracy", "per": "depth"}, "per goes with seconds"),
+        ({"direction": "up"}, "entry 1.direction: Input should be 'above' or 'below'"),
+        ({"another": 1}, "entry 1.another: Extra inputs are not permitted"),
+    ],
+)
+def test_a_mistake_in_a_claim_is_named(chosen, change, message):
+    claim = {
+        "id": "a",
+        "says": "b",
+        "quantity": "seconds",
+        "compare": [{"alexnet-frozen": 1, "alexnet-finetune": -1}],
+        "direction": "above",
+        "published": {"alexnet-frozen": 1, "alexnet-finetune": 1},
+    }
+    YAML().dump([claim], Path(claims.CLAIMS))
+    assert len(claims.read()) == 1
+    YAML().dump([{**claim, **change}], Path(claims.CLAIMS))
+    with pytest.raises(Problem, match=message):
+        claims.read()
+    YAML().dump([claim, claim], Path(claims.CLAIMS))
+    with pytest.raises(Problem, match="more than one is called a"):
+        claims.read()
+
+
+@pytest.mark.parametrize("text", ["", "- half", "a: [", "\0", None])
+def test_a_file_that_holds_no_claims_is_refused(chosen, text):
+    Path(claims.CLAIMS).unlink()
+    if text is not None:
+        Path(claims.CLAIMS).write_text(text)
     with pytest.raises(Problem, match=r"claims\.yaml is no list of claims"):
         claims.read()
 

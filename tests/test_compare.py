@@ -1,17 +1,18 @@
 """The comparison says what the cells' files say, in tables, plots and a report."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from fake_cells import write_cell, write_embeddings, write_images
+from fake_cells import COSTS, TRAINED, write_cell, write_embeddings, write_images
 from PIL import Image
 
-from headswap import compare, params, statistics
+from headswap import compare, params, pictures, statistics
 from headswap.errors import Problem
-from headswap.files import write_json
+from headswap.files import read_json, write_json
 
 IMAGES = 40
 PLOTS = ("accuracy", "confusion", "costs", "curves", "differences", "phases", "reliability", "time")
@@ -123,6 +124,13 @@ def test_a_probes_time_has_its_share_of_the_features(chosen):
     seconds = load_rows("time").set_index("cell")["seconds"]
     own = json.loads(Path("metrics/timing/alexnet-probe.json").read_text())
     assert seconds["alexnet-probe"] == pytest.approx(own["seconds_per_run_mean"] + 20 / 3, abs=1e-3)
+    phases = load_rows("phases").set_index(["cell", "phase"])["seconds"]
+    assert phases["alexnet-probe", "features"] == pytest.approx(20 / 3 / 2, abs=1e-3)  # two epochs
+
+
+def test_how_sure_a_prediction_is_is_the_probability_of_its_class(chosen):
+    compare.provide(chosen)
+    assert set(load_rows("reliability")["confidence"]) == {0.8}
 
 
 def test_costs_come_with_their_rank_correlation_with_time(chosen):
@@ -162,6 +170,9 @@ def test_a_single_replicate_is_not_taken_for_more(chosen):
     ("path", "content", "message"),
     [
         ("metrics/cells/alexnet-frozen.json", "{", "alexnet-frozen.json cannot be read"),
+        ("metrics/cells/alexnet-frozen.json", "{}", "no activations, best_epoch"),
+        ("metrics/cells/alexnet-frozen.json", "[]", "no activations, best_epoch"),
+        ("metrics/timing/alexnet-frozen.json", "{}", "no cores, device, dirty"),
         ("metrics/dataset.json", None, "dataset.json cannot be read"),
         ("metrics/timing/alexnet-embed.json", None, "alexnet-embed.json cannot be read"),
         ("plots/curves/alexnet-frozen.csv", "", "alexnet-frozen.csv cannot be read"),
@@ -181,6 +192,73 @@ def test_a_damaged_file_is_named_and_nothing_is_written(chosen, path, content, m
     with pytest.raises(Problem, match=message):
         compare.provide(chosen)
     assert not Path("metrics/comparison.md").exists()
+
+
+@pytest.mark.parametrize("rows", [slice(1, None), slice(-1), slice(IMAGES * 3), [0, *range(240)]])
+def test_a_table_that_lacks_rows_or_repeats_them_is_named(chosen, rows):
+    path = "plots/predictions/alexnet-frozen.csv"
+    pd.read_csv(path).iloc[rows].to_csv(path, index=False)
+    with pytest.raises(Problem, match="alexnet-frozen.csv cannot be read: "):
+        compare.provide(chosen)
+
+
+def test_features_of_other_images_are_refused(chosen):
+    write_embeddings("alexnet", np.ones((IMAGES + 1, 8)), np.ones((60, 8)))
+    with pytest.raises(Problem, match="not of the images that the cells saw"):
+        compare.provide(chosen)
+
+
+def test_a_damaged_photograph_is_named_and_nothing_is_written(chosen):
+    write_cell("alexnet-frozen", np.tile(np.arange(IMAGES) != 3, (3, 1)))
+    Path("data/images/val/bees/003.jpg").write_bytes(b"no photograph")
+    with pytest.raises(Problem, match=r"bees/003\.jpg cannot be read(.|\n)*dvc repro verify"):
+        compare.provide(chosen)
+    assert not Path("metrics/summary.json").exists()
+
+
+def test_a_difference_that_the_last_epoch_does_not_show_is_told_as_such(chosen):
+    worse = np.tile(np.arange(IMAGES) < 20, (3, 1))
+    write_cell("alexnet-frozen", np.ones((3, IMAGES)), last=worse)
+    write_cell("alexnet-finetune", worse, last=worse)
+    write_cell("alexnet-probe", worse, last=np.ones((3, IMAGES)))
+    compare.provide(chosen)
+    told = "alexnet-frozen is more accurate than alexnet-finetune by 50.0 points"
+    assert re.search(rf"{told} \(.*\); not at their last epochs\n", report())
+    assert re.search(r"alexnet-frozen is .* alexnet-probe .*; the other way round at", report())
+    assert "1 pair can be told apart only at the last epochs: alexnet-probe is more" in report()
+
+
+def test_cells_that_were_not_timed_alike_have_no_rank_correlation(chosen):
+    path = "metrics/timing/alexnet-frozen.json"
+    write_json(path, {**read_json(path), "device": "a graphics card"})
+    compare.provide(chosen)
+    assert load_rows("costs")["rank_correlation"].isna().all()
+    assert "were not timed alike" in report() and "run time goes" not in report()
+
+
+def test_the_report_says_what_each_cell_was_made_from_and_on(chosen):
+    compare.provide(chosen)
+    on = "(cores: 2; device: cpu; runs side by side, at the most: 2), at revision 0123456789ab."
+    assert on in report()
+    assert "| alexnet-frozen | 012301230123 | 89ab89ab89ab |" in report()
+
+
+def test_many_cells_with_long_names_fit_their_pictures(chosen, monkeypatch):
+    models = [f"a_network_with_a_very_long_name_indeed_{number}" for number in range(4)]
+    random = np.random.default_rng(5)
+    many = chosen.model_copy(update={"models": models, "weights": "random"})
+    for model in models:
+        monkeypatch.setitem(COSTS, model, COSTS["alexnet"])
+        monkeypatch.setitem(TRAINED, model, 10)
+    for cell in many.cells():
+        write_cell(cell, random.random((3, IMAGES)) < random.random())
+    compare.provide(many)
+    for name in PLOTS:
+        with Image.open(f"plots/{name}.png") as picture:
+            assert max(picture.size) < 4000
+    colours, markers = pictures.colours(many.cells()), pictures.markers(many.cells())
+    assert len({colours[cell] + markers[cell] for cell in many.cells()}) == 12
+    assert "more: plots/differences.json" in report()
 
 
 def test_cells_that_saw_other_images_are_not_compared(chosen):

@@ -132,6 +132,7 @@ def _metrics(runs, probabilities, labels):
         **runs[0]["costs"],
         "seeds": len(runs),
         "diverged": len(runs) - len(finished),
+        **{f"{name}_digest": of_input for name, of_input in runs[0]["inputs"].items()},
     }
 
 
@@ -170,7 +171,7 @@ def _timing(cell, images, folders, runs):
         }
     for key in kept[0].keys() - {"epochs"}:
         values = list(dict.fromkeys(of[key] for of in kept))
-        timing[key] = values[0] if len(values) == 1 else ", ".join(map(str, values))
+        timing[key] = values[0] if len(values) == 1 else values
     return {**timing, "precision": cell.params.precision}
 
 

@@ -4,15 +4,23 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .errors import Problem
+from .errors import Problem, some_of
+from .results import COSTS, TIMED_ON
 from .statistics import Estimate, contrast, log_ratio
 
 CLAIMS = Path("data/published/claims.yaml")
-COSTS = ("parameters", "trainable_parameters", "gmacs", "depth", "activations")
 
 
 class Claim(BaseModel):
@@ -23,10 +31,25 @@ class Claim(BaseModel):
     id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     says: str
     quantity: Literal["accuracy", "seconds"]
-    compare: Annotated[list[dict[str, float]], Field(min_length=1)]
+    compare: Annotated[list[dict[str, FiniteFloat]], Field(min_length=1)]
     direction: Literal["above", "below"]
     per: Literal[COSTS] | None = None
-    published: dict[str, float]
+    published: dict[str, FiniteFloat]
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if sorted(self.published) != self.cells:
+            raise ValueError(f"published must give a figure of each of {', '.join(self.cells)}")
+        for weights in self.compare:
+            if min(weights.values(), default=0) >= 0 or max(weights.values()) <= 0:
+                raise ValueError("compare needs a weight above zero and one below")
+            if self.quantity == "seconds" and {abs(weight) for weight in weights.values()} != {1}:
+                raise ValueError("of seconds, the weights under compare are 1 and -1")
+        if self.quantity == "seconds" and min(self.published.values()) <= 0:
+            raise ValueError("published seconds are above zero")
+        if self.per and self.quantity == "accuracy":
+            raise ValueError("per goes with seconds")
+        return self
 
     @property
     def cells(self):
@@ -44,12 +67,27 @@ def read(path=CLAIMS):
     Raises
     ------
     Problem
-        If the file is no list of claims.
+        If the file is no list of claims, or has two of one name.
     """
     try:
-        return [Claim(**entry) for entry in YAML(typ="safe").load(Path(path))]
-    except (ValidationError, YAMLError, TypeError) as error:
-        raise Problem(f"{path} is no list of claims: {error}\nMend it, then: dvc repro") from None
+        entries = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+        claims = TypeAdapter(list[Claim]).validate_python(entries)
+        names = [claim.id for claim in claims]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"more than one is called {', '.join(twice)}")
+    except ValidationError as error:
+        why = some_of([_fault(fault) for fault in error.errors()])
+    except (OSError, ValueError, YAMLError) as error:
+        why = f"  {error}"
+    else:
+        return claims
+    raise Problem(f"{path} is no list of claims:\n{why}\nMend it, then: dvc repro")
+
+
+def _fault(fault):
+    number, *where = fault["loc"] or ("list",)
+    place = f"entry {number + 1}" if isinstance(number, int) else number
+    return f"{'.'.join(map(str, [place, *where]))}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def test(claim, results):
@@ -116,8 +154,8 @@ def _obstacle(claim, results):
     if claim.quantity == "seconds":
         if any(len(results.seconds(cell)) < 2 for cell in claim.cells):
             return "one run a cell has no spread; add seeds"
-        if len({results.timing[cell]["processor"] for cell in claim.cells}) > 1:
-            return "its cells were timed on different processors"
+        if not results.timed_alike(claim.cells):
+            return f"its runs were not timed alike ({', '.join(TIMED_ON)})"
         if claim.per and not all(_cost_ratio(claim, cells, results) for cells in claim.compare):
             return f"its cells have the same {claim.per}"
         return None
@@ -134,7 +172,8 @@ def _estimate(claim, weights, results):
     """Return a comparison's estimate and the write-up's figure, both zero if there is no effect."""
     if claim.quantity == "accuracy":
         published = sum(weight * claim.published[cell] for cell, weight in weights.items())
-        return contrast(results.contrast(weights)), published
+        most = sum(weight for weight in weights.values() if weight > 0)
+        return contrast(results.contrast(weights), most), published
     estimate = log_ratio(
         [results.seconds(cell) for cell, weight in weights.items() if weight > 0],
         [results.seconds(cell) for cell, weight in weights.items() if weight < 0],

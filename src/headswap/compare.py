@@ -5,13 +5,16 @@ import json
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy import stats
 
 from . import claims, pictures, report
 from .files import write_json, write_text
-from .results import METRICS, PLOTS, read
+from .results import COSTS, METRICS, PLOTS, read
 from .similar import look_alikes
-from .statistics import contrast, reliability
+from .statistics import LEVEL, contrast, reliability
+
+MOST_CLASSES = 20
+"""In a confusion matrix."""
 
 
 def provide(params):
@@ -25,7 +28,8 @@ def provide(params):
     Raises
     ------
     Problem
-        If a cell has not been trained yet.
+        If a cell has not been trained yet, or a file is missing or damaged: then nothing is
+        written.
     """
     results = read(params)
     alike = look_alikes(results)
@@ -35,13 +39,14 @@ def provide(params):
     rows = {
         "accuracy": accuracies(results, table),
         "confusion": confusions(results),
-        "costs": costs(table),
+        "costs": costs(table, results.timed_alike(results.cells)),
         "curves": curves(results),
         "differences": differences(results),
         "phases": phases(results),
         "reliability": calibration(results),
         "time": times(results, table),
     }
+    photographs = pictures.thumbnails(wrong.head(12))
     write_json(METRICS / "summary.json", summary(table))
     write_json(METRICS / "claims.json", verdicts)
     write_text(METRICS / "comparison.csv", table.to_csv(index=False))
@@ -51,7 +56,7 @@ def provide(params):
     for name, of_plot in rows.items():
         _write_rows(PLOTS / f"{name}.json", of_plot)
         getattr(pictures, name)(results.cells, of_plot, PLOTS / f"{name}.png")
-    pictures.gallery(wrong.head(12), PLOTS / "gallery.png")
+    pictures.gallery(wrong.head(12), photographs, PLOTS / "gallery.png")
     report.show(table, rows["differences"], verdicts)
 
 
@@ -68,7 +73,8 @@ def comparison(results, alike=None):
     -------
     pandas.DataFrame
         A row a cell: ``cell``; all of ``metrics/cells/<cell>.json``; ``bonus``, the best epoch's
-        accuracy less the last's, with its interval, ``bonus_ci_low`` and ``bonus_ci_high``;
+        accuracy less the last's, with its interval, ``bonus_ci_low`` and ``bonus_ci_high``, for
+        other replicates on the same images, since the choice of the epoch depends on these;
         ``calibration_error``, the expected one; ``best_val_accuracy_new``, the mean accuracy
         without the look-alikes; ``seconds_per_run_mean``, in `probe` with a share of computing the
         features; ``published_best_val_accuracy`` and ``published_train_seconds``. What cannot be
@@ -80,8 +86,7 @@ def comparison(results, alike=None):
         best, last = (results.hits[cell, which] for which in ("best", "last"))
         row = {"cell": cell, **{key: results.figures[key][cell] for key in results.figures}}
         if len(best):
-            bonus = contrast(best.to_numpy(float) - last.to_numpy(float))
-            row |= {"bonus": bonus.value, "bonus_ci_low": bonus.low, "bonus_ci_high": bonus.high}
+            row |= _bonus(best.mean(axis=1) - last.mean(axis=1))
             row["calibration_error"] = reliability(*_confidence(results, cell))[1]
             if new is not None:
                 row["best_val_accuracy_new"] = best[new].to_numpy().mean()
@@ -93,6 +98,16 @@ def comparison(results, alike=None):
         table[column] = table[column].astype(float).round(6) if column in table else np.nan
     published = results.published["summary"].set_index("cell").add_prefix("published_")
     return table.join(published, on="cell")
+
+
+def _bonus(of_runs):
+    """Return the mean, and Student's interval if there are two runs; it is never negative."""
+    bonus = {"bonus": of_runs.mean()}
+    if len(of_runs) > 1:
+        half = stats.sem(of_runs) * stats.t.ppf((1 + LEVEL) / 2, len(of_runs) - 1)
+        bonus["bonus_ci_low"] = max(0.0, bonus["bonus"] - half)
+        bonus["bonus_ci_high"] = bonus["bonus"] + half
+    return bonus
 
 
 def _new_images(results, alike):
@@ -193,19 +208,24 @@ def confusions(results):
     -------
     pandas.DataFrame
         ``cell``, ``label``, ``predicted``, ``images`` (mean of the best epochs) and ``share`` of
-        the label's images.
+        the label's images. Of more than `MOST_CLASSES` classes only the most confused.
     """
     best = results.predictions[results.predictions["which"] == "best"]
-    classes = sorted(set(best["label"]) | set(best["predicted"]))
+    wrong = best[best["label"] != best["predicted"]]
+    confused = pd.concat([wrong["label"], wrong["predicted"]]).value_counts()
+    every_class = sorted(set(best["label"]) | set(best["predicted"]))
+    ranked = sorted(every_class, key=lambda name: -confused.get(name, 0))
+    classes = sorted(ranked[:MOST_CLASSES])
     every = pd.MultiIndex.from_product(
         [[cell for cell in results.cells if cell in set(best["cell"])], classes, classes],
         names=["cell", "label", "predicted"],
     )
     counted = best.groupby(["cell", "label", "predicted"]).size().reindex(every, fill_value=0)
     replicates = best.groupby("cell")["seed"].nunique()
-    rows = counted.div(replicates, level="cell").rename("images").reset_index()
-    of_label = rows.groupby(["cell", "label"])["images"].transform("sum")
-    return rows.assign(share=rows["images"] / of_label).round(6)
+    images = counted.div(replicates, level="cell").rename("images")
+    of_label = best.groupby(["cell", "label"]).size().div(replicates, level="cell")
+    shares = images.div(of_label).reindex(every).rename("share")
+    return pd.concat([images, shares], axis=1).reset_index().round(6)
 
 
 def times(results, table):
@@ -240,23 +260,31 @@ def phases(results):
     return pd.DataFrame(rows, columns=["cell", "phase", "seconds"]).round(6)
 
 
-def costs(table):
+def costs(table, alike=True):
     """Return what might make a cell slow beside how slow it is.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `comparison`.
+    alike : bool
+        Whether the cells were timed alike (see `results.Results.timed_alike`).
 
     Returns
     -------
     pandas.DataFrame
         ``cell``, ``cost`` (its name), ``amount`` (to three digits: what differs by less takes
         as long), ``seconds`` of a run, and of all cells with a finished run
-        ``rank_correlation``, Spearman's, of amounts and seconds (empty if they are equal).
+        ``rank_correlation``, Spearman's, of amounts and seconds (empty if they are equal, or if
+        the times are those of unlike machines).
     """
     rows, timed = [], table.dropna(subset="seconds_per_run_mean")
     seconds = timed["seconds_per_run_mean"]
-    for cost in claims.COSTS:
+    for cost in COSTS:
         amounts = table[cost].map(lambda amount: float(f"{amount:.3g}"))
         known = amounts[timed.index]
-        varies = known.nunique() > 1 and seconds.nunique() > 1
-        correlation = spearmanr(known, seconds).statistic if varies else np.nan
+        varies = alike and known.nunique() > 1 and seconds.nunique() > 1
+        correlation = stats.spearmanr(known, seconds).statistic if varies else np.nan
         rows.append(
             pd.DataFrame(
                 {
@@ -293,8 +321,12 @@ def hardest(results):
         the right class (their mean); those with the most errors first, none without any.
     """
     best = results.predictions[results.predictions["which"] == "best"]
-    of_label = [row[f"p_{row['label']}"] for row in best.to_dict("records")]
-    best = best.assign(wrong=best["label"] != best["predicted"], probability=of_label)
+    shares = best.filter(regex="^p_")
+    of_label = shares.columns.get_indexer("p_" + best["label"])
+    best = best.assign(
+        wrong=best["label"] != best["predicted"],
+        probability=shares.to_numpy()[np.arange(len(best)), of_label],
+    )
     rows = best.groupby(["image", "label"], as_index=False).agg(
         wrong=("wrong", "sum"), runs=("wrong", "size"), probability=("probability", "mean")
     )

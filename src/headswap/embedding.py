@@ -156,10 +156,8 @@ def _gather(model, params, folder, parts):
     kept = {part: read_tensors(folder / f"{part}.safetensors", "pt") for part in parts}
     features_of = {part: tensors["features"] for part, (tensors, _) in kept.items()}
     seconds = sum(metadata["seconds"] for _, metadata in kept.values())
-    write_json(
-        TIMING / f"{model}-embed.json",
-        {"seconds": round(seconds, 3), "precision": params.precision, **machine(), **versions()},
-    )
+    made_on = {"precision": params.precision, **machine(pick(params.device)), **versions()}
+    write_json(TIMING / f"{model}-embed.json", {"seconds": round(seconds, 3), **made_on})
     weights.save(
         EMBEDDINGS / f"{model}.safetensors",
         {

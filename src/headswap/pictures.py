@@ -1,5 +1,6 @@
 """Still pictures of the comparison, as PNG."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -16,15 +17,19 @@ from matplotlib.ticker import (
 )
 from PIL import Image, ImageOps
 
+from .errors import Problem
 from .files import replacing
 from .layout import IMAGES
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind eyes; a cell has one in every picture."""
+MARKERS = "DosP^vX*"
+"""Where colour alone tells cells apart, the ninth begins them anew with another of these."""
 SHADES = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 """From dark to light, told apart by colour-blind eyes, and no cell's."""
-
-
+ACROSS = 6
+"""The most panels beside each other."""
+MOST_PAIRS = 60
 WRITE_UP = "the write-up's one run"
 TRAINING = "#999999"
 
@@ -32,6 +37,11 @@ TRAINING = "#999999"
 def colours(cells):
     """Return the colour of each cell."""
     return {cell: COLOURS[place % len(COLOURS)] for place, cell in enumerate(cells)}
+
+
+def markers(cells):
+    """Return the marker of each cell, another one for each round of the colours."""
+    return {cell: MARKERS[place // len(COLOURS) % len(MARKERS)] for place, cell in enumerate(cells)}
 
 
 def accuracy(cells, rows, path):
@@ -68,12 +78,12 @@ def accuracy(cells, rows, path):
     ):
         if what in set(rows["what"]):
             axes.plot([], [], **({"linestyle": ""} | style), label=label)
-    axes.set_yticks(range(len(cells)), cells)
+    axes.set_yticks(range(len(cells)), map(_short, cells))
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("accuracy on the validation images, best epoch")
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _legend(figure)
     _save(figure, path)
 
 
@@ -94,16 +104,23 @@ def curves(cells, rows, path):
     path : path-like
         The PNG to write.
     """
+    down, across = _grid(cells)
     figure, axes = plt.subplots(
-        2, len(cells), figsize=(2.6 * len(cells) + 0.8, 5.6), sharex=True, sharey="row",
+        2 * down, across, figsize=(2.6 * across + 0.8, 5.2 * down + 0.4), sharex=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
-    for column, cell in enumerate(cells):
+    for axis in axes[-2:, len(cells) - across * (down - 1) :].flat:
+        axis.axis("off")
+    for place, cell in enumerate(cells):
+        block, column = divmod(place, across)
         of_cell = rows[rows["cell"] == cell]
         ours, theirs = (of_cell[of_cell["what"] == what] for what in ("replicate", "write-up"))
-        axes[0, column].set_title(cell, fontsize=10)
+        axes[2 * block, column].set_title(_short(cell), fontsize=10)
         for line, figure_name in enumerate(("accuracy", "loss")):
-            axis = axes[line, column]
+            axis = axes[2 * block + line, column]
+            if place:
+                axis.sharey(axes[line, 0])
+            axis.label_outer()
             for split, colour in (("train", TRAINING), ("val", colours(cells)[cell])):
                 by_epoch = ours[ours["split"] == split].groupby("epoch")[figure_name]
                 low, mean, high = by_epoch.min(), by_epoch.mean(), by_epoch.max()
@@ -113,17 +130,18 @@ def curves(cells, rows, path):
             axis.plot(published["epoch"], published[figure_name], "k:", linewidth=1.4)
             axis.grid(alpha=0.3)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[1, column].set_xlabel("epoch")
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("cross entropy")
+    for line in range(2 * down):
+        axes[line, 0].set_ylabel("cross entropy" if line % 2 else "accuracy")
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
     of_ours = colours(cells)[cells[0]]
     axes[0, 0].plot([], [], color=TRAINING, linewidth=2.2, label="training images (augmented)")
     axes[0, 0].plot([], [], color=of_ours, linewidth=2.2, label="validation images (in colour)")
     axes[0, 0].fill_between([], [], color="#cccccc", label="least to most of the replicates")
     if "write-up" in set(rows["what"]):
         axes[0, 0].plot([], [], "k:", label=f"{WRITE_UP}, validation images")
-    figure.legend(loc="outside lower center", ncols=min(4, 1 + len(cells)), frameon=False)
+    _legend(figure, 4)
     _save(figure, path)
 
 
@@ -139,11 +157,8 @@ def confusion(cells, rows, path):
     path : path-like
         The PNG to write.
     """
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(2.4 * len(cells) + 0.6, 3), sharey=True, layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
-    for axis, cell in zip(axes[0], cells, strict=True):
+    figure, axes = _panels(cells, 2.6)
+    for axis, cell in zip(axes.flat, cells, strict=False):
         of_cell = rows[rows["cell"] == cell]
         shares = of_cell.pivot(index="label", columns="predicted", values="share")
         counts = of_cell.pivot(index="label", columns="predicted", values="images")
@@ -154,8 +169,9 @@ def confusion(cells, rows, path):
             axis.text(x, y, f"{counts.iloc[y, x]:.1f}", ha="center", va="center", color=tone)
         axis.set_xticks(range(len(shares)), shares.columns)
         axis.set_yticks(range(len(shares)), shares.index)
-        axis.set_title(cell, fontsize=10)
-    axes[0, 0].set_ylabel("true class")
+        axis.set_title(_short(cell), fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("true class")
     figure.supxlabel("predicted class (images, mean over replicates, best epoch)", fontsize=10)
     _save(figure, path)
 
@@ -172,7 +188,10 @@ def differences(cells, rows, path):
     path : path-like
         The PNG to write.
     """
-    pairs = list(dict.fromkeys(rows["pair"]))
+    best = rows[rows["which"] == "best"].set_index("pair")["difference"]
+    largest = set(best.abs().sort_values(ascending=False, kind="stable").index[:MOST_PAIRS])
+    pairs = [pair for pair in best.index if pair in largest]
+    rows = rows[rows["pair"].isin(largest)]
     figure, axis = plt.subplots(figsize=(8, 1.4 + 0.3 * len(pairs)), layout="constrained")
     for which, shift, face in (("best", -0.13, None), ("last", 0.13, "white")):
         for row in rows[rows["which"] == which].itertuples():
@@ -187,11 +206,14 @@ def differences(cells, rows, path):
     ):
         axis.plot([], [], "o-", label=label, markersize=5, **style)
     axis.axvline(0, color="black", linewidth=1)
-    axis.set_yticks(range(len(pairs)), pairs)
+    axis.set_yticks(range(len(pairs)), map(_short, pairs))
     axis.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
-    axis.set_xlabel("first − second: difference of accuracies\nin points, with 95 % interval")
+    left_out = f"; the {len(pairs)} largest of {len(best)}" if len(pairs) < len(best) else ""
+    axis.set_xlabel(
+        f"first − second: difference of accuracies\nin points, with 95 % interval{left_out}"
+    )
     axis.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _legend(figure)
     _save(figure, path)
 
 
@@ -214,15 +236,14 @@ def time(cells, rows, path):
             row.seconds, row.accuracy,
             xerr=[[row.seconds - row.fastest], [row.slowest - row.seconds]],
             yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
-            fmt="D", color=colour, markersize=8, label=row.cell,
+            fmt=markers(cells)[row.cell], color=colour, markersize=8, label=row.cell,
         )  # fmt: skip
     _logarithmic(axis.xaxis, rows["seconds"])
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlabel("seconds a run, fastest to slowest (a probe's with its share of the features)")
     axis.set_ylabel("accuracy, best epoch, 95 % interval")
     axis.grid(alpha=0.3)
-    if rows["accuracy"].notna().any():
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _legend(figure)
     _save(figure, path)
 
 
@@ -246,7 +267,8 @@ def costs(cells, rows, path):
         of_cost = rows[rows["cost"] == name]
         for row in of_cost.itertuples():
             label = row.cell if name == names[0] else None
-            axis.plot(row.amount, row.seconds, "D", color=colours(cells)[row.cell], label=label)
+            look = {"color": colours(cells)[row.cell], "marker": markers(cells)[row.cell]}
+            axis.plot(row.amount, row.seconds, linestyle="", label=label, **look)
         correlation = of_cost["rank_correlation"].iloc[0]
         told = "" if correlation != correlation else f"\nrank correlation {correlation:.2f}"
         axis.set_title(f"{name.replace('_', ' ')}{told}", fontsize=10)
@@ -255,7 +277,7 @@ def costs(cells, rows, path):
         axis.grid(alpha=0.3)
     _logarithmic(axes[0].yaxis, rows["seconds"])
     axes[0].set_ylabel("seconds a run")
-    figure.legend(loc="outside lower center", ncols=min(3, len(cells)), frameon=False)
+    _legend(figure)
     _save(figure, path)
 
 
@@ -277,12 +299,11 @@ def phases(cells, rows, path):
     for phase, colour in zip(rows["phase"].unique(), SHADES, strict=False):
         axis.barh(range(len(cells)), wide[phase], left=left, color=colour, label=phase)
         left = left + wide[phase]
-    axis.set_yticks(range(len(cells)), cells)
+    axis.set_yticks(range(len(cells)), map(_short, cells))
     axis.invert_yaxis()
     axis.set_xlabel("seconds an epoch")
     axis.grid(axis="x", alpha=0.3)
-    if len(rows):
-        figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    _legend(figure, 6)
     _save(figure, path)
 
 
@@ -298,42 +319,74 @@ def reliability(cells, rows, path):
     path : path-like
         The PNG to write.
     """
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=(2.4 * len(cells) + 0.6, 3.1), sharex=True, sharey=True,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
-    for axis, cell in zip(axes[0], cells, strict=True):
+    figure, axes = _panels(cells, 2.7)
+    for axis, cell in zip(axes.flat, cells, strict=False):
         of_cell = rows[rows["cell"] == cell]
         axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
         axis.grid(alpha=0.3)
-        axis.set_title(f"{cell}\nno finished run", fontsize=10)
+        axis.set_title(f"{_short(cell)}\nno finished run", fontsize=10)
         if len(of_cell):
             confidence, right = of_cell["confidence"], of_cell["accuracy"]
             axis.plot(confidence, right, color=colours(cells)[cell])
             sizes = 150 * of_cell["predictions"] / of_cell["predictions"].sum()
             axis.scatter(confidence, right, 12 + sizes, colours(cells)[cell])
             error = of_cell["calibration_error"].iloc[0]
-            axis.set_title(f"{cell}\ncalibration error {100 * error:.1f} points", fontsize=10)
+            told = f"calibration error {100 * error:.1f} points"
+            axis.set_title(f"{_short(cell)}\n{told}", fontsize=10)
         for side in (axis.xaxis, axis.yaxis):
             side.set_major_formatter(PercentFormatter(1, decimals=0))
     low = min(0.5, *rows["confidence"], 1.0) - 0.03
     axes[0, 0].set_xlim(low, 1.03)
-    axes[0, 0].set_ylabel("share of them that are right")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of them that are right")
     figure.supxlabel("probability of the predicted class (dot: number of predictions)", fontsize=10)
     _save(figure, path)
 
 
-def gallery(rows, path, folder=IMAGES):
+def thumbnails(rows, folder=IMAGES):
+    """Return small pictures of validation images, upright.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        From `compare.hardest`.
+    folder : path-like
+        Where the images are.
+
+    Returns
+    -------
+    list of PIL.Image.Image
+
+    Raises
+    ------
+    Problem
+        If one is missing or damaged.
+    """
+    pictures = []
+    for name in rows["image"]:
+        path = Path(folder, "val", name)
+        try:
+            with Image.open(path) as image:
+                pictures.append(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises
+            raise Problem(
+                f"{path} cannot be read: {error}.\nRestore the images with: dvc repro verify"
+            ) from error
+        pictures[-1].thumbnail((320, 320))
+    return pictures
+
+
+def gallery(rows, photographs, path):
     """Draw the validation images that most runs get wrong.
 
     Parameters
     ----------
     rows : pandas.DataFrame
         From `compare.hardest`.
+    photographs : list of PIL.Image.Image
+        From `thumbnails`, of the same images.
     path : path-like
         The PNG to write.
-    folder : path-like
-        Where the images are.
     """
     across = 4
     down = max(1, -(-len(rows) // across))
@@ -344,17 +397,44 @@ def gallery(rows, path, folder=IMAGES):
         axis.axis("off")
     if rows.empty:
         axes[0, 0].text(0, 0.5, "No finished run got a validation image wrong.")
-    for axis, row in zip(axes.flat, rows.itertuples(), strict=False):
-        with Image.open(Path(folder, "val", row.image)) as image:
-            small = ImageOps.exif_transpose(image).convert("RGB")
-            small.thumbnail((320, 320))
-        axis.imshow(small)
+    for axis, row, photograph in zip(axes.flat, rows.itertuples(), photographs, strict=False):
+        axis.imshow(photograph)
         axis.set_title(
             f"{Path(row.image).name[:28]}\n{row.label}: {row.wrong} of {row.runs} runs wrong\n"
             f"mean probability of {row.label} {row.probability:.2f}",
             fontsize=7,
         )
     _save(figure, path)
+
+
+def _grid(cells):
+    """Return how many panels, one a cell, stand below and beside each other."""
+    return -(-len(cells) // ACROSS), min(ACROSS, len(cells))
+
+
+def _panels(cells, height):
+    """Return a figure and its axes, one a cell, that share both their scales."""
+    down, across = _grid(cells)
+    figure, axes = plt.subplots(
+        down, across, figsize=(2.4 * across + 0.6, height * down + 0.4), sharex=True, sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axis in axes.flat[len(cells) :]:
+        axis.axis("off")
+    return figure, axes
+
+
+def _short(name):
+    """Break a long name over lines."""
+    return textwrap.fill(name, 60 if " − " in name else 30)
+
+
+def _legend(figure, most=3):
+    """Put the legend below, in as many columns as fit, if there is anything to name."""
+    labels = [label for axis in figure.axes for label in axis.get_legend_handles_labels()[1]]
+    if labels:
+        fit = int(11 * figure.get_figwidth() / (6 + max(map(len, labels))))
+        figure.legend(loc="outside lower center", ncols=max(1, min(most, fit)), frameon=False)
 
 
 def _logarithmic(axis, values):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .files import digest, sha256
 from .layout import IMAGES, images_in
+from .workers import how_many
 
 TRAINING_CODE = (
     "embedding",
@@ -39,11 +40,29 @@ def versions():
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def machine():
-    """Return what a measured time depends on besides the code: processor, cores, system."""
+def machine(device="cpu"):
+    """Return what a measured time depends on besides the code, and the state of the checkout.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "mps"}
+        What computes; of a GPU its name is told.
+
+    Returns
+    -------
+    dict
+        ``processor``, ``cores``, ``device``, ``workers`` (side by side), ``system``, ``revision``
+        (None outside a checkout) and whether it is ``dirty``.
+    """
+    if device == "cuda":
+        import torch
+
+        device = torch.cuda.get_device_name()
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "device": device,
+        "workers": how_many(),
         "system": f"{platform.system()} {platform.machine()}",
         "revision": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),

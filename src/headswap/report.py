@@ -4,6 +4,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .display import console
 
@@ -52,8 +53,8 @@ def _spread(row, key):
 
 
 def _bonus(row):
-    if pd.isna(row.bonus):
-        return "–"
+    if pd.isna(row.bonus_ci_high):
+        return _figure(row.bonus, ".1%")
     return f"{100 * row.bonus:.1f} ({100 * row.bonus_ci_low:.1f} to {100 * row.bonus_ci_high:.1f})"
 
 
@@ -78,9 +79,10 @@ def show(table, pairs, verdicts):
             justify="right",
         )
     )
-    console.print(_told_apart(pairs) + "\n")
-    lines = [CLAIM_HEADINGS, *map(_claim, verdicts)]
-    wide.print(_drawn("What the write-up concluded", lines, justify="left"))
+    console.print(_told_apart(pairs) + "\n", markup=False)
+    if verdicts:
+        lines = [CLAIM_HEADINGS, *map(_claim, verdicts)]
+        wide.print(_drawn("What the write-up concluded", lines, justify="left"))
 
 
 def _drawn(title, rows, justify):
@@ -91,7 +93,7 @@ def _drawn(title, rows, justify):
         broken = "\n".join(heading.split(" ", 1)) if justify == "right" else heading
         drawn.add_column(broken, justify=justify if place else "left")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))
     return drawn
 
 
@@ -163,7 +165,7 @@ def markdown(results, table, rows, verdicts, wrong, alike):
         "Accuracy": _accuracy(table),
         "Which differences are real": _differences(rows["differences"]),
         "What the write-up concluded": _verdicts(verdicts),
-        "Why one is slower": _slowness(rows["costs"], rows["phases"]),
+        "Why one is slower": _slowness(results, rows["costs"], rows["phases"]),
         "How sure the predictions are": _calibration(table),
         "Which photographs decide it": _hardest(wrong),
         "What limits every comparison on these images": _limits(results, table, alike),
@@ -202,7 +204,10 @@ def _accuracy(table):
         "reported, which is optimistic; *last epoch* is not."
     )
     if len(bonus):
-        text += f" The choice is worth {_between(100 * bonus)} points here (*best − last*)."
+        text += (
+            f" The choice is worth {_between(100 * bonus)} points here (*best − last*, with an "
+            "interval for other replicates on these images)."
+        )
     if (table["seeds"] - table["diverged"] == 1).any():
         text += " The interval of a single finished replicate speaks of other images only."
     if table["diverged"].any():
@@ -220,6 +225,19 @@ def _accuracy(table):
 
 def _differences(rows):
     return f"{_told_apart(rows)}\n\n![Differences of accuracy](../plots/differences.png)"
+
+
+MOST_PAIRS = 20
+"""How many pairs of cells are put into words."""
+
+
+def _more_accurate(row):
+    better, worse = (row.cell, row.other) if row.difference > 0 else (row.other, row.cell)
+    low, high = sorted((100 * abs(row.low), 100 * abs(row.high)))
+    points = 100 * abs(row.difference)
+    return (
+        f"{better} is more accurate than {worse} by {points:.1f} points ({low:.1f} to {high:.1f})"
+    )
 
 
 def _told_apart(rows):
@@ -243,14 +261,21 @@ def _told_apart(rows):
             lines.append(
                 f"The clearest would take about {int(needed.min()):,} validation images to tell."
             )
-    for row in real.reindex(
-        real["difference"].abs().sort_values(ascending=False).index
-    ).itertuples():
-        better, worse = (row.cell, row.other) if row.difference > 0 else (row.other, row.cell)
-        low, high = sorted((abs(row.low), abs(row.high)))
+    last = rows[rows["which"] == "last"].set_index("pair")
+    order = real["difference"].abs().sort_values(ascending=False).index
+    for row in real.loc[order[:MOST_PAIRS]].itertuples():
+        then = last.loc[row.pair]
+        doubt = "" if then.differ else "; not at their last epochs"
+        if then.differ and then.difference * row.difference < 0:
+            doubt = "; the other way round at their last epochs"
+        lines.append(f"- {_more_accurate(row)}{doubt}")
+    if len(real) > MOST_PAIRS:
+        lines.append(f"- … and {len(real) - MOST_PAIRS} more: plots/differences.json")
+    later = last[last["differ"].astype(bool) & ~last.index.isin(real["pair"])]
+    if len(later):
         lines.append(
-            f"- {better} is more accurate than {worse} by {100 * abs(row.difference):.1f} points "
-            f"({100 * low:.1f} to {100 * high:.1f})"
+            f"\n{_count(len(later), 'pair')} can be told apart only at the last epochs: "
+            + "; ".join(map(_more_accurate, later.head(MOST_PAIRS).itertuples()))
         )
     expected = 0.05 * len(best)
     by_chance = f"{expected:.0f}" if expected >= 1 else f"{expected:.1g}"
@@ -267,6 +292,8 @@ def _told_apart(rows):
 
 
 def _verdicts(verdicts):
+    if not verdicts:
+        return ""
     tested = [verdict for verdict in verdicts if not verdict["why"]]
     counts = [
         (kind, sum(verdict["verdict"] == kind for verdict in verdicts))
@@ -289,9 +316,14 @@ NAMES = {
 }
 
 
-def _slowness(costs, phases):
+def _slowness(results, costs, phases):
     correlations = costs.drop_duplicates("cost").set_index("cost")["rank_correlation"].dropna()
     text = ""
+    if not results.timed_alike(results.cells):
+        text = (
+            "The cells were not timed alike (processor, cores, device and workers), so their "
+            "seconds do not compare them.\n\n"
+        )
     if len(correlations):
         most = correlations[correlations == correlations.max()]
         others = ", ".join(
@@ -383,19 +415,29 @@ def _limits(results, table, alike):
 def _provenance(results):
     timing = list(results.timing.values())
     versions = ("headswap", "torch", "torchvision", "pillow", "python")
-    said = "; ".join(
-        f"{key} {_listed(sorted({str(of_cell[key]) for of_cell in timing}))}" for key in versions
+    said = "; ".join(f"{key} {_listed(_every(timing, key))}" for key in versions)
+    cores, devices, workers, revisions = (
+        _every(timing, key) for key in ("cores", "device", "workers", "revision")
     )
-    machines = _listed(sorted({f"{of['processor']} (cores: {of['cores']})" for of in timing}))
-    revisions = {
-        revision[:12] + (" with changes" if of_cell["dirty"] else "")
-        for of_cell in timing
-        for revision in str(of_cell["revision"] or "").split(", ")
-    } - {""}
-    return (
+    text = (
         f"By `dvc repro`, with the `params.yaml` of the folder above; {said}. Trained on "
-        f"{machines}" + (f", at revision {_listed(sorted(revisions))}" if revisions else "") + "."
+        f"{_listed(_every(timing, 'processor'))} (cores: {_listed(cores)}; device: "
+        f"{_listed(devices)}; runs side by side, at the most: {_listed(workers)})"
     )
+    if revisions:
+        changed = " with changes" if "True" in _every(timing, "dirty") else ""
+        text += f", at revision {_listed(revision[:12] for revision in revisions)}{changed}"
+    digests = results.figures.filter(regex="_digest$").map(lambda digest: str(digest)[:12])
+    rows = [("SHA-256 of", *(name.removesuffix("_digest") for name in digests))]
+    rows += [(cell, *of_cell.replace("nan", "–")) for cell, of_cell in digests.iterrows()]
+    return f"{text}. What each cell was made from:\n\n{_table(rows, 'left')}"
+
+
+def _every(timing, key):
+    """Return all values of a key as texts, sorted; a cell has several if its runs differ."""
+    values = [of_cell[key] for of_cell in timing if of_cell[key] is not None]
+    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    return sorted({str(one) for one in flat if one is not None})
 
 
 def _table(rows, justify):
@@ -418,5 +460,5 @@ def _count(number, noun):
 
 def _between(values, form=".1f"):
     """Return the range of values in words."""
-    low, high = format(values.min(), form), format(values.max(), form)
+    low, high = (format(value, form.replace(".", "z.")) for value in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"

@@ -16,12 +16,30 @@ DTYPES = {
     **dict.fromkeys(("cell", "split", "which", "image", "label", "predicted"), str),
 }
 """Of the columns of the cells' tables, which may be empty."""
+COSTS = ("parameters", "trainable_parameters", "gmacs", "depth", "activations")
+TIMED_ON = ("processor", "cores", "device", "workers")
+"""What a time depends on besides the cell; times are compared where these are the same."""
+MADE_BY = ("headswap", "torch", "torchvision", "pillow", "python")
 COLUMNS = {
     "summary": ("best_val_accuracy", "train_seconds"),
     "curves": ("epoch", "split", "loss", "accuracy"),
     "predictions": ("epoch", "which", "image", "label", "predicted"),
 }
 """What each kind of table has at the least."""
+KEYS = {
+    "cells": (
+        *(
+            f"{which}_val_accuracy_{part}"
+            for which in ("best", "last")
+            for part in ("mean", "std", "ci_low", "ci_high")
+        ),
+        *("best_epoch_mean", "val_loss_last_mean", "seeds", "diverged", *COSTS),
+    ),
+    "timing": ("seconds_per_run", *TIMED_ON, "revision", "dirty", *MADE_BY),
+    "embed": ("seconds", *TIMED_ON),
+    "dataset": ("images", "train", "val", "in_both_splits"),
+}
+"""What each kind of JSON has at the least."""
 PUBLISHED = Path("data/published")
 
 
@@ -85,9 +103,18 @@ class Results:
         )
 
     def seconds(self, cell):
-        """Return how long a cell's finished runs took; a probe's with their share of features."""
+        """Return how long a cell's finished runs took; a probe's with their share of features.
+
+        Features are computed once, so their share has no spread.
+        """
         timing = self.timing[cell]
         return pd.Series(timing["seconds_per_run"], dtype=float) + timing["features_seconds"]
+
+    def timed_alike(self, cells):
+        """Tell whether all runs of some cells had the same of all that `TIMED_ON` names."""
+        seen = [tuple(self.timing[cell][key] for key in TIMED_ON) for cell in cells]
+        mixed = any(isinstance(value, list) for of_cell in seen for value in of_cell)
+        return not mixed and len(set(seen)) == 1
 
 
 def read(params):
@@ -111,20 +138,23 @@ def read(params):
     missing = [cell for cell in cells if not (METRICS / f"cells/{cell}.json").exists()]
     if missing:
         raise Problem(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
-    counts = _read(METRICS / "dataset.json")
-    same = params.weights == "imagenet" and counts == _read(PUBLISHED / "dataset.json")
+    counts = _json(METRICS / "dataset.json", "dataset")
+    same = params.weights == "imagenet" and counts == _json(PUBLISHED / "dataset.json", "dataset")
     published = {
-        kind: _read(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
+        kind: _table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
         for kind in ("summary", "curves")
     }
-    figures = {cell: _read(METRICS / f"cells/{cell}.json") for cell in cells}
+    figures = {cell: _json(METRICS / f"cells/{cell}.json", "cells") for cell in cells}
+    timing = {cell: _timing(cell) for cell in cells}
     predictions = _stacked(cells, "predictions")
+    for cell in cells:
+        _check_runs(cell, predictions, figures[cell], timing[cell])
     _check_images(predictions)
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
-        timing={cell: _timing(cell) for cell in cells},
+        timing=timing,
         curves=_stacked(cells, "curves"),
         predictions=predictions,
         counts=counts,
@@ -148,13 +178,26 @@ def _hits(predictions, cell, which):
 
 def _timing(cell):
     """Return a cell's times, with what the features of a probe cost each of its runs."""
-    timing = _read(METRICS / f"timing/{cell}.json")
+    timing = _json(METRICS / f"timing/{cell}.json", "timing")
     model, _, mode = cell.rpartition("-")
     share = 0.0
     if mode == "probe":
-        embedding = _read(METRICS / f"timing/{model}-embed.json")
+        embedding = _json(METRICS / f"timing/{model}-embed.json", "embed")
         share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
     return {**timing, "features_seconds": share}
+
+
+def _check_runs(cell, predictions, figures, timing):
+    """Raise a Problem unless each finished run of a cell has a row an image and a time."""
+    path = PLOTS / f"predictions/{cell}.csv"
+    rows = predictions[predictions["cell"] == cell]
+    runs = rows.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
+    finished = figures["seeds"] - figures["diverged"]
+    numbers = {len(runs.loc[[which]]) if which in runs.index else 0 for which in ("best", "last")}
+    if (runs != rows["image"].nunique()).any(axis=None):
+        raise _damaged(path, "not every run has one row an image")
+    if {*numbers, len(timing["seconds_per_run"])} != {finished}:
+        raise _damaged(path, f"it, the times and the metrics of {cell} speak of other runs")
 
 
 def _check_images(predictions):
@@ -170,28 +213,34 @@ def _check_images(predictions):
         )
 
 
-def _read(path, columns=None):
-    """Read a cell's JSON, or the table with at least the given columns.
-
-    Raises
-    ------
-    Problem
-        If it is missing or damaged.
-    """
+def _json(path, kind):
+    """Read a JSON file with at least the keys of its kind; raise a Problem if it is damaged."""
     try:
-        if columns is None:
-            return read_json(path)
+        content = read_json(path)
+        if lacking := sorted(set(KEYS[kind]) - set(content)):
+            raise ValueError(f"no {', '.join(lacking)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+    return content
+
+
+def _table(path, columns):
+    """Read a table with at least the given columns; raise a Problem if it is damaged."""
+    try:
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
-        if lacking := set(columns) - set(table):
-            raise ValueError(f"no column {', '.join(sorted(lacking))}")
-        return table
-    except (OSError, ValueError) as error:  # those of pandas and of JSON among them
-        raise Problem(
-            f"{path} cannot be read: {error}\nRestore it with: dvc checkout, or git checkout"
-        ) from error
+        if lacking := sorted(set(columns) - set(table)):
+            raise ValueError(f"no column {', '.join(lacking)}")
+    except (OSError, ValueError) as error:  # those of pandas among them
+        raise _damaged(path, error) from error
+    return table
+
+
+def _damaged(path, why):
+    return Problem(f"{path} cannot be read: {why}\nRestore it with: dvc checkout, or git checkout")
 
 
 def _stacked(cells, kind):
     """Return the tables of all cells in one, with a first column ``cell``."""
-    tables = {cell: _read(PLOTS / kind / f"{cell}.csv", ("seed", *COLUMNS[kind])) for cell in cells}
+    columns = ("seed", *COLUMNS[kind])
+    tables = {cell: _table(PLOTS / kind / f"{cell}.csv", columns) for cell in cells}
     return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)

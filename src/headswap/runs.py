@@ -128,7 +128,8 @@ def finish(cell, seed, *, report):
             folder / "probabilities.safetensors",
             {which: epoch.pop("probabilities") for which, epoch in epochs.items()},
         )
-    write_json(folder / "timing.json", {"epochs": history.seconds, **machine(), **versions()})
+    clocks = {"epochs": history.seconds, **machine(made_of["device"]), **versions()}
+    write_json(folder / "timing.json", clocks)
     write_json(
         folder / "run.json",
         {

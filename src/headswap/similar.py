@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 
+from .errors import Problem
 from .files import read_tensors
 from .layout import EMBEDDINGS
 
 SHARE = 0.05
 """Of the validation images, how many are looked at: those most like a training image."""
+BLOCK = 256
+"""Validation images that are held against all training images at a time, to bound memory."""
 
 
 def look_alikes(results, share=SHARE):
@@ -34,20 +37,34 @@ def look_alikes(results, share=SHARE):
     Raises
     ------
     Problem
-        If embeddings are missing or damaged.
+        If embeddings are missing, damaged, or of other images.
     """
     if results.params.weights != "imagenet":
         return None
     paths = [EMBEDDINGS / f"{model}.safetensors" for model in results.params.models]
     loaded = [read_tensors(path, only=("val", "train_centred")) for path in paths]
     names = loaded[0][1]["names"]
-    similarity = np.mean([_unit(of["val"]) @ _unit(of["train_centred"]).T for of, _ in loaded], 0)
-    nearest = similarity.argmax(axis=1)
+    seen = {f"val/{image}" for image in results.predictions["image"]}
+    if any(metadata["names"] != names for _, metadata in loaded) or seen not in (
+        set(names["val"]),
+        set(),  # every run diverged
+    ):
+        raise Problem(
+            f"The features in {EMBEDDINGS} are not of the images that the cells saw.\n"
+            "Bring all up to date with: dvc repro"
+        )
+    val, train = ([_unit(of[key]) for of, _ in loaded] for key in ("val", "train_centred"))
+    places, cosines = [], []
+    for start in range(0, len(names["val"]), BLOCK):
+        block = [of_model[start : start + BLOCK] for of_model in val]
+        similarity = np.mean([a @ b.T for a, b in zip(block, train, strict=True)], axis=0)
+        places += similarity.argmax(axis=1).tolist()
+        cosines += similarity.max(axis=1).tolist()
     pairs = pd.DataFrame(
         {
             "val": names["val"],
-            "train": [names["train"][place] for place in nearest],
-            "similarity": similarity.max(axis=1).astype(float).round(4),
+            "train": [names["train"][place] for place in places],
+            "similarity": np.round(cosines, 4),
         }
     )
     pairs = pairs.sort_values("similarity", ascending=False, kind="stable")
