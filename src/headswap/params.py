@@ -128,7 +128,11 @@ def load(path="params.yaml"):
             f"There is no {path} in {Path.cwd()}.\n"
             "Go to the project's folder, the one with dvc.yaml, and try again."
         ) from None
-    except (OSError, ValueError, RecursionError, YAMLError) as error:  # 2024-13-45: a ValueError
+    except OSError as error:
+        raise Problem(
+            f"{path} cannot be read: {error.strerror}.\nMend that, then: headswap check"
+        ) from None
+    except (ValueError, RecursionError, YAMLError) as error:  # 2024-13-45: a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = (getattr(error, "problem", None) or str(error)).splitlines()[0]

@@ -179,8 +179,10 @@ def _work(job, pipe):
         pipe.send(("result", result))
     except Problem as problem:
         pipe.send(("failure", str(problem)))
-    except Exception:
-        pipe.send(("failure", traceback.format_exc()))
+    except Exception as error:
+        file = getattr(error, "filename", None)
+        told = f"{file}: {error.strerror}" if file else traceback.format_exc()
+        pipe.send(("failure", told))
 
 
 def _die_with_parent():
