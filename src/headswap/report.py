@@ -276,6 +276,7 @@ def _told_apart(rows):
         lines.append(
             f"\n{_count(len(later), 'pair')} can be told apart only at the last epochs: "
             + "; ".join(map(_more_accurate, later.head(MOST_PAIRS).itertuples()))
+            + "."
         )
     expected = 0.05 * len(best)
     by_chance = f"{expected:.0f}" if expected >= 1 else f"{expected:.1g}"
@@ -428,9 +429,11 @@ def _provenance(results):
         changed = " with changes" if "True" in _every(timing, "dirty") else ""
         text += f", at revision {_listed(revision[:12] for revision in revisions)}{changed}"
     digests = results.figures.filter(regex="_digest$").map(lambda digest: str(digest)[:12])
-    rows = [("SHA-256 of", *(name.removesuffix("_digest") for name in digests))]
+    rows = [("digest of", *(name.removesuffix("_digest") for name in digests))]
     rows += [(cell, *of_cell.replace("nan", "–")) for cell, of_cell in digests.iterrows()]
-    return f"{text}. What each cell was made from:\n\n{_table(rows, 'left')}"
+    return (
+        f"{text}. What each cell was made from (SHA-256, its beginning):\n\n{_table(rows, 'left')}"
+    )
 
 
 def _every(timing, key):

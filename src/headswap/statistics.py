@@ -94,15 +94,15 @@ def contrast(values, most=1.0):
     -------
     Estimate
         With Student's interval, its degrees of freedom by Satterthwaite's rule [1]_. Its width is
-        that of two images more, on which either side was better by half of `most`: so cells that
-        never differed, or always one way, are not taken for known without doubt [2]_.
+        that of one image more, on which they differed by half of `most`: so cells that never
+        differed, or a few times and always one way, are not taken for known without doubt [2]_.
 
     References
     ----------
     .. [1] F. E. Satterthwaite, "An approximate distribution of estimates of variance components",
        Biometrics Bulletin 2 (1946).
     .. [2] After A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
-       proportions", Statistics in Medicine 24 (2005), who add twice as much.
+       proportions", Statistics in Medicine 24 (2005), who add four times as much.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def contrast(values, most=1.0):
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
-    of_images, of_replicates, quantile = _sources(values, unseen=2 * (most / 2) ** 2)
+    of_images, of_replicates, quantile = _sources(values, unseen=(most / 2) ** 2)
     half = quantile * math.sqrt(of_images + of_replicates)
     room = mean**2 - quantile**2 * of_replicates  # what the images' share may be at the most
     needed = values.shape[1] * quantile**2 * of_images / room if room > 0 else math.inf
