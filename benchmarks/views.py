@@ -125,7 +125,7 @@ def report(hits):
         for which in (0, 1):
             accuracies = 100 * of_pool[:, which].mean(axis=1)
             row.append(f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f}")
-            gap = statistics.contrast(100 * (of_pool[:, which] - hits["fresh"][:, which]))
+            gap = statistics.contrast(100 * (of_pool[:, which] - hits["fresh"][:, which]), 100)
             row.append(
                 "–" if pool == "fresh" else f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
             )
