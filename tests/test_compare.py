@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,19 @@ def load_rows(name):
 
 def report():
     return Path("metrics/comparison.md").read_text()
+
+
+@pytest.fixture
+def drawn():
+    """Ask for the pictures, which take most of the time."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Leave the pictures out of tests that do not ask for them."""
+    for name in (*PLOTS, "gallery"):
+        if "drawn" not in request.fixturenames:
+            monkeypatch.setattr(pictures, name, lambda *_: None)
 
 
 @pytest.fixture
@@ -82,7 +96,7 @@ def test_a_cell_without_results_is_named(chosen):
         compare.provide(chosen)
 
 
-def test_diverged_runs_are_shown_even_where_no_run_is_left(chosen):
+def test_diverged_runs_are_shown_even_where_no_run_is_left(chosen, drawn):
     write_cell("alexnet-finetune", [[True, False] * (IMAGES // 2)], diverged=2)
     write_cell("alexnet-frozen", np.empty((0, IMAGES)), diverged=3)
     compare.provide(chosen)
@@ -99,6 +113,17 @@ def test_confusions_add_up_to_the_images_of_each_class(chosen):
     assert len(rows) == 3 * 2 * 2
     assert (rows.groupby(["cell", "label"])["images"].sum() == 20).all()
     assert np.allclose(rows.groupby(["cell", "label"])["share"].sum(), 1)
+
+
+def test_of_many_classes_the_most_confused_are_shown():
+    classes = [f"class{number:02d}" for number in range(30)]
+    told = [*zip(classes, classes, strict=True), ("class28", "class29")]
+    rows = pd.DataFrame(told, columns=["label", "predicted"])
+    rows = rows.assign(cell="a-probe", seed=0, which="best")
+    found = compare.confusions(SimpleNamespace(cells=["a-probe"], predictions=rows))
+    assert len(found) == 20 * 20
+    shares = found.set_index(["label", "predicted"])["share"]
+    assert shares["class28", "class29"] == shares["class28", "class28"] == 0.5
 
 
 def test_differences_are_paired_and_the_bonus_is_best_less_last(chosen):
@@ -243,7 +268,7 @@ def test_the_report_says_what_each_cell_was_made_from_and_on(chosen):
     assert "| alexnet-frozen | 012301230123 | 89ab89ab89ab |" in report()
 
 
-def test_many_cells_with_long_names_fit_their_pictures(chosen, monkeypatch):
+def test_many_cells_with_long_names_fit_their_pictures(chosen, drawn, monkeypatch):
     models = [f"a_network_with_a_very_long_name_indeed_{number}" for number in range(4)]
     random = np.random.default_rng(5)
     many = chosen.model_copy(update={"models": models, "weights": "random"})
@@ -301,7 +326,7 @@ def test_without_pretrained_features_look_alikes_are_not_looked_for(chosen):
         compare.provide(chosen)
 
 
-def test_a_matrix_in_which_every_run_diverged_is_still_reported(chosen):
+def test_a_matrix_in_which_every_run_diverged_is_still_reported(chosen, drawn):
     for cell in chosen.cells():
         write_cell(cell, np.empty((0, IMAGES)), diverged=3)
     compare.provide(chosen)
@@ -310,7 +335,7 @@ def test_a_matrix_in_which_every_run_diverged_is_still_reported(chosen):
     assert "NaN" not in Path("metrics/claims.json").read_text()
 
 
-def test_pictures_are_drawn(chosen):
+def test_pictures_are_drawn(chosen, drawn):
     compare.provide(chosen)
     for name in (*PLOTS, "gallery"):
         with Image.open(f"plots/{name}.png") as picture:
@@ -337,7 +362,7 @@ def test_the_report_says_other_things_of_other_figures(chosen, accuracies):
     assert all(f"![{title}" in text for title in ("Accuracy", "Learning", "Confusion", "Reliab"))
 
 
-def test_every_picture_of_the_report_is_there(chosen):
+def test_every_picture_of_the_report_is_there(chosen, drawn):
     compare.provide(chosen)
     named = {part.split(")")[0] for part in report().split("](../")[1:]}
     assert {Path(name).name for name in named} == {f"{name}.png" for name in (*PLOTS, "gallery")}
