@@ -7,7 +7,6 @@ names: `frozen`, and the probe of params.yaml, both ways, with the same seeds. R
 """
 
 import shutil
-import sys
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -22,23 +21,26 @@ from headswap import provenance, statistics
 from headswap.files import read_json
 
 NAME = "efficientnet_lite0"
+PLACE = Path(tempfile.gettempdir(), "headswap-precision")
 CELLS = (f"{NAME}-frozen", f"{NAME}-probe")
 
 
 def train(folder, precision, epochs, seeds):
-    """Train both cells in a project of their own."""
+    """Train both cells in a project of their own, from where an earlier try has left off."""
     yaml = YAML()
     chosen = yaml.load(ROOT / "params.yaml")
     chosen |= {"models": [NAME], "factories": {NAME: f"my_networks:{NAME}"}, "modes": ["frozen"]}
     chosen |= {"precision": precision, "seeds": list(range(seeds))}
     chosen["train"]["epochs"] = epochs
-    (folder / "data").mkdir(parents=True)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "data/manifest.csv", folder / "data")
     shutil.copy(ROOT / "tests/my_networks.py", folder)
     yaml.dump(chosen, folder / "params.yaml")
-    for stage in ("fetch", "verify", f"weights {NAME}", f"embed {NAME}", f"probe {NAME}"):
+    stages = [f"probe {NAME}", f"train {NAME} frozen"]
+    if not (folder / f"data/embeddings/{NAME}.safetensors").exists():
+        stages = ["fetch", "verify", f"weights {NAME}", f"embed {NAME}", *stages]
+    for stage in stages:
         measured(["headswap", *stage.split()], folder)
-    measured(["headswap", "train", NAME, "frozen"], folder)
 
 
 def hits(folder, cell):
@@ -52,28 +54,26 @@ def hits(folder, cell):
 def main(
     epochs: Annotated[int, typer.Option(help="Of `frozen`.", min=1)] = 15,
     seeds: Annotated[int, typer.Option(help="Of both cells.", min=2)] = 5,
+    place: Annotated[Path, typer.Option(help="Of the projects, which are kept.")] = PLACE,
 ):
     """Print the table as Markdown."""
     machine, made_by = provenance.machine(), provenance.versions()
-    with tempfile.TemporaryDirectory() as temporary:
-        folders = {name: Path(temporary, name) for name in ("float32", "bfloat16")}
-        for precision, folder in folders.items():
-            train(folder, precision, epochs, seeds)
-            print(precision, "is done", file=sys.stderr)
-        lines = []
-        for cell in CELLS:
-            row = [cell]
-            for folder in folders.values():
-                figures = read_json(folder / f"metrics/cells/{cell}.json")
-                mean, low, high = (
-                    100 * figures[f"last_val_accuracy_{part}"]
-                    for part in ("mean", "ci_low", "ci_high")
-                )
-                row.append(f"{mean:.1f} ({low:.1f} to {high:.1f})")
-            gap = statistics.contrast(
-                100 * (hits(folders["bfloat16"], cell) - hits(folders["float32"], cell)), 100
+    folders = {name: place / name for name in ("float32", "bfloat16")}
+    for precision, folder in folders.items():
+        train(folder, precision, epochs, seeds)
+    lines = []
+    for cell in CELLS:
+        row = [cell]
+        for folder in folders.values():
+            figures = read_json(folder / f"metrics/cells/{cell}.json")
+            mean, low, high = (
+                100 * figures[f"last_val_accuracy_{part}"] for part in ("mean", "ci_low", "ci_high")
             )
-            lines.append([*row, f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"])
+            row.append(f"{mean:.1f} ({low:.1f} to {high:.1f})")
+        gap = statistics.contrast(
+            100 * (hits(folders["bfloat16"], cell) - hits(folders["float32"], cell)), 100
+        )
+        lines.append([*row, f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"])
     print(f"""# bfloat16 against float32
 
 Accuracy at the last epoch, in %, mean of {seeds} replicates, and the difference in points, paired \
