@@ -243,4 +243,5 @@ def _stacked(cells, kind):
     """Return the tables of all cells in one, with a first column ``cell``."""
     columns = ("seed", *COLUMNS[kind])
     tables = {cell: _table(PLOTS / kind / f"{cell}.csv", columns) for cell in cells}
-    return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
+    whole = pd.concat(tables, names=["cell"]).copy()  # in one piece, even of 1,000 columns
+    return whole.reset_index(level="cell").reset_index(drop=True)
