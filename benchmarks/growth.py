@@ -17,32 +17,35 @@ from pathlib import Path
 import numpy as np
 from bench import CORES, ROOT, measured
 from PIL import Image
-from ruamel.yaml import YAML
 
 from headswap import provenance
 from headswap.layout import images_in
 
 sys.path.insert(0, str(ROOT / "tests"))
 
+from conftest import edit  # noqa: E402
 from fake_cells import write_cell, write_embeddings, write_images  # noqa: E402
 
 NETWORK = "mobilenet_v3_small"
-CELLS = ("alexnet", "resnet18")
+MODELS = ("alexnet", "resnet18")
 
 
 def lay_out(folder, images, **changes):
     """Make a project for one network and one epoch, on a folder of images; bring all it needs."""
-    yaml = YAML()
-    chosen = yaml.load(ROOT / "params.yaml")
-    chosen |= {"models": [NETWORK], "modes": ["frozen"], "weights": "random", "seeds": [0, 1]}
-    chosen["dataset"] = {"url": str(images), "manifest": "data/manifest.csv"}
-    chosen["train"]["epochs"] = chosen["probe"]["epochs"] = 1
-    chosen["embed"]["views"] = 4
-    for section, values in changes.items():
-        chosen[section] = {**chosen[section], **values} if isinstance(values, dict) else values
     (folder / "data").mkdir(parents=True)
     shutil.copytree(ROOT / "data/published", folder / "data/published")
-    yaml.dump(chosen, folder / "params.yaml")
+    shutil.copy(ROOT / "params.yaml", folder)
+    usual = {
+        "dataset": {"url": str(images)},
+        "models": [NETWORK],
+        "modes": ["frozen"],
+        "seeds": [0, 1],
+        "weights": "random",
+        "train": {"epochs": 1},
+        "probe": {"epochs": 1},
+        "embed": {"views": 4},
+    }
+    edit(folder / "params.yaml", **usual | changes)
     measured(["headswap", "manifest", images, "--output", "data/manifest.csv"], folder)
     measured(["headswap", "fetch"], folder)
     measured(["headswap", "weights", NETWORK], folder)
@@ -110,7 +113,7 @@ def of_classes(folder):
 
 
 def of_replicates(folder):
-    """Measure training and comparing with more and more seeds, on generated images."""
+    """Measure training and comparing with more and more seeds, on 4,000 small images."""
     found, commands = {}, (f"train {NETWORK} frozen", "compare")
     for replicates in (2, 8, 32):
         project = folder / f"replicates-{replicates}"
@@ -132,7 +135,7 @@ def of_comparison(folder):
         shutil.copy(ROOT / "params.yaml", project)
         os.chdir(project)
         write_images(images)
-        for model in CELLS:
+        for model in MODELS:
             features = random.normal(size=(images, 512)), random.normal(size=(images * 2, 512))
             write_embeddings(model, *features)
             for mode in ("finetune", "frozen", "probe"):

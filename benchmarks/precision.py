@@ -7,6 +7,7 @@ names: `frozen`, and the probe of params.yaml, both ways, with the same seeds. R
 """
 
 import shutil
+import sys
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -15,10 +16,14 @@ from typing import Annotated
 import pandas as pd
 import typer
 from bench import CORES, ROOT, measured
-from ruamel.yaml import YAML
 
 from headswap import provenance, statistics
 from headswap.files import read_json
+from headswap.results import right
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from conftest import edit  # noqa: E402
 
 NAME = "efficientnet_lite0"
 PLACE = Path(tempfile.gettempdir(), "headswap-precision")
@@ -27,15 +32,19 @@ CELLS = (f"{NAME}-frozen", f"{NAME}-probe")
 
 def train(folder, precision, epochs, seeds):
     """Train both cells in a project of their own, from where an earlier try has left off."""
-    yaml = YAML()
-    chosen = yaml.load(ROOT / "params.yaml")
-    chosen |= {"models": [NAME], "factories": {NAME: f"my_networks:{NAME}"}, "modes": ["frozen"]}
-    chosen |= {"precision": precision, "seeds": list(range(seeds))}
-    chosen["train"]["epochs"] = epochs
     (folder / "data").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "data/manifest.csv", folder / "data")
     shutil.copy(ROOT / "tests/my_networks.py", folder)
-    yaml.dump(chosen, folder / "params.yaml")
+    shutil.copy(ROOT / "params.yaml", folder)
+    edit(
+        folder / "params.yaml",
+        models=[NAME],
+        factories={NAME: f"my_networks:{NAME}"},
+        modes=["frozen"],
+        precision=precision,
+        seeds=list(range(seeds)),
+        train={"epochs": epochs},
+    )
     stages = [f"probe {NAME}", f"train {NAME} frozen"]
     if not (folder / f"data/embeddings/{NAME}.safetensors").exists():
         stages = ["fetch", "verify", f"weights {NAME}", f"embed {NAME}", *stages]
@@ -45,10 +54,8 @@ def train(folder, precision, epochs, seeds):
 
 def hits(folder, cell):
     """Return which images each replicate got right at its last epoch."""
-    rows = pd.read_csv(folder / f"plots/predictions/{cell}.csv", dtype={"label": str})
-    rows = rows[rows["which"] == "last"]
-    rows = rows.assign(hit=rows["label"] == rows["predicted"])
-    return rows.pivot(index="seed", columns="image", values="hit").to_numpy(float)
+    rows = pd.read_csv(folder / f"plots/predictions/{cell}.csv")
+    return right(rows, "last").to_numpy(float)
 
 
 def main(

@@ -253,12 +253,14 @@ def test_a_difference_that_the_last_epoch_does_not_show_is_told_as_such(chosen):
     assert "1 pair can be told apart only at the last epochs: alexnet-probe is more" in report()
 
 
-def test_cells_that_were_not_timed_alike_have_no_rank_correlation(chosen):
-    path = "metrics/timing/alexnet-frozen.json"
+@pytest.mark.parametrize("timed", ["frozen", "embed"])
+def test_cells_that_were_not_timed_alike_have_no_rank_correlation(chosen, timed):
+    path = f"metrics/timing/alexnet-{timed}.json"
     write_json(path, {**read_json(path), "device": "a graphics card"})
     compare.provide(chosen)
     assert load_rows("costs")["rank_correlation"].isna().all()
     assert "were not timed alike" in report() and "run time goes" not in report()
+    assert "device: a graphics card and cpu;" in report()
 
 
 def test_the_report_says_what_each_cell_was_made_from_and_on(chosen):

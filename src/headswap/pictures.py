@@ -29,7 +29,7 @@ SHADES = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 """From dark to light, told apart by colour-blind eyes, and no cell's."""
 ACROSS = 6
 """The most panels beside each other."""
-MOST_PAIRS = 60
+MOST_DRAWN = 60
 WRITE_UP = "the write-up's one run"
 TRAINING = "#999999"
 
@@ -189,7 +189,7 @@ def differences(cells, rows, path):
         The PNG to write.
     """
     best = rows[rows["which"] == "best"].set_index("pair")["difference"]
-    largest = set(best.abs().sort_values(ascending=False, kind="stable").index[:MOST_PAIRS])
+    largest = set(best.abs().sort_values(ascending=False, kind="stable").index[:MOST_DRAWN])
     pairs = [pair for pair in best.index if pair in largest]
     rows = rows[rows["pair"].isin(largest)]
     figure, axis = plt.subplots(figsize=(8, 1.4 + 0.3 * len(pairs)), layout="constrained")

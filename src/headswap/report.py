@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .display import console
+from .results import MADE_BY, TIMED_ON
 
 HEADINGS = (
     "cell",
@@ -227,7 +228,7 @@ def _differences(rows):
     return f"{_told_apart(rows)}\n\n![Differences of accuracy](../plots/differences.png)"
 
 
-MOST_PAIRS = 20
+MOST_TOLD = 20
 """How many pairs of cells are put into words."""
 
 
@@ -263,19 +264,19 @@ def _told_apart(rows):
             )
     last = rows[rows["which"] == "last"].set_index("pair")
     order = real["difference"].abs().sort_values(ascending=False).index
-    for row in real.loc[order[:MOST_PAIRS]].itertuples():
+    for row in real.loc[order[:MOST_TOLD]].itertuples():
         then = last.loc[row.pair]
         doubt = "" if then.differ else "; not at their last epochs"
         if then.differ and then.difference * row.difference < 0:
             doubt = "; the other way round at their last epochs"
         lines.append(f"- {_more_accurate(row)}{doubt}")
-    if len(real) > MOST_PAIRS:
-        lines.append(f"- … and {len(real) - MOST_PAIRS} more: plots/differences.json")
+    if len(real) > MOST_TOLD:
+        lines.append(f"- … and {len(real) - MOST_TOLD} more: plots/differences.json")
     later = last[last["differ"].astype(bool) & ~last.index.isin(real["pair"])]
     if len(later):
         lines.append(
             f"\n{_count(len(later), 'pair')} can be told apart only at the last epochs: "
-            + "; ".join(map(_more_accurate, later.head(MOST_PAIRS).itertuples()))
+            + "; ".join(map(_more_accurate, later.head(MOST_TOLD).itertuples()))
             + "."
         )
     expected = 0.05 * len(best)
@@ -322,8 +323,8 @@ def _slowness(results, costs, phases):
     text = ""
     if not results.timed_alike(results.cells):
         text = (
-            "The cells were not timed alike (processor, cores, device and workers), so their "
-            "seconds do not compare them.\n\n"
+            f"The cells were not timed alike ({_listed(TIMED_ON)}), so their seconds do not "
+            "compare them.\n\n"
         )
     if len(correlations):
         most = correlations[correlations == correlations.max()]
@@ -415,8 +416,7 @@ def _limits(results, table, alike):
 
 def _provenance(results):
     timing = list(results.timing.values())
-    versions = ("headswap", "torch", "torchvision", "pillow", "python")
-    said = "; ".join(f"{key} {_listed(_every(timing, key))}" for key in versions)
+    said = "; ".join(f"{key} {_listed(_every(timing, key))}" for key in MADE_BY)
     cores, devices, workers, revisions = (
         _every(timing, key) for key in ("cores", "device", "workers", "revision")
     )
@@ -426,8 +426,9 @@ def _provenance(results):
         f"{_listed(devices)}; runs side by side, at the most: {_listed(workers)})"
     )
     if revisions:
-        changed = " with changes" if "True" in _every(timing, "dirty") else ""
-        text += f", at revision {_listed(revision[:12] for revision in revisions)}{changed}"
+        text += f", at revision {_listed(revision[:12] for revision in revisions)}"
+        dirty = _every(timing, "dirty")
+        text += " with changes" * ("True" in dirty) + " in part" * (len(dirty) > 1)
     digests = results.figures.filter(regex="_digest$").map(lambda digest: str(digest)[:12])
     rows = [("digest of", *(name.removesuffix("_digest") for name in digests))]
     rows += [(cell, *of_cell.replace("nan", "–")) for cell, of_cell in digests.iterrows()]
@@ -438,9 +439,9 @@ def _provenance(results):
 
 def _every(timing, key):
     """Return all values of a key as texts, sorted; a cell has several if its runs differ."""
-    values = [of_cell[key] for of_cell in timing if of_cell[key] is not None]
+    values = [of_cell[key] for of_cell in timing]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    return sorted({str(one) for one in flat if one is not None})
+    return sorted({str(one) for one in flat} - {"None"})
 
 
 def _table(rows, justify):

@@ -163,27 +163,46 @@ def read(params):
             for name, table in published.items()
         },
         hits={
-            (cell, which): _hits(predictions, cell, which)
+            (cell, which): right(predictions[predictions["cell"] == cell], which)
             for cell in cells
             for which in ("best", "last")
         },
     )
 
 
-def _hits(predictions, cell, which):
-    rows = predictions[(predictions["cell"] == cell) & (predictions["which"] == which)]
-    right = rows.assign(hit=rows["label"] == rows["predicted"])
-    return right.pivot(index="seed", columns="image", values="hit")
+def right(predictions, which):
+    """Return which images a cell's replicates got right: a row a seed, a column an image.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        The cell's table.
+    which : {"best", "last"}
+        The epoch.
+
+    Returns
+    -------
+    pandas.DataFrame of bool
+    """
+    rows = predictions[predictions["which"] == which]
+    rows = rows.assign(hit=rows["label"] == rows["predicted"])
+    return rows.pivot(index="seed", columns="image", values="hit")
 
 
 def _timing(cell):
-    """Return a cell's times, with what the features of a probe cost each of its runs."""
+    """Return a cell's times, with what the features of a probe cost each of its runs.
+
+    Where features and runs were timed on different things, both are listed.
+    """
     timing = _json(METRICS / f"timing/{cell}.json", "timing")
     model, _, mode = cell.rpartition("-")
     share = 0.0
     if mode == "probe":
         embedding = _json(METRICS / f"timing/{model}-embed.json", "embed")
         share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
+        for key in TIMED_ON:
+            if embedding[key] != timing[key]:
+                timing[key] = [timing[key], embedding[key]]
     return {**timing, "features_seconds": share}
 
 
