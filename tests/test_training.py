@@ -154,6 +154,26 @@ def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path):
     assert resumed.curves == whole.curves
     assert all(end[key].equal(same_end[key]) for key in end)
     assert resumed.best["probabilities"].equal(whole.best["probabilities"])
+    state, same_state = whole.best["state"], resumed.best["state"]
+    assert all(state[key].equal(same_state[key]) for key in state)
+    best = f"best-{whole.best['epoch']}.pt"
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", best}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_interrupted_alexnet_goes_on_to_the_same_bits(photographs, tmp_path, precision):
+    def run(recipe, checkpoint=None):
+        network = two_class("alexnet", "finetune")
+        feed, how = Few(photographs, 2), {"precision": precision, "checkpoint": checkpoint}
+        history = training.train(network, feed, recipe, seed=5, **how)
+        return history, network.state_dict()
+
+    whole, end = run(RECIPE)
+    run(RECIPE.model_copy(update={"epochs": 2}), tmp_path / "checkpoint.pt")
+    resumed, same_end = run(RECIPE, tmp_path / "checkpoint.pt")
+    assert resumed.curves == whole.curves
+    assert all(end[key].equal(same_end[key]) for key in end)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_says_so(photographs):
@@ -319,6 +339,18 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_p
     history = run(lambda **news: told.append(news))
     assert "starts anew" in told[0]["note"]
     assert history.curves == whole.curves
+
+
+def test_frozen_weights_that_are_cast_once_make_what_autocast_makes(photographs, monkeypatch):
+    def run():
+        network = two_class("resnet18", "frozen")
+        history = training.train(network, Few(photographs, 2), RECIPE, 0, precision="bfloat16")
+        return history.curves, {parameter.dtype for parameter in network.parameters()}
+
+    cast, dtypes = run()
+    monkeypatch.setattr(training, "_cast_frozen", lambda network: None)
+    assert run() == (cast, {torch.float32})
+    assert dtypes == {torch.float32, torch.bfloat16}
 
 
 def test_bfloat16_trains_in_its_own_precision_and_keeps_its_parameters_in_float32(photographs):

@@ -134,7 +134,7 @@ def _backbone(model, params):
     return network
 
 
-@torch.inference_mode()
+@torch.no_grad()  # autocast keeps what it has cast, which in inference mode it does not
 def features(backbone, batches, precisely, device):
     """Return what a backbone, left as it is, makes of images: float32, shape (images, features)."""
     backbone.eval()

@@ -17,6 +17,7 @@ TRAINING_CODE = (
     "networks",
     "runs",
     "seeds",
+    "sgd",
     "training",
     "weights",
     "workers",

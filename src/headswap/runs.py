@@ -103,7 +103,7 @@ def finish(cell, seed, *, report):
     made_of = identity(cell)
     folder = RUNS / cell.name / digest(made_of) / f"seed-{seed}"
     if (folder / "run.json").exists():
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        _forget_epochs(folder)
         return folder
     torch.set_num_threads(1)
     data = feed(cell)
@@ -142,5 +142,11 @@ def finish(cell, seed, *, report):
             "curves": history.curves,
         },
     )
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    _forget_epochs(folder)
     return folder
+
+
+def _forget_epochs(folder):
+    """Remove what `train` kept for the case that it was interrupted."""
+    for path in folder.glob("*.pt"):
+        path.unlink()

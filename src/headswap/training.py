@@ -6,11 +6,14 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.conv import _ConvNd
 
 from .errors import Problem
 from .files import replacing
 from .seeds import derive
+from .sgd import SGD
 
 
 def pick(device):
@@ -45,23 +48,33 @@ def learning_rate(recipe, epoch):
     return recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_step)
 
 
-PHASES = ("data", "forward", "backward", "step", "val")
-"""What an epoch's time goes into: cutting batches, the loss, its gradients, SGD; validation."""
+PHASES = ("checkpoint", "data", "forward", "backward", "step", "val")
+"""What an epoch's time goes into: keeping the one before, cutting batches, the loss, its gradients,
+SGD; validation."""
 
 
 class Stopwatch:
-    """Wall-clock seconds since it was made, by what they went into."""
+    """Seconds since it was made, by what they went into.
+
+    On the CPU they are those in which the run had it (its one thread), whatever else ran there; on
+    a GPU, those on the wall clock.
+    """
 
     def __init__(self, device):
-        self.seconds = dict.fromkeys(PHASES, 0.0)
         self._device = device
-        self._since = time.perf_counter()
+        self._clock = time.thread_time if device == "cpu" else time.perf_counter
+        self._since = self._clock()
+        self.new_epoch()
+
+    def new_epoch(self):
+        """Count from nothing."""
+        self.seconds = dict.fromkeys(PHASES, 0.0)
 
     def lap(self, phase):
         """Count the time since the last lap towards `phase`."""
         if self._device != "cpu":
             torch.accelerator.synchronize()  # the work was only queued so far
-        now = time.perf_counter()
+        now = self._clock()
         self.seconds[phase] += now - self._since
         self._since = now
 
@@ -75,7 +88,7 @@ class History:
     curves : list of tuple
         (epoch, split, loss, accuracy), two an epoch; epochs count from 0.
     seconds : list of dict of str to float
-        For each epoch the wall-clock seconds of `PHASES`.
+        For each epoch the seconds of `PHASES`, by `Stopwatch`.
     best : dict
         The best epoch on the validation set, the first of equals: ``epoch``, ``accuracy``,
         ``probabilities`` (float32, shape (images, classes)) and ``state`` (see `moving`).
@@ -120,8 +133,9 @@ def train(
         Of the products; parameters are float32 always.
     device : str
         Where to train.
-    checkpoint : path-like, optional
-        Where each finished epoch is kept, and an interrupted run found again.
+    checkpoint : pathlib.Path, optional
+        Where each finished epoch is kept, and an interrupted run found again. Beside it
+        ``best-<epoch>.pt`` is kept, the state of the best one.
     report : callable, optional
         Called after each epoch with ``done``, the epochs done, and figures or a note on them.
 
@@ -134,20 +148,25 @@ def train(
     .. [1] S. Chilamkurthy, "Transfer Learning for Computer Vision Tutorial", PyTorch tutorials.
     """
     network.to(device=device, memory_format=torch.channels_last)
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    if precision == "bfloat16":
+        _cast_frozen(network)
+    optimizer = SGD(network, recipe)
     history = _resume(checkpoint, network, optimizer, report) or History()
     precisely = products(precision, device)
     validate = Validation(network, precisely, device)
+    watch = Stopwatch(device)
     for epoch in range(len(history.seconds), recipe.epochs):
         if history.diverged is not None:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
         torch.manual_seed(derive(seed, "dropout", epoch))
-        watch = Stopwatch(device)
+        watch.new_epoch()
+        watch.lap("checkpoint")
         batches = feed.train(seed, epoch, recipe.batch_size)
         train_loss, train_accuracy = _learn(network, batches, optimizer, precisely, device, watch)
+        optimizer.settle()
+        watch.lap("step")
         val_loss, val_accuracy, probabilities = validate(feed)
         watch.lap("val")
         history.seconds.append(watch.seconds)
@@ -169,6 +188,15 @@ def train(
         if report:
             report(done=epoch + 1, **_news(history, recipe))
     return history
+
+
+def _cast_frozen(network):
+    """Cast once the frozen weights that autocast would cast to the same in every step."""
+    for module in network.modules():
+        if isinstance(module, (_ConvNd, nn.Linear)):
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _news(history, recipe):
@@ -219,7 +247,7 @@ def _outputs(network, inputs):
         ) from error
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(network, batches, precisely, device):
     """Run a network in eval mode.
 
@@ -232,10 +260,10 @@ def evaluate(network, batches, precisely, device):
     """
     network.eval()
     outputs, labels = [], []
-    for batch, truth in batches:
-        with precisely:
+    with precisely:  # once for all batches: autocast keeps what it has cast
+        for batch, truth in batches:
             outputs.append(network(batch.to(device)).float().cpu())
-        labels.append(truth)
+            labels.append(truth)
     outputs, labels = torch.cat(outputs), torch.cat(labels)
     accuracy = (outputs.argmax(1) == labels).double().mean().item()
     return cross_entropy(outputs, labels).item(), accuracy, outputs.softmax(1)
@@ -298,13 +326,28 @@ def _copy(tensors):
 
 
 def _keep(checkpoint, network, optimizer, history):
+    """Write all that an interrupted run needs; the best epoch's state, when there is a new one."""
     if checkpoint is None:
         return
-    with replacing(checkpoint, RuntimeError, durable=False) as temporary:
-        torch.save(
-            {"network": moving(network), "optimizer": optimizer.state_dict(), **vars(history)},
-            temporary,
-        )
+    kept = {"network": moving(network), "optimizer": optimizer.state_dict(), **vars(history)}
+    best = _best_of(checkpoint, history)
+    if history.best:
+        kept["best"] = {key: value for key, value in history.best.items() if key != "state"}
+        if history.best["epoch"] == history.last["epoch"]:
+            _save(best, history.best["state"])
+    _save(checkpoint, kept)
+    for other in checkpoint.parent.glob("best-*.pt"):
+        if other != best:
+            other.unlink()
+
+
+def _best_of(checkpoint, history):
+    return checkpoint.with_name(f"best-{history.best.get('epoch')}.pt")
+
+
+def _save(path, content):
+    with replacing(path, RuntimeError, durable=False) as temporary:
+        torch.save(content, temporary)
 
 
 def _resume(checkpoint, network, optimizer, report):
@@ -313,10 +356,15 @@ def _resume(checkpoint, network, optimizer, report):
         return None
     try:
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network_state, optimizer_state = kept.pop("network"), kept.pop("optimizer")
+        history = History(**kept)
+        if history.best:
+            best = _best_of(checkpoint, history)
+            history.best["state"] = torch.load(best, map_location="cpu", weights_only=True)
     except Exception as error:  # a power cut may have left anything
         if report:
             report(done=0, note=f"starts anew: {checkpoint} is damaged ({type(error).__name__})")
         return None
-    network.load_state_dict(kept.pop("network"), strict=False)
-    optimizer.load_state_dict(kept.pop("optimizer"))
-    return History(**kept)
+    network.load_state_dict(network_state, strict=False)
+    optimizer.load_state_dict(optimizer_state)
+    return history

@@ -1,0 +1,195 @@
+"""Factors in place of gradients: the same steps as torch's SGD takes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from headswap.params import Recipe
+from headswap.sgd import SGD
+
+RECIPE = Recipe(epochs=1, batch_size=2, lr=0.002, momentum=0.8, lr_step=1, lr_gamma=0.5)
+WIDE = 400  # 70 steps until momentum has forgotten a gradient; 140 rows a side are kept of 400
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(5)
+
+
+class Twice(nn.Module):
+    """A network that uses a large layer twice, and the second time with an axis more."""
+
+    def __init__(self):
+        super().__init__()
+        self.large, self.head = nn.Linear(WIDE, WIDE), nn.Linear(WIDE, 2)
+
+    def forward(self, inputs):
+        once = self.large(inputs).relu()
+        return self.head(self.large(once[:, None, :]).relu().mean(1))
+
+
+class Tied(nn.Module):
+    """A network of which two layers share a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.large, self.again = nn.Linear(WIDE, WIDE), nn.Linear(WIDE, WIDE)
+        self.again.weight = self.large.weight
+        self.head = nn.Linear(WIDE, 2)
+
+    def forward(self, inputs):
+        return self.head(self.again(self.large(inputs).relu()).relu())
+
+
+def plain(bias=True):
+    return nn.Sequential(
+        nn.Linear(WIDE, WIDE, bias=bias), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(WIDE, 2)
+    )
+
+
+def batches(steps, rows=2):
+    random = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        labels = torch.randint(2, (rows,), generator=random)
+        yield torch.randn(rows, WIDE, generator=random) + labels[:, None], labels
+
+
+def train(network, optimizer, batches, precision="float32", between=lambda: None):
+    torch.manual_seed(0)
+    for number, (inputs, labels) in enumerate(batches):
+        if number == 100:
+            optimizer.param_groups[0]["lr"] *= 0.5
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            outputs = network(inputs)
+        cross_entropy(outputs.float(), labels).backward()
+        optimizer.step()
+        between()
+    return network.state_dict()
+
+
+def torchs(network, recipe=RECIPE):
+    return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("make", [plain, lambda: plain(bias=False), Twice, Tied])
+def test_it_takes_the_steps_of_torchs_sgd(make, momentum):
+    recipe = RECIPE.model_copy(update={"momentum": momentum})
+    network = make()
+    start, same = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
+    expected = train(same, torchs(same, recipe), batches(200))
+    optimizer = SGD(network, recipe)
+    train(network, optimizer, batches(200))
+    optimizer.settle()
+    for name, value in network.state_dict().items():
+        assert not value.equal(start[name])
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_layer_gets_no_gradient_and_no_momentum_of_its_size():
+    network = plain()
+    optimizer = SGD(network, RECIPE)
+    train(network, optimizer, batches(3))
+    assert network[0].weight.grad is None and network[3].weight.grad is not None
+    kept = optimizer.state_dict()
+    assert all(of["momentum_buffer"].numel() < 1000 for of in kept["state"].values())
+    rows, grads, velocity = kept["factors"][0]
+    assert rows.shape == grads.shape == (6, WIDE)
+    assert velocity.tolist() == pytest.approx([0.64, 0.64, 0.8, 0.8, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 16}, {"momentum": 0.99}], ids=["large batches", "long memory"]
+)
+def test_where_factors_were_larger_than_the_gradient_all_is_torchs(change):
+    network = plain()
+    SGD(network, RECIPE.model_copy(update=change))
+    train(network, torchs(network), batches(1))
+    assert network[0].weight.grad is not None
+
+
+def test_from_a_batch_larger_than_the_recipes_on_all_is_torchs():
+    network = plain()
+    same = copy.deepcopy(network)
+    mixed = [*batches(2), *batches(2, rows=5), *batches(2)]
+    expected = train(same, torchs(same), mixed)
+    optimizer = SGD(network, RECIPE)
+    train(network, optimizer, mixed)
+    optimizer.settle()
+    torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=1e-4, atol=1e-6)
+    assert optimizer.state_dict()["factors"] == [None]
+
+
+def test_a_look_at_the_network_between_two_steps_sees_the_weights_of_now():
+    network = plain()
+    same = copy.deepcopy(network)
+    seen, expected = [], []
+    (probe, _), *_ = batches(1)
+
+    def look(network, into):
+        network.eval()
+        with torch.no_grad():
+            into.append(network(probe))
+        network.train()
+
+    train(same, torchs(same), batches(5), between=lambda: look(same, expected))
+    train(network, SGD(network, RECIPE), batches(5), between=lambda: look(network, seen))
+    torch.testing.assert_close(seen, expected)
+    assert not seen[0].equal(seen[1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("make", [plain, Twice])
+def test_it_goes_on_from_its_state_to_the_same_bits(make, precision):
+    network = make()
+    other = copy.deepcopy(network)
+    optimizer = SGD(network, RECIPE)
+    train(network, optimizer, batches(90), precision)
+    optimizer.settle()
+    kept = copy.deepcopy((network.state_dict(), optimizer.state_dict()))
+    expected = train(network, optimizer, batches(90), precision)
+    optimizer.settle()
+    resumed = SGD(other, RECIPE)
+    other.load_state_dict(kept[0])
+    resumed.load_state_dict(kept[1])
+    train(other, resumed, batches(90), precision)
+    resumed.settle()
+    assert all(value.equal(expected[name]) for name, value in other.state_dict().items())
+
+
+def test_a_layer_that_some_steps_leave_out_moves_in_the_others_alone():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps, self.head = 0, nn.Linear(WIDE, 2)
+            self.large = nn.Linear(WIDE, WIDE)
+
+        def forward(self, inputs):
+            self.steps += 1
+            return self.head(self.large(inputs).relu() if self.steps % 3 == 0 else inputs)
+
+    network = Sometimes()
+    same = copy.deepcopy(network)
+    optimizer = torchs(same)
+    expected = train(same, optimizer, batches(20))
+    optimizer = SGD(network, RECIPE)
+    train(network, optimizer, batches(20))
+    optimizer.settle()
+    torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_sgd_is():
+    start = plain()
+    networks = [copy.deepcopy(start) for _ in range(3)]
+    exact, theirs = networks[:2]
+    train(exact, torchs(exact), batches(60))
+    train(theirs, torchs(theirs), batches(60), "bfloat16")
+    optimizer = SGD(networks[2], RECIPE)
+    train(networks[2], optimizer, batches(60), "bfloat16")
+    optimizer.settle()
+    wanted, found, ours = (network[0].weight - start[0].weight for network in networks)
+    assert 0 < (ours - wanted).norm() < 1.1 * (found - wanted).norm()
