@@ -1,9 +1,10 @@
 """Measure headswap against the classic script, in turn, and against what the machine can do.
 
 Whole processes are timed, on the photographs that params.yaml names, with random weights (a time
-does not depend on their values). Both do the same epochs with validation after each; headswap
-trains as many replicates side by side as there are cores, so its time is divided by those. What a
-full run takes follows from a short one: its time, and the seconds of the epochs that it lacks.
+does not depend on their values). Both do the same epochs with validation after each, the classic
+script in float32, headswap in each precision; headswap trains as many replicates side by side as
+there are cores, so its time is divided by those. What a full run takes follows from a short one:
+its time, and the seconds of the epochs that it lacks.
 
     make bench                                   # or, to say how much:
     python benchmarks/bench.py --epochs 1 --repeats 3
@@ -29,18 +30,22 @@ from typing import Annotated
 
 import psutil
 import typer
-from ruamel.yaml import YAML
 
 from headswap import params, provenance
 from headswap.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from conftest import edit  # noqa: E402
+
 CLASSIC = ROOT / "benchmarks/classic.py"
 RESULTS = ROOT / "benchmarks/RESULTS.md"
 BIN = Path(sys.executable).parent
 CORES = len(os.sched_getaffinity(0))
 REPLICATES, FULL = 5, 15
 """Replicates and epochs of the real experiment."""
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass
@@ -50,7 +55,8 @@ class Run:
     Attributes
     ----------
     seconds, epoch : float
-        Wall-clock seconds of all, and of its last epoch.
+        Wall-clock seconds of all, and those of its last epoch (of headswap, in which it had its
+        core).
     memory : float
         The most that it and its children held, GiB.
     """
@@ -70,16 +76,18 @@ class Measurements:
 
     Attributes
     ----------
-    epochs, repeats, precision
+    epochs, repeats
         As asked for.
     limits : dict
         See `ceilings`.
     loaders : dict of int to float
         Seconds of the classic script by the number of its loader processes.
-    pairs : dict of (str, str) to list of (Run, Run)
-        For each model and mode the classic script's runs and headswap's.
-    probes : dict of str to list of float
-        For each model the seconds of ``embed`` and of ``probe``.
+    classic : dict of (str, str) to list of Run
+        For each model and mode, one a repeat.
+    ours : dict of str to dict
+        For each precision the same of headswap.
+    probes : dict of str to dict of str to list of float
+        For each precision and model the seconds of ``embed`` and of ``probe``.
     costs : dict of (str, str) to dict
         What headswap wrote of a cell.
     images : dict of str to int
@@ -90,10 +98,10 @@ class Measurements:
 
     epochs: int
     repeats: int
-    precision: str
     limits: dict
     loaders: dict
-    pairs: dict
+    classic: dict
+    ours: dict
     probes: dict
     costs: dict
     images: dict
@@ -180,20 +188,15 @@ def _memory(pid):
     return total
 
 
-def project(folder, epochs, precision):
+def project(folder, epochs):
     """Lay out a project for headswap that trains with random weights; bring its images."""
-    yaml = YAML()
-    chosen = yaml.load(ROOT / "params.yaml")
-    chosen["weights"], chosen["precision"] = "random", precision
-    chosen["seeds"] = list(range(REPLICATES))
-    folder.mkdir()
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(parents=True)
     shutil.copy(ROOT / "data/manifest.csv", folder / "data")
-    yaml.dump(chosen, folder / "params.yaml")
-    for command in (["fetch"], ["verify"], *(["weights", model] for model in chosen["models"])):
+    shutil.copy(ROOT / "params.yaml", folder)
+    edit(folder / "params.yaml", weights="random", train={"epochs": epochs})
+    models = params.load(folder / "params.yaml").models
+    for command in (["fetch"], ["verify"], *(["weights", model] for model in models)):
         measured(["headswap", *command], folder)
-    chosen["train"]["epochs"], chosen["seeds"] = epochs, list(range(CORES))
-    yaml.dump(chosen, folder / "params.yaml")
 
 
 def classic(folder, model, mode, epochs, workers):
@@ -203,8 +206,9 @@ def classic(folder, model, mode, epochs, workers):
     return Run(seconds, json.loads(output.splitlines()[-1])[-1], memory)
 
 
-def ours(folder, model, mode):
+def ours(folder, model, mode, precision):
     """Train a cell with headswap, one replicate a core; return the times of one."""
+    edit(folder / "params.yaml", precision=precision, seeds=list(range(CORES)))
     shutil.rmtree(folder / "runs", ignore_errors=True)
     _, seconds, memory = measured(["headswap", "train", model, mode], folder)
     kept = [read_json(path) for path in folder.glob(f"runs/{model}-{mode}/*/*/timing.json")]
@@ -212,12 +216,9 @@ def ours(folder, model, mode):
     return Run(seconds / CORES, epoch / CORES, memory)
 
 
-def probes(folder, models):
+def probes(folder, models, precision):
     """Embed and probe with all replicates; return for each model the seconds of the two stages."""
-    yaml = YAML()
-    chosen = yaml.load(folder / "params.yaml")
-    chosen["seeds"] = list(range(REPLICATES))
-    yaml.dump(chosen, folder / "params.yaml")
+    edit(folder / "params.yaml", precision=precision, seeds=list(range(REPLICATES)))
     shutil.rmtree(folder / "runs", ignore_errors=True)
     return {
         model: [measured(["headswap", stage, model], folder)[1] for stage in ("embed", "probe")]
@@ -237,17 +238,16 @@ def arithmetic(found, model, mode):
     """Return what the last epoch needs at the least: GFLOP, and GB of weights moved.
 
     A multiply-accumulate is two operations; learning needs the products of the forward pass three
-    times. A step in batches of four moves all the weights for the forward pass; in `finetune`
-    also for the gradients of inputs (read) and of weights (written), and in SGD with momentum
-    weights and momentum read and written, gradients read. Frozen AlexNet, having no batch norm,
-    has the same features of the validation images in every epoch, and needs them in the first.
+    times. A step in batches of four reads all the weights for the forward pass, and in `finetune`
+    again for the gradients of inputs. Frozen AlexNet, having no batch norm, has the same features
+    of the validation images in every epoch, and needs them in the first.
     """
     costs, train, steps = found.costs[model, mode], found.images["train"], found.images["train"] / 4
     known = (model, mode) == ("alexnet", "frozen") and found.epochs > 1
     val = 0 if known else found.images["val"]
-    passes, moves = (3, 8) if mode == "finetune" else (1, 1)
+    passes, reads = (3, 2) if mode == "finetune" else (1, 1)
     gflop = 2 * costs["gmacs"] * (passes * train + val)
-    return gflop, costs["parameters"] * 4 * moves * steps / 1e9
+    return gflop, costs["parameters"] * 4 * reads * steps / 1e9
 
 
 def spread(values, digits=1):
@@ -261,37 +261,46 @@ def spread(values, digits=1):
 def main(
     epochs: Annotated[int, typer.Option(help="Of each run.", min=1)] = 2,
     repeats: Annotated[int, typer.Option(help="Of each cell, in turn.", min=1)] = 3,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16, for headswap.")] = "float32",
+    precision: Annotated[
+        list[str], typer.Option(help="float32 or bfloat16, for headswap; may be given twice.")
+    ] = PRECISIONS,
 ):
     """Measure, print, and write RESULTS.md."""
     limits = ceilings()
     chosen = params.load(ROOT / "params.yaml")
     cells = [(model, mode) for model in chosen.models for mode in chosen.modes]
-    pairs = {cell: [] for cell in cells}
+    theirs = {cell: [] for cell in cells}
+    us = {name: {cell: [] for cell in cells} for name in precision}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "project")
-        project(folder, epochs, precision)
+        project(folder, epochs)
         loaders = loader_counts(folder)
         fastest = min(loaders, key=loaders.get)
         for _ in range(repeats):
             for cell in cells:
-                pairs[cell].append((classic(folder, *cell, epochs, fastest), ours(folder, *cell)))
-                print(*cell, *pairs[cell][-1], flush=True)
+                theirs[cell].append(classic(folder, *cell, epochs, fastest))
+                print(*cell, "classic", theirs[cell][-1], flush=True)
+                for name in precision:
+                    us[name][cell].append(ours(folder, *cell, name))
+                    print(*cell, name, us[name][cell][-1], flush=True)
         found = Measurements(
             epochs,
             repeats,
-            precision,
             limits,
             loaders,
-            pairs,
-            probes=probes(folder, chosen.models),
+            theirs,
+            us,
+            probes={name: probes(folder, chosen.models, name) for name in precision},
             costs={
                 cell: read_json(folder / f"metrics/cells/{'-'.join(cell)}.json") for cell in cells
             },
             images=read_json(folder / "metrics/dataset.json"),
             views=chosen.embed.views,
         )
-    text = "\n".join([*introduction(found), *ratios(found), *of_probes(found), *limit(found)])
+    lines = [*introduction(found), *of_machine(found)]
+    for name in precision:
+        lines += [*ratios(found, name), *of_probes(found, name), *limit(found, name)]
+    text = "\n".join(lines)
     RESULTS.write_text(text + "\n")
     print(text)
 
@@ -300,15 +309,16 @@ def introduction(found):
     """Return how it was measured, as lines of Markdown."""
     machine, made_by = provenance.machine(), provenance.versions()
     tried = ", ".join(f"{number}: {seconds:.1f} s" for number, seconds in found.loaders.items())
+    asked = "".join(f" --precision {name}" for name in found.ours) if len(found.ours) == 1 else ""
     return [
         "# headswap against the classic script",
         "",
-        f"Made by `python benchmarks/bench.py --epochs {found.epochs} --repeats {found.repeats} "
-        f"--precision {found.precision}` on {date.today()}: {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['system']}, Python {platform.python_version()}, "
-        f"torch {made_by['torch']}, torchvision {made_by['torchvision']}. Median and range of "
-        f"{found.repeats} repeats, each of the classic script and of headswap in turn; whole "
-        f"processes, which train for {found.epochs} epoch{'s' if found.epochs > 1 else ''}.",
+        f"Made by `python benchmarks/bench.py --epochs {found.epochs} --repeats {found.repeats}"
+        f"{asked}` on {date.today()}: {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['system']}, Python {platform.python_version()}, torch {made_by['torch']}, "
+        f"torchvision {made_by['torchvision']}. Median and range of {found.repeats} repeats, each "
+        "of the classic script (in float32) and of headswap in turn; whole processes, which train "
+        f"for {found.epochs} epoch{'s' if found.epochs > 1 else ''}.",
         "",
         "The classic script used as many loader processes as were fastest with AlexNet frozen "
         f"({tried}). headswap trained {CORES} replicates side by side; its times are those of "
@@ -317,15 +327,33 @@ def introduction(found):
     ]
 
 
-def ratios(found):
+def of_machine(found):
+    """Return what the machine can do, as lines of Markdown."""
+    return [
+        "## The machine's limits",
+        "",
+        "| | float32, GFLOP/s | bfloat16, GFLOP/s | copying, GB/s |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |"
+            for name, values in found.limits.items()
+        ),
+    ]
+
+
+def ratios(found, precision):
     """Return the table of the cells, as lines of Markdown."""
     lines = [
+        "",
+        f"## headswap in {precision}",
+        "",
         f"| cell | classic, s | headswap, s | ratio | ratio of an epoch | ratio at {FULL} epochs "
         "| classic, GiB | headswap, GiB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for cell, pairs in found.pairs.items():
-        theirs, us = zip(*pairs, strict=True)
+    for cell, us in found.ours[precision].items():
+        theirs = found.classic[cell]
+        pairs = list(zip(theirs, us, strict=True))
         of_kind = [
             [their.seconds / our.seconds for their, our in pairs],
             [their.epoch / our.epoch for their, our in pairs],
@@ -338,86 +366,79 @@ def ratios(found):
             f"| {max(run.memory for run in theirs):.2f} | {max(run.memory for run in us):.2f} |"
         )
     short, full = [], []
-    for repeat in zip(*found.pairs.values(), strict=True):
-        theirs, us = zip(*repeat, strict=True)
+    for repeat in range(found.repeats):
+        theirs, us = (
+            [runs[repeat] for runs in side.values()]
+            for side in (found.classic, found.ours[precision])
+        )
         short.append(sum(run.seconds for run in theirs) / sum(run.seconds for run in us))
         all_epochs = [sum(run.full(found.epochs) for run in side) for side in (theirs, us)]
         full.append(all_epochs[0] / all_epochs[1])
-    lines.append(f"| all {len(found.pairs)} | | | {spread(short, 2)} | | {spread(full, 2)} | | |")
+    count = len(found.classic)
+    lines.append(f"| all {count} | | | {spread(short, 2)} | | {spread(full, 2)} | | |")
     return lines
 
 
-def of_probes(found):
+def of_probes(found, precision):
     """Return the table of the probes and the time of the whole matrix, as lines of Markdown."""
     lines = [
         "",
-        "## The probes",
-        "",
-        f"Features of {found.views} views and {REPLICATES} replicates of the probe (whole "
-        f"processes), against {REPLICATES} replicates of the classic script's frozen cell at "
-        f"{FULL} epochs.",
+        f"The probes in {precision}: features of {found.views} views and {REPLICATES} replicates "
+        f"(whole processes), against {REPLICATES} replicates of the classic script's frozen cell "
+        f"at {FULL} epochs.",
         "",
         "| network | embed, s | probe, s | classic frozen, s | ratio |",
         "|---|---:|---:|---:|---:|",
     ]
     sums = [0.0, 0.0]
-    for model, (embed, probe) in found.probes.items():
-        frozen = [theirs.full(found.epochs) for theirs, _ in found.pairs[model, "frozen"]]
+    for model, (embed, probe) in found.probes[precision].items():
+        frozen = [run.full(found.epochs) for run in found.classic[model, "frozen"]]
         theirs, us = REPLICATES * statistics.median(frozen), embed + probe
         sums = [sums[0] + theirs, sums[1] + us]
         lines.append(f"| {model} | {embed:.1f} | {probe:.1f} | {theirs:.0f} | {theirs / us:.1f} |")
-    rounds = -(-REPLICATES // CORES)
-    matrix = sums[1] + rounds * CORES * sum(
-        statistics.median(us.full(found.epochs) for _, us in pairs)
-        for pairs in found.pairs.values()
+    cells = found.ours[precision].values()
+    matrix = sums[1] + REPLICATES * sum(
+        statistics.median(run.full(found.epochs) for run in runs) for runs in cells
     )
     return [
         *lines,
         f"| both | | | {sums[0]:.0f} | {sums[0] / sums[1]:.1f} |",
         "",
-        f"The whole matrix ({REPLICATES} replicates, {FULL} epochs, {len(found.pairs)} trained "
-        f"cells and {len(found.probes)} probes) so takes {matrix / 60:.0f} minutes here.",
+        f"The whole matrix ({REPLICATES} replicates, {FULL} epochs, {len(cells)} trained "
+        f"cells and {len(found.probes[precision])} probes) so takes "
+        f"{matrix / 60:.0f} minutes here.",
     ]
 
 
-def limit(found):
-    """Return what the machine can do and how near each cell comes, as lines of Markdown."""
+def limit(found, precision):
+    """Return how near each cell comes to what the machine can do, as lines of Markdown."""
     lines = [
         "",
-        "## How far from the machine's limit",
-        "",
-        "| | float32, GFLOP/s | bfloat16, GFLOP/s | copying, GB/s |",
-        "|---|---:|---:|---:|",
-        *(
-            f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |"
-            for name, values in found.limits.items()
-        ),
-        "",
-        "The least that an epoch can take on one core while the others work too: its products at "
-        "the measured speed of large matrices, and then its weights' way through memory. *Ratio at "
-        "the limit* is how many times the classic script's speed would be reached by a program "
-        "that took no more.",
+        f"The least that an epoch can take in {precision} on one core while the others work too: "
+        "its products at the measured speed of large matrices, and then its weights' way through "
+        "memory. *Ratio at the limit* is how many times the classic script's speed would be "
+        "reached by a program that took no more.",
         "",
         "| cell | GFLOP | GB of weights | least, s | measured, s | share of the limit "
         "| ratio at the limit |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     peaks = found.limits["1 thread on every core"]
-    peak = peaks[1] if found.precision == "bfloat16" else peaks[0]
+    peak, size = (peaks[1], 0.5) if precision == "bfloat16" else (peaks[0], 1)
     sums = [0.0, 0.0, 0.0]
-    for (model, mode), pairs in found.pairs.items():
+    for (model, mode), runs in found.ours[precision].items():
         gflop, gigabytes = arithmetic(found, model, mode)
-        least = gflop / peak + gigabytes / peaks[2]
-        took = CORES * statistics.median(us.epoch for _, us in pairs)
-        classic = CORES * statistics.median(theirs.epoch for theirs, _ in pairs)
+        least = gflop / peak + size * gigabytes / peaks[2]
+        took = CORES * statistics.median(run.epoch for run in runs)
+        classic = CORES * statistics.median(run.epoch for run in found.classic[model, mode])
         sums = [total + part for total, part in zip(sums, (least, took, classic), strict=True)]
         lines.append(
-            f"| {model} {mode} | {gflop:.0f} | {gigabytes:.1f} | {least:.1f} | {took:.1f} "
+            f"| {model} {mode} | {gflop:.0f} | {size * gigabytes:.1f} | {least:.1f} | {took:.1f} "
             f"| {least / took:.0%} | {classic / least:.1f} |"
         )
     least, took, classic = sums
     lines.append(
-        f"| all {len(found.pairs)} | | | {least:.1f} | {took:.1f} | {least / took:.0%} "
+        f"| all {len(found.classic)} | | | {least:.1f} | {took:.1f} | {least / took:.0%} "
         f"| {classic / least:.1f} |"
     )
     return lines
