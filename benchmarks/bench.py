@@ -33,6 +33,7 @@ import typer
 
 from headswap import params, provenance
 from headswap.files import read_json
+from headswap.workers import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -154,9 +155,12 @@ def ceilings():
 def measured(command, folder):
     """Run a command; return its output, wall-clock seconds, and the peak memory of all it starts.
 
+    What headswap sets for its own processes is not set for it, whatever the shell has.
+
     Memory is the sum of the processes' proportional set sizes in GiB, five times a second.
     """
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
+    environment["PATH"] = f"{BIN}:{os.environ['PATH']}"
     started = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
@@ -396,8 +400,8 @@ def of_probes(found, precision):
         theirs, us = REPLICATES * statistics.median(frozen), embed + probe
         sums = [sums[0] + theirs, sums[1] + us]
         lines.append(f"| {model} | {embed:.1f} | {probe:.1f} | {theirs:.0f} | {theirs / us:.1f} |")
-    cells = found.ours[precision].values()
-    matrix = sums[1] + REPLICATES * sum(
+    cells, rounds = found.ours[precision].values(), -(-REPLICATES // CORES)
+    matrix = sums[1] + rounds * CORES * sum(
         statistics.median(run.full(found.epochs) for run in runs) for runs in cells
     )
     return [

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import edit, project
 
-from headswap import cells, dataset, embedding, files, params, runs, training, weights, workers
+from headswap import cells, dataset, embedding, files, params, runs, training, weights
 from headswap.errors import Problem
 from headswap.files import read_json, read_tensors
 from headswap.layout import WEIGHTS
@@ -142,22 +142,6 @@ def test_results_do_not_depend_on_workers_folder_order_or_neighbours(ready, tmp_
     shutil.rmtree("runs")
     train("probe")
     assert all(contents(".")[name] == here[name] for name in here if "tiny-probe" in name)
-
-
-@pytest.mark.parametrize(
-    ("cores", "runs", "rounds"),
-    [(2, 5, [2, 3]), (2, 3, [3]), (2, 4, [2, 2]), (1, 2, [1, 1]), (8, 5, [5]), (8, 15, [8, 7])],
-)
-def test_the_last_runs_share_the_cores_so_that_none_waits(monkeypatch, cores, runs, rounds):
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: set(range(cores)))
-    monkeypatch.delenv("HEADSWAP_WORKERS", raising=False)
-    found, left = [], runs
-    while left:
-        found.append(workers.at_once(left))
-        left -= found[-1]
-    assert found == rounds
-    monkeypatch.setenv("HEADSWAP_WORKERS", str(cores))
-    assert workers.at_once(runs) == min(cores, runs)
 
 
 def test_a_run_that_diverges_is_counted_and_no_nan_reaches_a_file(ready):

@@ -90,6 +90,16 @@ def test_it_takes_the_steps_of_torchs_sgd(make, momentum):
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_a_learning_rate_of_nothing_moves_nothing_however_long():
+    network = plain()
+    optimizer = SGD(network, RECIPE)
+    before = copy.deepcopy(network.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.0
+    train(network, optimizer, batches(200))
+    optimizer.settle()
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+
+
 def test_a_large_layer_gets_no_gradient_and_no_momentum_of_its_size():
     network = plain()
     optimizer = SGD(network, RECIPE)

@@ -200,12 +200,13 @@ class Factors:
     @torch.no_grad()
     def settle(self):
         """Move the layer's weight, and drop the rows that momentum has forgotten."""
-        if not self._moved.any():
-            return
-        self._layer.weight += self._product_of_rows(self._moved)
+        if self._moved.any():
+            self._layer.weight += self._product_of_rows(self._moved)
+            self._moved, self._base = torch.zeros_like(self._moved), None
         forgotten = int((self._velocity < FORGOTTEN).sum())  # the first rows, being the oldest
-        kept = [rows[forgotten:].clone() for rows in self._rows]
-        self.load([*kept, self._velocity[forgotten:]])
+        if forgotten:
+            kept = [rows[forgotten:].clone() for rows in self._rows]
+            self.load([*kept, self._velocity[forgotten:]])
 
 
 class _Product(torch.autograd.Function):

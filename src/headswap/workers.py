@@ -80,17 +80,6 @@ def how_many():
     return int(text)
 
 
-def at_once(left):
-    """Return how many of the jobs that are left to run side by side.
-
-    The last ones share the cores if they are at most half more: 5 runs on 2 cores go as 2 and 3,
-    where after 2 and 2 one core would wait for the fifth. Not if ``HEADSWAP_WORKERS`` is set.
-    """
-    most = how_many()
-    sharing = most if os.environ.get(WORKERS) else most + most // 2
-    return left if left <= sharing else most
-
-
 def warm_up(module):
     """Start the process that workers fork from, which imports a module once for all of them.
 
@@ -131,7 +120,7 @@ def side_by_side(jobs, tell):
     waiting, running, results = list(enumerate(jobs)), {}, {}
     try:
         while waiting or running:
-            while waiting and len(running) < at_once(len(waiting) + len(running)):
+            while waiting and len(running) < how_many():
                 number, job = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(job, theirs), daemon=True)
