@@ -11,7 +11,7 @@ from headswap import statistics
 from headswap.files import read_json, write_csv, write_json
 
 CLASSES = ("ants", "bees")
-PHASES = ("data", "forward", "backward", "step", "val")
+PHASES = ("checkpoint", "data", "forward", "backward", "step", "val")
 COSTS = {
     "alexnet": {"parameters": 57012034, "gmacs": 0.710, "depth": 8, "activations": 493186},
     "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18, "activations": 2483714},
@@ -64,7 +64,7 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None):
     if len(seconds):
         mean = float(np.mean(seconds))
         means = {"seconds_per_run_mean": mean, "seconds_per_epoch_mean": mean / 2}
-        means |= {f"{phase}_seconds_per_epoch_mean": mean / 10 for phase in PHASES}
+        means |= {f"{phase}_seconds_per_epoch_mean": mean / 2 / len(PHASES) for phase in PHASES}
     write_json(
         f"metrics/timing/{cell}.json",
         {

@@ -25,7 +25,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 """Okabe and Ito's palette, told apart by colour-blind eyes; a cell has one in every picture."""
 MARKERS = "DosP^vX*"
 """Where colour alone tells cells apart, the ninth begins them anew with another of these."""
-SHADES = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
+SHADES = ("#00224E", "#2A3F6D", "#575D6D", "#7D7C78", "#A59C74", "#D2C060", "#FEE838")
 """From dark to light, told apart by colour-blind eyes, and no cell's."""
 ACROSS = 6
 """The most panels beside each other."""
@@ -141,7 +141,7 @@ def curves(cells, rows, path):
     axes[0, 0].fill_between([], [], color="#cccccc", label="least to most of the replicates")
     if "write-up" in set(rows["what"]):
         axes[0, 0].plot([], [], "k:", label=f"{WRITE_UP}, validation images")
-    _legend(figure, 4)
+    _legend(figure, 7)
     _save(figure, path)
 
 
@@ -303,7 +303,7 @@ def phases(cells, rows, path):
     axis.invert_yaxis()
     axis.set_xlabel("seconds an epoch")
     axis.grid(axis="x", alpha=0.3)
-    _legend(figure, 6)
+    _legend(figure, 7)
     _save(figure, path)
 
 
