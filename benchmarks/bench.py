@@ -56,8 +56,7 @@ class Run:
     Attributes
     ----------
     seconds, epoch : float
-        Wall-clock seconds of all, and those of its last epoch (of headswap, in which it had its
-        core).
+        Wall-clock seconds of all, and of its last epoch.
     memory : float
         The most that it and its children held, GiB.
     """

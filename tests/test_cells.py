@@ -116,6 +116,7 @@ def test_a_further_seed_trains_one_run(ready):
     train()
     edit(seeds=[0, 1, 2])
     assert {name for name, _ in train()} == {"tiny-frozen seed 2"}
+    assert not list(Path("runs").rglob("*.pt"))
     assert len(list(Path("models/tiny-frozen").glob("run-*.json"))) == 3
 
 

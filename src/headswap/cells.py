@@ -162,7 +162,7 @@ def _timing(cell, images, folders, runs):
     if whole:
         epochs = sum(whole, [])
         phases = {phase: np.mean([epoch[phase] for epoch in epochs]) for phase in epochs[0]}
-        training = sum(phases.values()) - phases["val"]
+        training = sum(phases.values()) - phases["val"] - phases["checkpoint"]
         timing |= {
             "seconds_per_run_mean": round(np.mean(seconds), 3),
             "seconds_per_epoch_mean": round(sum(phases.values()), 4),

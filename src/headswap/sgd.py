@@ -50,13 +50,14 @@ class SGD(torch.optim.SGD):
             and rows * sum(layer.weight.shape) < layer.weight.numel()
         ]
 
+    @torch.no_grad()
     def step(self):
         """Take a step with the gradients that the backward pass has left."""
         (group,) = self.param_groups
         for parameter in group["params"]:
-            if parameter.grad is not None and group["momentum"]:
-                # The fused kernels fail where one starts later than the others.
-                self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            starts = parameter.grad is not None and not self.state[parameter]
+            if starts and group["momentum"]:  # the fused kernels ask that all start together
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         super().step()
         for factors in self._factors:
             factors.step(group["lr"], group["momentum"])
@@ -128,6 +129,7 @@ class Factors:
         for buffer, new in zip(self._buffers or (), rows, strict=True):
             buffer[start : start + len(new)] = new
 
+    @torch.no_grad()
     def _give_up(self):
         """Leave the layer to the optimizer, momentum and all."""
         self.settle()
@@ -137,6 +139,7 @@ class Factors:
             momentum = self._product_of_rows(self._velocity).to(self._layer.weight.dtype)
             self._optimizer.state[self._layer.weight]["momentum_buffer"] = momentum
             self._velocity, self._moved = self._velocity[:0], self._moved[:0]
+        self._buffers = self._base = None
 
     def _product_of_rows(self, shares):
         inputs, grads = self._rows
@@ -164,14 +167,14 @@ class Factors:
         return output
 
     def product_back(self, inputs, grads):
-        """Return the products of gradients and the weight, and of gradients and inputs.
+        """Return the gradients of inputs and of the weight, of which only the factors are kept.
 
-        The second is the weight's gradient, and None: its factors are kept.
+        So the second is None, unless the layer was given up since its forward pass.
         """
         output = grads @ self._base_in(grads.dtype)
         if not self._on:
             return output, grads.t() @ inputs
-        self._seen = inputs, grads
+        self._seen = inputs.detach(), grads  # or every step's graph would live on in the rows
         if len(self._moved):
             theirs, ours = self._rows
             output += (linear(grads, ours) * self._moved.to(grads.dtype)) @ theirs

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.conv import _ConvNd
 
 from .errors import Problem
 from .files import replacing
@@ -53,17 +52,15 @@ PHASES = ("checkpoint", "data", "forward", "backward", "step", "val")
 SGD; validation."""
 
 
-class Stopwatch:
-    """Seconds since it was made, by what they went into.
+PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
-    On the CPU they are those in which the run had it (its one thread), whatever else ran there; on
-    a GPU, those on the wall clock.
-    """
+
+class Stopwatch:
+    """Wall-clock seconds since it was made, by what they went into."""
 
     def __init__(self, device):
         self._device = device
-        self._clock = time.thread_time if device == "cpu" else time.perf_counter
-        self._since = self._clock()
+        self._since = time.perf_counter()
         self.new_epoch()
 
     def new_epoch(self):
@@ -74,21 +71,21 @@ class Stopwatch:
         """Count the time since the last lap towards `phase`."""
         if self._device != "cpu":
             torch.accelerator.synchronize()  # the work was only queued so far
-        now = self._clock()
+        now = time.perf_counter()
         self.seconds[phase] += now - self._since
         self._since = now
 
 
 @dataclass
 class History:
-    """What is known of a run so far; all of it is in its checkpoint.
+    """What is known of a run so far; all of it is in its checkpoint and the file beside that.
 
     Attributes
     ----------
     curves : list of tuple
         (epoch, split, loss, accuracy), two an epoch; epochs count from 0.
     seconds : list of dict of str to float
-        For each epoch the seconds of `PHASES`, by `Stopwatch`.
+        For each epoch the wall-clock seconds of `PHASES`.
     best : dict
         The best epoch on the validation set, the first of equals: ``epoch``, ``accuracy``,
         ``probabilities`` (float32, shape (images, classes)) and ``state`` (see `moving`).
@@ -130,7 +127,7 @@ def train(
     seed : int
         Of the run.
     precision : {"float32", "bfloat16"}
-        Of the products; parameters are float32 always.
+        Of the products; trained parameters are float32 always.
     device : str
         Where to train.
     checkpoint : pathlib.Path, optional
@@ -191,9 +188,12 @@ def train(
 
 
 def _cast_frozen(network):
-    """Cast once the frozen weights that autocast would cast to the same in every step."""
+    """Cast once the frozen weights that autocast would cast to the same in every step.
+
+    Those of derived classes are left: they may do more with them than a product.
+    """
     for module in network.modules():
-        if isinstance(module, (_ConvNd, nn.Linear)):
+        if type(module) in PRODUCTS:
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(torch.bfloat16)
@@ -363,7 +363,9 @@ def _resume(checkpoint, network, optimizer, report):
             history.best["state"] = torch.load(best, map_location="cpu", weights_only=True)
     except Exception as error:  # a power cut may have left anything
         if report:
-            report(done=0, note=f"starts anew: {checkpoint} is damaged ({type(error).__name__})")
+            report(
+                done=0, note=f"starts anew: {checkpoint.parent} is damaged ({type(error).__name__})"
+            )
         return None
     network.load_state_dict(network_state, strict=False)
     optimizer.load_state_dict(optimizer_state)
