@@ -150,6 +150,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path):
 
     whole, end = run(RECIPE, None)
     run(RECIPE.model_copy(update={"epochs": 2}), tmp_path / "checkpoint.pt")
+    (tmp_path / "best-2.pt").write_bytes(b"of a try that was killed before its checkpoint")
     resumed, same_end = run(RECIPE, tmp_path / "checkpoint.pt")
     assert resumed.curves == whole.curves
     assert all(end[key].equal(same_end[key]) for key in end)
@@ -318,7 +319,7 @@ def test_batch_norm_that_meets_a_single_image_says_what_to_change(photographs):
         training.train(network, photographs, odd, seed=0)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "garbage"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "no best"])
 def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_path, damage):
     checkpoint, told = tmp_path / "checkpoint.pt", []
 
@@ -334,8 +335,11 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_p
 
     whole = run()
     content = checkpoint.read_bytes()
-    damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99}
-    checkpoint.write_bytes(damaged[damage])
+    if damage == "no best":
+        next(tmp_path.glob("best-*.pt")).unlink()
+    else:
+        damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99}
+        checkpoint.write_bytes(damaged[damage])
     history = run(lambda **news: told.append(news))
     assert "starts anew" in told[0]["note"]
     assert history.curves == whole.curves
