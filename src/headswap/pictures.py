@@ -141,7 +141,7 @@ def curves(cells, rows, path):
     axes[0, 0].fill_between([], [], color="#cccccc", label="least to most of the replicates")
     if "write-up" in set(rows["what"]):
         axes[0, 0].plot([], [], "k:", label=f"{WRITE_UP}, validation images")
-    _legend(figure, 7)
+    _legend(figure, 4)
     _save(figure, path)
 
 

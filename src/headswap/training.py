@@ -52,11 +52,8 @@ PHASES = ("checkpoint", "data", "forward", "backward", "step", "val")
 SGD; validation."""
 
 
-PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
 class Stopwatch:
-    """Wall-clock seconds since it was made, by what they went into."""
+    """Wall-clock seconds of an epoch, by what they went into."""
 
     def __init__(self, device):
         self._device = device
@@ -187,11 +184,12 @@ def train(
     return history
 
 
-def _cast_frozen(network):
-    """Cast once the frozen weights that autocast would cast to the same in every step.
+PRODUCTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""The layers that use their weights for a product and nothing else; classes derived may differ."""
 
-    Those of derived classes are left: they may do more with them than a product.
-    """
+
+def _cast_frozen(network):
+    """Cast once the frozen weights that autocast would cast to the same in every step."""
     for module in network.modules():
         if type(module) in PRODUCTS:
             for parameter in module.parameters(recurse=False):
@@ -363,9 +361,8 @@ def _resume(checkpoint, network, optimizer, report):
             history.best["state"] = torch.load(best, map_location="cpu", weights_only=True)
     except Exception as error:  # a power cut may have left anything
         if report:
-            report(
-                done=0, note=f"starts anew: {checkpoint.parent} is damaged ({type(error).__name__})"
-            )
+            damage = f"what {checkpoint.parent} holds is damaged ({type(error).__name__})"
+            report(done=0, note=f"starts anew: {damage}")
         return None
     network.load_state_dict(network_state, strict=False)
     optimizer.load_state_dict(optimizer_state)

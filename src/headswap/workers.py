@@ -21,7 +21,7 @@ ENVIRONMENT = {
     # One thread a run: the number of threads changes the order of sums, and so the result.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # Keep freed gradients: handing them to the kernel at each step costs a good part of its time.
+    # Keep freed memory: to hand gradients to the kernel, and ask for more, takes time at each step.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     # Ask for large pages, which large weights are read through a little faster.
