@@ -34,7 +34,7 @@ def prepare():
 
 def train(mode="frozen", model="tiny"):
     told = []
-    cell = cells.Cell(model, mode, params.load())
+    cell = params.Cell(model, mode, params.load())
     cells.provide(cell, lambda name, message: told.append((name, message)))
     return told
 
@@ -87,7 +87,7 @@ def test_a_cell_writes_its_five_outputs(ready):
 @pytest.mark.parametrize("mode", ["frozen", "probe"])
 def test_what_is_kept_of_a_run_gives_its_predictions_again(ready, mode):
     train(mode)
-    cell = cells.Cell("tiny", mode, params.load())
+    cell = params.Cell("tiny", mode, params.load())
     feed = runs.feed(cell)
     predictions = pd.read_csv(f"plots/predictions/{cell.name}.csv")
     for seed in cell.params.seeds:
@@ -108,7 +108,7 @@ def test_one_whole_network_is_kept_of_finetune(ready):
         "best.safetensors"
     ]
     kept, _ = read_tensors("models/tiny-finetune/best.safetensors", "pt")
-    cell = cells.Cell("tiny", "finetune", params.load())
+    cell = params.Cell("tiny", "finetune", params.load())
     runs.network(cell, runs.feed(cell), 0).load_state_dict(kept)
 
 
@@ -310,7 +310,7 @@ def test_a_factory_whose_code_changed_trains_anew(ready):
 
 
 def test_a_cell_with_one_run_diverged_keeps_the_time_and_weights_of_the_others(ready):
-    cell = cells.Cell("tiny", "finetune", params.load())
+    cell = params.Cell("tiny", "finetune", params.load())
     train("finetune")
     first, second = sorted(Path("runs/tiny-finetune").glob("*/seed-*"))
     run, timing = read_json(first / "run.json"), read_json(first / "timing.json")
@@ -351,7 +351,7 @@ except Problem as problem:
 
 
 def test_generators_never_touch_the_global_state(ready):
-    cell = cells.Cell("tiny", "finetune", params.load())
+    cell = params.Cell("tiny", "finetune", params.load())
     feed = runs.feed(cell)
     torch.manual_seed(1)
     expected = torch.rand(1)

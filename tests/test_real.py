@@ -51,7 +51,7 @@ def photographs(tmp_path_factory):
 
 
 def best_accuracy(mode, chosen):
-    cells.provide(cells.Cell(NAME, mode, chosen), lambda name, message: None)
+    cells.provide(params.Cell(NAME, mode, chosen), lambda name, message: None)
     return read_json(f"metrics/cells/{NAME}-{mode}.json")["best_val_accuracy_mean"]
 
 

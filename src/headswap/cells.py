@@ -4,14 +4,12 @@ The runs need torch and import it in processes of their own (`runs`); this one d
 """
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .files import read_json, read_tensors, replacing, write_csv, write_json
 from .layout import EMBEDDINGS, RUNS, classes_in, images_by_split
-from .params import Params, Recipe
 from .statistics import accuracy
 from .workers import Job, only_one, side_by_side
 
@@ -22,45 +20,12 @@ CURVES = Path("plots/curves")
 PREDICTIONS = Path("plots/predictions")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A backbone and a mode, with the parameters that it is trained by.
-
-    Attributes
-    ----------
-    model : str
-    mode : {"finetune", "frozen", "probe"}
-    params : Params
-    """
-
-    model: str
-    mode: str
-    params: Params
-
-    @property
-    def name(self) -> str:
-        """As files and tables call it."""
-        return f"{self.model}-{self.mode}"
-
-    @property
-    def recipe(self) -> Recipe:
-        """What it is trained by."""
-        return self.params.probe if self.mode == "probe" else self.params.train
-
-    def images(self):
-        """Return the classes, sorted, and the paths of each split's images, sorted."""
-        if self.mode == "probe":
-            _, metadata = read_tensors(EMBEDDINGS / f"{self.model}.safetensors", only=())
-            return metadata["classes"], metadata["names"]
-        return classes_in(), images_by_split()
-
-
 def provide(cell, tell):
     """Train the runs of a cell that are not finished yet, side by side; write what all found.
 
     Parameters
     ----------
-    cell : Cell
+    cell : params.Cell
         Its seeds are those of its parameters.
     tell : callable
         Called with a run's name and a dict after each of its epochs.
@@ -84,13 +49,13 @@ def write(cell, folders):
 
     Parameters
     ----------
-    cell : Cell
+    cell : params.Cell
         Whose runs they are.
     folders : list of pathlib.Path
         Of its finished runs, as `runs.finish` leaves them.
     """
     runs = [read_json(folder / "run.json") for folder in folders]
-    classes, names = cell.images()
+    classes, names = _images(cell)
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
     probabilities = [_probabilities(folder) for folder in folders]
     write_json(METRICS / f"{cell.name}.json", _metrics(runs, probabilities, labels))
@@ -107,6 +72,14 @@ def write(cell, folders):
         _predictions(classes, names["val"], runs, probabilities, labels),
     )
     _keep_weights(cell, folders, runs)
+
+
+def _images(cell):
+    """Return the classes, sorted, and the paths of each split's images, sorted."""
+    if cell.mode == "probe":
+        _, metadata = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
+        return metadata["classes"], metadata["names"]
+    return classes_in(), images_by_split()
 
 
 def _probabilities(folder):

@@ -139,8 +139,9 @@ def probe(model: Model):
 def _train(model, mode, params):
     workers.warm_up("headswap.runs")
     from . import cells, display
+    from .params import Cell
 
-    cell = cells.Cell(model, mode, params)
+    cell = Cell(model, mode, params)
     with display.progress(cell.recipe.epochs, "epoch") as tell:
         cells.provide(cell, tell)
 
@@ -160,10 +161,11 @@ def prune(
 ):
     """Remove the runs that params.yaml no longer describes from runs/."""
     params = _params()
-    from . import cells, runs
+    from . import runs
     from .files import size
+    from .params import Cell
 
-    current = [cells.Cell(*cell.rsplit("-", 1), params) for cell in params.cells()]
+    current = [Cell(*cell.rsplit("-", 1), params) for cell in params.cells()]
     kept, gone = size(runs.RUNS), 0
     for folder in runs.unused(current):
         with workers.only_one(folder.with_name("lock")):

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -102,6 +103,32 @@ class Params(_Section):
     def cells(self):
         """Return the names of the cells, ``<model>-<mode>``, a model's modes side by side."""
         return [f"{model}-{mode}" for model in self.models for mode in [*self.modes, "probe"]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A backbone and a mode, with the parameters that it is trained by.
+
+    Attributes
+    ----------
+    model : str
+    mode : {"finetune", "frozen", "probe"}
+    params : Params
+    """
+
+    model: str
+    mode: str
+    params: Params
+
+    @property
+    def name(self) -> str:
+        """As files and tables call it."""
+        return f"{self.model}-{self.mode}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it is trained by."""
+        return self.params.probe if self.mode == "probe" else self.params.train
 
 
 def load(path="params.yaml"):

@@ -86,7 +86,7 @@ def finish(cell, seed, *, report):
 
     Parameters
     ----------
-    cell : cells.Cell
+    cell : params.Cell
     seed : int
     report : callable
         Called after each epoch (see `training.train`).

@@ -84,9 +84,10 @@ def warm_up(module):
     """Start the process that workers fork from, which imports a module once for all of them.
 
     Importing torch takes seconds: called early, it goes on while this process does the same.
+    `params`, which jobs are given, is imported there too.
     """
     os.environ.update(ENVIRONMENT)
-    multiprocessing.set_forkserver_preload([module])
+    multiprocessing.set_forkserver_preload([module, f"{__package__}.params"])
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server shall not, even as it starts
     try:
         forkserver.ensure_running()
