@@ -1,5 +1,6 @@
 """Embeddings: what the head sees of an image when the backbone is truly frozen."""
 
+import gc
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from .training import pick, products
 from .workers import Job, how_many, only_one, side_by_side
 
 TIMING = Path("metrics/timing")
+gc.freeze()  # all that came with torch: neither forked workers nor a process's end look through it
 
 
 class Embeddings:
