@@ -57,6 +57,14 @@ class Tied(nn.Module):
         return self.head(self.again(self.large(inputs).relu()).relu())
 
 
+def sliced():
+    """Return a network whose weights are parts of larger tensors, as of one cut to fewer inputs."""
+    network = plain()
+    for layer in (network[0], network[5]):
+        layer.weight = nn.Parameter(torch.cat([layer.weight.detach()] * 2, 1)[:, ::2])
+    return network
+
+
 def plain(bias=True):
     return nn.Sequential(
         *(nn.Linear(WIDE, WIDE, bias=bias), nn.ReLU(inplace=True), nn.Dropout(0.5)),
@@ -90,7 +98,7 @@ def torchs(network, recipe=RECIPE):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
-@pytest.mark.parametrize("make", [plain, lambda: plain(bias=False), Twice, MoreAxes, Tied])
+@pytest.mark.parametrize("make", [plain, lambda: plain(bias=False), sliced, Twice, MoreAxes, Tied])
 def test_it_takes_the_steps_of_torchs_sgd(make, momentum):
     recipe = RECIPE.model_copy(update={"momentum": momentum})
     network = make()
@@ -102,6 +110,22 @@ def test_it_takes_the_steps_of_torchs_sgd(make, momentum):
     for name, value in network.state_dict().items():
         assert not value.equal(start[name])
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_with_channels_last_it_takes_them_too_and_copies_no_gradient():
+    network = nn.Sequential(
+        *(nn.Unflatten(1, (4, 10, 10)), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 3, groups=6)),
+        *(nn.Conv2d(6, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)),
+    ).to(memory_format=torch.channels_last)
+    start, same = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
+    expected = train(same, torchs(same), batches(50))
+    optimizer = SGD(network, RECIPE)
+    train(network, optimizer, batches(50))
+    for name, value in network.state_dict().items():
+        assert not value.equal(start[name])
+        torch.testing.assert_close(value, expected[name])
+    assert not network[1].weight.grad.is_contiguous()
+    assert all(flat.grad.is_contiguous() for flat in optimizer.param_groups[0]["params"])
 
 
 def test_a_learning_rate_of_nothing_moves_nothing_however_long():

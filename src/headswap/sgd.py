@@ -35,7 +35,12 @@ class SGD(torch.optim.SGD):
 
     def __init__(self, network, recipe):
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        super().__init__(trained, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+        for parameter in trained:
+            if parameter.stride() != torch.empty_like(parameter, device="meta").stride():
+                parameter.data = parameter.data.clone()  # a slice of something; now it lies alone
+        self._flat = {parameter: nn.Parameter(_flat(parameter)) for parameter in trained}
+        of_flat = list(self._flat.values())
+        super().__init__(of_flat, lr=recipe.lr, momentum=recipe.momentum, fused=True)
         steps = 1
         if recipe.momentum:
             steps = math.ceil(math.log(FORGOTTEN) / math.log(recipe.momentum))
@@ -54,13 +59,25 @@ class SGD(torch.optim.SGD):
     def step(self):
         """Take a step with the gradients that the backward pass has left."""
         (group,) = self.param_groups
-        for parameter in group["params"]:
-            starts = parameter.grad is not None and not self.state[parameter]
-            if starts and group["momentum"]:  # the fused kernels ask that all start together
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter, flat in self._flat.items():
+            if parameter.grad is None:
+                continue
+            flat.grad = _flat(parameter.grad)
+            if group["momentum"] and not self.state[flat]:
+                self.start(parameter, torch.zeros_like(flat))  # fused, all must start together
         super().step()
         for factors in self._factors:
             factors.step(group["lr"], group["momentum"])
+
+    def start(self, parameter, momentum):
+        """Let a parameter go on with a momentum."""
+        self.state[self._flat[parameter]]["momentum_buffer"] = _flat(momentum)
+
+    def zero_grad(self):
+        """Forget all gradients."""
+        super().zero_grad()
+        for parameter in self._flat:
+            parameter.grad = None
 
     def settle(self):
         """Bring all weights up to date: before anything but training reads them."""
@@ -76,6 +93,15 @@ class SGD(torch.optim.SGD):
         super().load_state_dict({key: state[key] for key in state if key != "factors"})
         for factors, kept in zip(self._factors, state["factors"], strict=True):
             factors.load(kept)
+
+
+def _flat(tensor):
+    """Return a parameter's or a gradient's numbers in the order in which they lie in memory.
+
+    It is the same of both. As they are, with channels last, `torch.optim.SGD` would copy every
+    gradient on the CPU: fused, it asks for contiguous ones, and then has no use for them.
+    """
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 class Factors:
@@ -137,7 +163,7 @@ class Factors:
         self._on = False
         if len(self._velocity):
             momentum = self._product_of_rows(self._velocity).to(self._layer.weight.dtype)
-            self._optimizer.state[self._layer.weight]["momentum_buffer"] = momentum
+            self._optimizer.start(self._layer.weight, momentum)
             self._velocity, self._moved = self._velocity[:0], self._moved[:0]
         self._buffers = self._base = None
 
