@@ -333,6 +333,7 @@ def _keep(checkpoint, network, optimizer, history):
         kept["best"] = {key: value for key, value in history.best.items() if key != "state"}
         if history.best["epoch"] == history.last["epoch"]:
             _save(best, history.best["state"])
+            kept["network"] = {}  # it is the same
     _save(checkpoint, kept)
     for other in checkpoint.parent.glob("best-*.pt"):
         if other != best:
@@ -344,6 +345,7 @@ def _best_of(checkpoint, history):
 
 
 def _save(path, content):
+    torch.serialization.set_crc32_options(False)  # takes as long as writing; no one reads them
     with replacing(path, RuntimeError, durable=False) as temporary:
         torch.save(content, temporary)
 
@@ -364,6 +366,6 @@ def _resume(checkpoint, network, optimizer, report):
             damage = f"what {checkpoint.parent} holds is damaged ({type(error).__name__})"
             report(done=0, note=f"starts anew: {damage}")
         return None
-    network.load_state_dict(network_state, strict=False)
+    network.load_state_dict(network_state or history.best["state"], strict=False)
     optimizer.load_state_dict(optimizer_state)
     return history
