@@ -65,6 +65,14 @@ def sliced():
     return network
 
 
+def transposed():
+    """Return a network whose large weights lie in memory by columns."""
+    network = plain()
+    for layer in (network[0], network[3]):
+        layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())
+    return network
+
+
 def plain(bias=True):
     return nn.Sequential(
         *(nn.Linear(WIDE, WIDE, bias=bias), nn.ReLU(inplace=True), nn.Dropout(0.5)),
@@ -97,8 +105,11 @@ def torchs(network, recipe=RECIPE):
     return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
 
 
+ODD = [sliced, transposed, Twice, MoreAxes, Tied]
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
-@pytest.mark.parametrize("make", [plain, lambda: plain(bias=False), sliced, Twice, MoreAxes, Tied])
+@pytest.mark.parametrize("make", [plain, lambda: plain(bias=False), *ODD])
 def test_it_takes_the_steps_of_torchs_sgd(make, momentum):
     recipe = RECIPE.model_copy(update={"momentum": momentum})
     network = make()
@@ -161,8 +172,9 @@ def test_where_factors_were_larger_than_the_gradient_all_is_torchs(change):
     assert network[0].weight.grad is not None
 
 
-def test_from_a_batch_larger_than_the_recipes_on_all_is_torchs():
-    network = plain()
+@pytest.mark.parametrize("make", [plain, transposed])
+def test_from_a_batch_larger_than_the_recipes_on_all_is_torchs(make):
+    network = make()
     same = copy.deepcopy(network)
     mixed = [*batches(2), *batches(2, rows=5), *batches(2)]
     expected = train(same, torchs(same), mixed)
@@ -210,7 +222,8 @@ def test_it_goes_on_from_its_state_to_the_same_bits(make, precision):
     assert all(value.equal(expected[name]) for name, value in other.state_dict().items())
 
 
-def test_a_layer_that_some_steps_leave_out_moves_in_the_others_alone():
+@pytest.mark.parametrize("forgetful", ["optimizer", "network"])
+def test_a_layer_that_some_steps_leave_out_moves_in_the_others_alone(forgetful):
     class Sometimes(nn.Module):
         def __init__(self):
             super().__init__()
@@ -226,6 +239,8 @@ def test_a_layer_that_some_steps_leave_out_moves_in_the_others_alone():
     optimizer = torchs(same)
     expected = train(same, optimizer, batches(20))
     optimizer = SGD(network, RECIPE)
+    if forgetful == "network":
+        optimizer.zero_grad = network.zero_grad
     train(network, optimizer, batches(20))
     optimizer.settle()
     torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=1e-4, atol=1e-6)

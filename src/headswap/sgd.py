@@ -23,8 +23,9 @@ class SGD(torch.optim.SGD):
     Parameters
     ----------
     network : torch.nn.Module
-        On its device. Its large linear layers compute with `Factors` from here on, where these are
-        smaller than the weight, and the weight is the layer's own.
+        On its device, and in the memory format that it keeps. Its large linear layers compute with
+        `Factors` from here on, where these are smaller than the weight, and the weight is the
+        layer's own.
     recipe : params.Recipe
         Of which ``lr``, ``momentum`` and ``batch_size`` matter.
 
@@ -60,17 +61,15 @@ class SGD(torch.optim.SGD):
         """Take a step with the gradients that the backward pass has left."""
         (group,) = self.param_groups
         for parameter, flat in self._flat.items():
-            if parameter.grad is None:
-                continue
-            flat.grad = _flat(parameter.grad)
-            if group["momentum"] and not self.state[flat]:
+            flat.grad = None if parameter.grad is None else _flat(parameter.grad)
+            if flat.grad is not None and group["momentum"] and not self.state[flat]:
                 self.start(parameter, torch.zeros_like(flat))  # fused, all must start together
         super().step()
         for factors in self._factors:
             factors.step(group["lr"], group["momentum"])
 
     def start(self, parameter, momentum):
-        """Let a parameter go on with a momentum."""
+        """Let a parameter go on with a momentum, which lies in memory as it does."""
         self.state[self._flat[parameter]]["momentum_buffer"] = _flat(momentum)
 
     def zero_grad(self):
@@ -162,8 +161,9 @@ class Factors:
         del self._layer.forward
         self._on = False
         if len(self._velocity):
-            momentum = self._product_of_rows(self._velocity).to(self._layer.weight.dtype)
-            self._optimizer.start(self._layer.weight, momentum)
+            weight = self._layer.weight
+            momentum = torch.empty_like(weight).copy_(self._product_of_rows(self._velocity))
+            self._optimizer.start(weight, momentum)
             self._velocity, self._moved = self._velocity[:0], self._moved[:0]
         self._buffers = self._base = None
 
