@@ -200,6 +200,7 @@ def slow(workspace):
 def test_a_killed_stage_leaves_no_process_and_goes_on_to_the_same_bytes(
     slow, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("HEADSWAP_WORKERS", "2")
     stage = headswap("train", "slow", "finetune")
     wait_for(stage, "epoch 2/6")
     workers = descendants(stage.pid)

@@ -142,16 +142,18 @@ def test_embedding_leaves_every_tensor_of_the_backbone_as_it_was(photographs):
     assert all(after[key].equal(before[key]) for key in before)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path):
-    def run(recipe, checkpoint):
-        network = my_networks.tiny()
-        history = training.train(network, photographs, recipe, seed=5, checkpoint=checkpoint)
+@pytest.mark.parametrize(("seed", "cut", "best"), [(5, 2, 1), (10, 3, 1)])
+def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path, seed, cut, best):
+    def run(epochs, checkpoint=None):
+        network, recipe = my_networks.tiny(), RECIPE.model_copy(update={"epochs": epochs})
+        history = training.train(network, photographs, recipe, seed, checkpoint=checkpoint)
         return history, network.state_dict()
 
-    whole, end = run(RECIPE, None)
-    run(RECIPE.model_copy(update={"epochs": 2}), tmp_path / "checkpoint.pt")
-    (tmp_path / "best-2.pt").write_bytes(b"of a try that was killed before its checkpoint")
-    resumed, same_end = run(RECIPE, tmp_path / "checkpoint.pt")
+    whole, end = run(cut + 1)
+    interrupted, _ = run(cut, tmp_path / "checkpoint.pt")
+    assert interrupted.best["epoch"] == best
+    (tmp_path / f"best-{cut}.pt").write_bytes(b"of a try that was killed before its checkpoint")
+    resumed, same_end = run(cut + 1, tmp_path / "checkpoint.pt")
     assert resumed.curves == whole.curves
     assert all(end[key].equal(same_end[key]) for key in end)
     assert resumed.best["probabilities"].equal(whole.best["probabilities"])

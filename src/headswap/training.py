@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.serialization import config
 
 from .errors import Problem
 from .files import replacing
@@ -331,7 +332,7 @@ def _keep(checkpoint, network, optimizer, history):
     best = _best_of(checkpoint, history)
     if history.best:
         kept["best"] = {key: value for key, value in history.best.items() if key != "state"}
-        if history.best["epoch"] == history.last["epoch"]:
+        if history.best["epoch"] == len(history.seconds) - 1:
             _save(best, history.best["state"])
             kept["network"] = {}  # it is the same
     _save(checkpoint, kept)
@@ -345,8 +346,8 @@ def _best_of(checkpoint, history):
 
 
 def _save(path, content):
-    torch.serialization.set_crc32_options(False)  # takes as long as writing; no one reads them
-    with replacing(path, RuntimeError, durable=False) as temporary:
+    no_checksums = config.patch({"save.compute_crc32": False})  # which `torch.load` does not read
+    with replacing(path, RuntimeError, durable=False) as temporary, no_checksums:
         torch.save(content, temporary)
 
 
