@@ -12,6 +12,7 @@ which prints a table; its exit code is 1 if anything was left behind or differen
 """
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -132,6 +133,19 @@ def left_over(folder):
     return len(rest)
 
 
+def mend_lock(folder):
+    """Remove DVC's lock if the kill cut it short, as docs/faults.md says; return whether it did."""
+    lock = folder / ".dvc/tmp/rwlock"
+    try:
+        json.loads(lock.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        lock.unlink()
+        return True
+    return False
+
+
 def contents(folder):
     """Return every output's bytes but those of what a clock said."""
     return {
@@ -154,7 +168,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the moments and the victims.")] = 0,
 ):
     """Kill, repeat, compare."""
-    chance, tally, orphans, ends, different = random.Random(seed), Counter(), 0, 0, set()
+    chance, tally, different = random.Random(seed), Counter(), set()
+    orphans, locks, ends = 0, 0, 0
     with tempfile.TemporaryDirectory() as temporary:
         undisturbed, disturbed = Path(temporary, "undisturbed"), Path(temporary, "disturbed")
         lay_out(undisturbed)
@@ -165,6 +180,7 @@ def main(
         while tally.total() < kills:
             done = disturb(disturbed, chance)
             orphans += left_over(disturbed)
+            locks += mend_lock(disturbed)
             if done:
                 tally[done] += 1
                 print(*done, file=sys.stderr, flush=True)
@@ -180,8 +196,8 @@ def main(
         print(f"| {who} | " + " | ".join(str(tally[who, name]) for name in SIGNALS) + " |")
     print(
         f"\n{kills} kills; {ends} pipelines came to their end. Processes left behind after "
-        f"{PATIENCE} s: {orphans}. Files that differ: {', '.join(sorted(different)) or 'none'} "
-        f"of {len(expected)}."
+        f"{PATIENCE} s: {orphans}. Locks of DVC's cut short: {locks}. "
+        f"Files that differ: {', '.join(sorted(different)) or 'none'} of {len(expected)}."
     )
     sys.exit(bool(different or orphans))
 
