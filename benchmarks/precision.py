@@ -31,7 +31,7 @@ PLACE = Path(tempfile.gettempdir(), "headswap-precision")
 MODES = ("finetune", "frozen", "probe")
 
 
-def train(folder, precision, epochs, seeds):
+def train(folder, precision, seeds, epochs):
     """Train all cells in a project of their own, from where an earlier try has left off."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "data/manifest.csv", folder / "data")
@@ -44,12 +44,13 @@ def train(folder, precision, epochs, seeds):
         modes=[mode for mode in MODES if mode != "probe"],
         precision=precision,
         seeds=list(range(seeds)),
-        train={"epochs": epochs},
     )
-    stages = [f"probe {NAME}", f"train {NAME} frozen", f"train {NAME} finetune"]
+    stages = [f"probe {NAME}", *(f"train {NAME} {mode}" for mode in epochs)]
     if not (folder / f"data/embeddings/{NAME}.safetensors").exists():
         stages = ["fetch", "verify", f"weights {NAME}", f"embed {NAME}", *stages]
     for stage in stages:
+        mode = stage.rpartition(" ")[2]
+        edit(folder / "params.yaml", train={"epochs": epochs.get(mode, 1)})
         measured(["headswap", *stage.split()], folder)
 
 
@@ -60,7 +61,8 @@ def hits(folder, cell):
 
 
 def main(
-    epochs: Annotated[int, typer.Option(help="But of the probe.", min=1)] = 15,
+    finetune: Annotated[int, typer.Option(help="Epochs of `finetune`.", min=1)] = 5,
+    frozen: Annotated[int, typer.Option(help="Epochs of `frozen`.", min=1)] = 15,
     seeds: Annotated[int, typer.Option(help="Of each cell.", min=2)] = 5,
     place: Annotated[Path, typer.Option(help="Of the projects, which are kept.")] = PLACE,
 ):
@@ -68,7 +70,7 @@ def main(
     machine, made_by = provenance.machine(), provenance.versions()
     folders = {name: place / name for name in ("float32", "bfloat16")}
     for precision, folder in folders.items():
-        train(folder, precision, epochs, seeds)
+        train(folder, precision, seeds, {"frozen": frozen, "finetune": finetune})
     lines = []
     for mode in MODES:
         cell = f"{NAME}-{mode}"
@@ -86,9 +88,9 @@ def main(
     print(f"""# bfloat16 against float32
 
 Accuracy of EfficientNet-Lite0 at the last epoch, in %, mean of {seeds} replicates, and the \
-difference in points, paired by image and seed, each with its 95 % interval. `finetune` and \
-`frozen` were trained for {epochs} epochs. Made by \
-`python benchmarks/precision.py --epochs {epochs} --seeds {seeds}` on {date.today()}: \
+difference in points, paired by image and seed, each with its 95 % interval. `finetune` was \
+trained for {finetune} epochs, `frozen` for {frozen}. Made by `python benchmarks/precision.py \
+--finetune {finetune} --frozen {frozen} --seeds {seeds}` on {date.today()}: \
 {machine["processor"]}, {CORES} cores, torch {made_by["torch"]}.
 
 | mode | float32 | bfloat16 | bfloat16 − float32 |
