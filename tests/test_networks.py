@@ -129,7 +129,7 @@ def test_a_factory_that_fails_or_gives_no_network_is_refused(tmp_path, monkeypat
     )
     with pytest.raises(Problem, match="OSError: no weights"):
         networks.build("mine", {"mine": "broken_networks:fails"})
-    with pytest.raises(Problem, match="gave a int"):
+    with pytest.raises(Problem, match="returned <class 'int'>"):
         networks.build("mine", {"mine": "broken_networks:seven"})
 
 

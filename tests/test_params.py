@@ -92,7 +92,8 @@ def test_several_mistakes_are_named_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: [1", "line 1"),
+        ("train: [1", r"line \d cannot be read"),
+        ("factories: {mine: my_networks:mine}", "line 1 cannot be read"),  # by DVC neither
         ("device: cpu\ndevice: cuda\n", "line 2 cannot be read: found duplicate key"),
         ("device: 2024-13-45", "month must be in 1..12"),
         ("- a list", "holds no keys"),

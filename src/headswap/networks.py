@@ -118,8 +118,7 @@ def build(name, factories):
         ) from error
     if not isinstance(network, nn.Module):
         raise Problem(
-            f"factories.{name}: {factories[name]}() gave a {type(network).__name__}, "
-            "not a torch.nn.Module"
+            f"factories.{name}: {factories[name]}() returned {type(network)}, not a torch.nn.Module"
         )
     return network
 

@@ -137,7 +137,7 @@ def load(path="params.yaml"):
     Parameters
     ----------
     path : path-like
-        A YAML 1.2 file, the dialect that DVC reads (``1e-3`` is a number).
+        A YAML 1.2 file, read as DVC reads it (``1e-3`` is a number).
 
     Returns
     -------
@@ -149,7 +149,7 @@ def load(path="params.yaml"):
         With a line for every fault, which names the key and says what is allowed.
     """
     try:
-        tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        tree = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Problem(
             f"There is no {path} in {Path.cwd()}.\n"
