@@ -56,7 +56,7 @@ def test_the_share_of_images_is_what_a_bootstrap_over_images_gives(simulate):
 
 def test_replicates_that_differ_widen_the_interval():
     hits = np.random.default_rng(4).random((5, 153)) < 0.9
-    shifted = hits.astype(float) + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
+    shifted = hits - 0.5 + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
     narrow, wide = statistics.contrast(hits), statistics.contrast(shifted)
     t_test = stats.ttest_1samp(shifted.mean(axis=1), 0).confidence_interval()
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
@@ -120,3 +120,10 @@ def test_an_accuracy_lies_within_its_interval_and_that_between_0_and_1(hits):
     assert 0 <= estimate.low <= estimate.value + 1e-9
     assert estimate.value - 1e-9 <= estimate.high <= 1
     assert estimate.high > estimate.low
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_difference_is_at_most_what_an_image_can_count(most):
+    estimate = statistics.contrast(most * np.array([[1.0, 1, 1], [-1, -1, 0]]), most)
+    assert (estimate.low, estimate.high) == (-most, most)
+    assert estimate.low < estimate.value < estimate.high

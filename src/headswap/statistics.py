@@ -93,9 +93,10 @@ def contrast(values, most=1.0):
     Returns
     -------
     Estimate
-        With Student's interval, its degrees of freedom by Satterthwaite's rule [1]_. Its width is
-        that of one image more, on which they differed by half of `most`: so cells that never
-        differed, or a few times and always one way, are not taken for known without doubt [2]_.
+        With Student's interval, its degrees of freedom by Satterthwaite's rule [1]_, as far as it
+        lies within `most`. Its width is that of one image more, on which they differed by half of
+        `most`: so cells that never differed, or a few times and always one way, are not taken for
+        known without doubt [2]_.
 
     References
     ----------
@@ -115,9 +116,8 @@ def contrast(values, most=1.0):
     half = quantile * math.sqrt(of_images + of_replicates)
     room = mean**2 - quantile**2 * of_replicates  # what the images' share may be at the most
     needed = values.shape[1] * quantile**2 * of_images / room if room > 0 else math.inf
-    return Estimate(
-        mean, mean - half, mean + half, math.ceil(needed) if math.isfinite(needed) else None
-    )
+    needed = math.ceil(needed) if math.isfinite(needed) else None
+    return Estimate(mean, max(-most, mean - half), min(most, mean + half), needed)
 
 
 def log_ratio(over, under):
