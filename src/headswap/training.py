@@ -334,7 +334,7 @@ def _keep(checkpoint, network, optimizer, history):
         kept["best"] = {key: value for key, value in history.best.items() if key != "state"}
         if history.best["epoch"] == len(history.seconds) - 1:
             _save(best, history.best["state"])
-            kept["network"] = {}  # it is the same
+            kept["network"] = {}  # it is what the best file holds
     _save(checkpoint, kept)
     for other in checkpoint.parent.glob("best-*.pt"):
         if other != best:
