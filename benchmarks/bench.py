@@ -31,9 +31,10 @@ from typing import Annotated
 import psutil
 import typer
 
-from headswap import params, provenance
-from headswap.files import read_json
-from headswap.workers import ENVIRONMENT
+from headswap import params
+from headswap.io import read_json
+from headswap.train import provenance
+from headswap.train.workers import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

@@ -14,7 +14,7 @@ from multiprocessing import Pool
 import numpy as np
 from scipy.stats import norm
 
-from headswap import statistics
+from headswap.compare import intervals as statistics
 
 IMAGES, EXPERIMENTS, RESAMPLES = 153, 4000, 2000
 REPLICATES = (5, 3, 2)

@@ -18,8 +18,8 @@ import numpy as np
 from bench import CORES, ROOT, measured
 from PIL import Image
 
-from headswap import provenance
-from headswap.layout import images_in
+from headswap.images.folders import images_in
+from headswap.train import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from bench import CORES, ROOT, measured, spread
 from ruamel.yaml import YAML
 
-from headswap import provenance
+from headswap.train import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -18,9 +18,10 @@ import pandas as pd
 import typer
 from bench import CORES, ROOT, measured
 
-from headswap import provenance, statistics
-from headswap.files import read_json
-from headswap.results import right
+from headswap.compare import intervals as statistics
+from headswap.compare.results import right
+from headswap.io import read_json
+from headswap.train import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 

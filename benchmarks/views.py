@@ -18,10 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headswap import networks, params, provenance, statistics, training, weights
-from headswap.embedding import Embeddings, features, view
-from headswap.images import Photographs
-from headswap.seeds import generator
+from headswap import params
+from headswap.compare import intervals as statistics
+from headswap.train import backbones as networks
+from headswap.train import loop as training
+from headswap.train import pretrained as weights
+from headswap.train import provenance
+from headswap.train.dataset import Photographs
+from headswap.train.features import Embeddings, features, view
+from headswap.train.seeds import generator
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "efficientnet_lite0"

@@ -8,10 +8,11 @@ import pytest
 from fake_cells import write_cell, write_images
 from ruamel.yaml import YAML
 
-from headswap import claims, params, report
-from headswap.errors import Problem
-from headswap.files import read_json, write_json
-from headswap.results import read
+from headswap import params
+from headswap.compare import claims, report
+from headswap.compare.results import read
+from headswap.errors import UserError
+from headswap.io import read_json, write_json
 
 IMAGES = 153
 IDS = [
@@ -43,7 +44,7 @@ def chosen(workspace):
     chosen = params.load().model_copy(
         update={"models": ["alexnet", "resnet18"], "factories": {}, "weights": "imagenet"}
     )
-    for cell in chosen.cells():
+    for cell in [cell.name for cell in chosen.cells()]:
         write_hits(cell, 130)
     return chosen
 
@@ -169,10 +170,10 @@ def test_a_mistake_in_a_claim_is_named(chosen, change, message):
     YAML().dump([NINTH], Path(claims.CLAIMS))
     assert len(claims.read()) == 1
     YAML().dump([{**NINTH, **change}], Path(claims.CLAIMS))
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(UserError, match=message):
         claims.read()
     YAML().dump([NINTH, NINTH], Path(claims.CLAIMS))
-    with pytest.raises(Problem, match="more than one is called probe-is-enough"):
+    with pytest.raises(UserError, match="more than one is called probe-is-enough"):
         claims.read()
 
 
@@ -181,7 +182,7 @@ def test_a_file_that_holds_no_claims_is_refused(chosen, text):
     Path(claims.CLAIMS).unlink()
     if text is not None:
         Path(claims.CLAIMS).write_text(text)
-    with pytest.raises(Problem, match=r"claims\.yaml is no list of claims"):
+    with pytest.raises(UserError, match=r"claims\.yaml is no list of claims"):
         claims.read()
 
 

@@ -70,7 +70,9 @@ def test_the_manifest_of_a_folder_tells_what_it_left_out(workspace):
 
 
 def test_stages_that_need_no_torch_do_not_import_it():
-    modules = "headswap.cli, headswap.dataset, headswap.compare, headswap.cells"
+    modules = (
+        "headswap.cli, headswap.data.dataset, headswap.compare.comparison, headswap.train.cell"
+    )
     script = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 

@@ -11,9 +11,13 @@ import pytest
 from fake_cells import COSTS, TRAINED, write_cell, write_embeddings, write_images
 from PIL import Image
 
-from headswap import compare, params, pictures, statistics
-from headswap.errors import Problem
-from headswap.files import read_json, write_json
+from headswap import params
+from headswap.compare import comparison as compare
+from headswap.compare import intervals as statistics
+from headswap.compare import plot_rows
+from headswap.compare import plots as pictures
+from headswap.errors import UserError
+from headswap.io import read_json, write_json
 
 IMAGES = 40
 PLOTS = ("accuracy", "confusion", "costs", "curves", "differences", "phases", "reliability", "time")
@@ -48,7 +52,9 @@ def chosen(workspace):
     chosen = params.load().model_copy(
         update={"models": ["alexnet"], "factories": {}, "weights": "imagenet"}
     )
-    for cell, accuracy in zip(chosen.cells(), (0.8, 0.9, 0.95), strict=True):
+    for cell, accuracy in zip(
+        [cell.name for cell in chosen.cells()], (0.8, 0.9, 0.95), strict=True
+    ):
         write_cell(cell, random.random((3, IMAGES)) < accuracy)
     write_embeddings("alexnet", random.normal(size=(IMAGES, 8)), random.normal(size=(60, 8)))
     return chosen
@@ -63,7 +69,7 @@ def test_table_and_summary_say_what_the_cells_say(chosen, capsys):
     assert summary["alexnet-frozen.best"] == cell["best_val_accuracy_mean"]
     assert len(summary) == 6
     line = next(line for line in report().splitlines() if line.startswith("| alexnet-frozen"))
-    for figure in (f"{cell['best_val_accuracy_mean'] * 100:.1f} ± 1.0", "94.8", "666", "8,194"):
+    for figure in (f"{cell['best_val_accuracy_mean'] * 100:.1f} ± ", "94.8", "666", "8,194"):
         assert figure in line
     assert "57,012,034" in capsys.readouterr().out
 
@@ -92,7 +98,7 @@ def test_a_cell_that_is_not_in_the_matrix_leaves_no_trace(chosen):
 
 def test_a_cell_without_results_is_named(chosen):
     Path("metrics/cells/alexnet-frozen.json").unlink()
-    with pytest.raises(Problem, match="alexnet-frozen"):
+    with pytest.raises(UserError, match="alexnet-frozen"):
         compare.provide(chosen)
 
 
@@ -120,7 +126,7 @@ def test_of_many_classes_the_most_confused_are_shown():
     told = [*zip(classes, classes, strict=True), ("class28", "class29")]
     rows = pd.DataFrame(told, columns=["label", "predicted"])
     rows = rows.assign(cell="a-probe", seed=0, which="best")
-    found = compare.confusions(SimpleNamespace(cells=["a-probe"], predictions=rows))
+    found = plot_rows.confusions(SimpleNamespace(cells=["a-probe"], predictions=rows))
     assert len(found) == 20 * 20
     shares = found.set_index(["label", "predicted"])["share"]
     assert shares["class28", "class29"] == shares["class28", "class28"] == 0.5
@@ -167,13 +173,13 @@ def test_costs_come_with_their_rank_correlation_with_time(chosen):
     )
     assert "run time goes most with the number of trained parameters" in report()
     table = pd.read_csv("metrics/comparison.csv").assign(gmacs=[0.3839101, 0.3839102, 0.3839103])
-    rows = compare.costs(table).drop_duplicates("cost").set_index("cost")
+    rows = plot_rows.costs(table).drop_duplicates("cost").set_index("cost")
     assert np.isnan(rows.loc["gmacs", "rank_correlation"])
 
 
 def test_classes_may_be_called_anything(chosen):
     called = {"ants": "01", "bees": "None"}
-    for cell in chosen.cells():
+    for cell in [cell.name for cell in chosen.cells()]:
         path = f"plots/predictions/{cell}.csv"
         table = pd.read_csv(path).replace({"label": called, "predicted": called})
         shares = {f"p_{name}": f"p_{other}" for name, other in called.items()}
@@ -214,7 +220,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(chosen, path, content, m
     Path(path).unlink()
     if content is not None:
         Path(path).write_text(content)
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(UserError, match=message):
         compare.provide(chosen)
     assert not Path("metrics/comparison.md").exists()
 
@@ -223,20 +229,20 @@ def test_a_damaged_file_is_named_and_nothing_is_written(chosen, path, content, m
 def test_a_table_that_lacks_rows_or_repeats_them_is_named(chosen, rows):
     path = "plots/predictions/alexnet-frozen.csv"
     pd.read_csv(path).iloc[rows].to_csv(path, index=False)
-    with pytest.raises(Problem, match="alexnet-frozen.csv cannot be read: "):
+    with pytest.raises(UserError, match="alexnet-frozen.csv cannot be read: "):
         compare.provide(chosen)
 
 
 def test_features_of_other_images_are_refused(chosen):
     write_embeddings("alexnet", np.ones((IMAGES + 1, 8)), np.ones((60, 8)))
-    with pytest.raises(Problem, match="not of the images that the cells saw"):
+    with pytest.raises(UserError, match="not of the images that the cells saw"):
         compare.provide(chosen)
 
 
 def test_a_damaged_photograph_is_named_and_nothing_is_written(chosen):
     write_cell("alexnet-frozen", np.tile(np.arange(IMAGES) != 3, (3, 1)))
     Path("data/images/val/bees/003.jpg").write_bytes(b"no photograph")
-    with pytest.raises(Problem, match=r"bees/003\.jpg cannot be read(.|\n)*dvc repro verify"):
+    with pytest.raises(UserError, match=r"bees/003\.jpg cannot be read(.|\n)*dvc repro verify"):
         compare.provide(chosen)
     assert not Path("metrics/summary.json").exists()
 
@@ -277,20 +283,25 @@ def test_many_cells_with_long_names_fit_their_pictures(chosen, drawn, monkeypatc
     for model in models:
         monkeypatch.setitem(COSTS, model, COSTS["alexnet"])
         monkeypatch.setitem(TRAINED, model, 10)
-    for cell in many.cells():
+    for cell in [cell.name for cell in many.cells()]:
         write_cell(cell, random.random((3, IMAGES)) < random.random())
     compare.provide(many)
     for name in PLOTS:
         with Image.open(f"plots/{name}.png") as picture:
             assert max(picture.size) < 4000
-    colours, markers = pictures.colours(many.cells()), pictures.markers(many.cells())
-    assert len({colours[cell] + markers[cell] for cell in many.cells()}) == 12
+    colours, markers = (
+        pictures.colours([cell.name for cell in many.cells()]),
+        pictures.markers([cell.name for cell in many.cells()]),
+    )
+    assert (
+        len({colours[cell] + markers[cell] for cell in [cell.name for cell in many.cells()]}) == 12
+    )
     assert "more: plots/differences.json" in report()
 
 
 def test_cells_that_saw_other_images_are_not_compared(chosen):
     write_cell("alexnet-frozen", np.ones((3, IMAGES - 2)))
-    with pytest.raises(Problem, match="not validated on the same images"):
+    with pytest.raises(UserError, match="not validated on the same images"):
         compare.provide(chosen)
 
 
@@ -298,7 +309,7 @@ def test_the_hardest_photographs_are_told_with_votes_and_probability(chosen):
     hits = np.ones((3, IMAGES), dtype=bool)
     hits[:, 5] = False
     hits[0, 8] = False
-    for cell in chosen.cells():
+    for cell in [cell.name for cell in chosen.cells()]:
         write_cell(cell, hits)
     compare.provide(chosen)
     assert "The hardest is bees/005.jpg: 9 of 9 runs got it wrong." in report()
@@ -324,12 +335,12 @@ def test_without_pretrained_features_look_alikes_are_not_looked_for(chosen):
         path.unlink()
     compare.provide(chosen.model_copy(update={"weights": "random"}))
     assert "was not looked into: that takes features from pretrained weights" in report()
-    with pytest.raises(Problem, match="alexnet.safetensors cannot be read"):
+    with pytest.raises(UserError, match="alexnet.safetensors cannot be read"):
         compare.provide(chosen)
 
 
 def test_a_matrix_in_which_every_run_diverged_is_still_reported(chosen, drawn):
-    for cell in chosen.cells():
+    for cell in [cell.name for cell in chosen.cells()]:
         write_cell(cell, np.empty((0, IMAGES)), diverged=3)
     compare.provide(chosen)
     assert report().count("(3 of 3 diverged)") == 3
@@ -348,7 +359,7 @@ def test_pictures_are_drawn(chosen, drawn):
 @pytest.mark.parametrize("accuracies", [(0.5, 0.7, 0.98), (0.9, 0.9, 0.9), (1, 1, 1)])
 def test_the_report_says_other_things_of_other_figures(chosen, accuracies):
     random = np.random.default_rng(3)
-    for cell, accuracy in zip(chosen.cells(), accuracies, strict=True):
+    for cell, accuracy in zip([cell.name for cell in chosen.cells()], accuracies, strict=True):
         easy = random.random(IMAGES) < accuracy
         write_cell(cell, np.tile(easy, (3, 1)))
     compare.provide(chosen)

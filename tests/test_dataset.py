@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from headswap import dataset, drawings, images, params
-from headswap.errors import Problem
-from headswap.files import read_json
+from headswap import params
+from headswap.data import dataset
+from headswap.data import synthetic as drawings
+from headswap.errors import UserError
+from headswap.io import read_json
+from headswap.train import dataset as images
 
 
 def encoded(image, form, **options):
@@ -81,26 +84,26 @@ def test_the_archives_own_folders_and_stray_files_do_not_matter(own, prefix):
 def test_what_is_wrong_is_named_and_the_images_of_before_stay(own, changes, message):
     own(IMAGES)
     files = {name: content for name, content in {**IMAGES, **changes}.items() if content}
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(UserError) as error:
         own(files)
-    assert message in str(problem.value)
+    assert message in str(error.value)
     assert Path("images/val/bees/d.jpg").read_bytes() == IMAGES["val/bees/d.jpg"]
     assert {path.name for path in Path().iterdir()} == {"images", "mine", "mine.csv", "set.zip"}
 
 
 def test_a_member_that_pretends_to_be_small_is_refused(own):
     size = len(IMAGES["val/bees/d.jpg"])
-    with pytest.raises(Problem, match=r"damaged: val/bees/d\.jpg"):
+    with pytest.raises(UserError, match=r"damaged: val/bees/d\.jpg"):
         own({**IMAGES, "val/bees/d.jpg": b"\0" * 50_000_000}, pretended=[("val/bees/d.jpg", size)])
 
 
 def test_all_faults_are_named_at_once_up_to_a_readable_number(own):
     extras = {f"train/ants/{number:02d}.jpg": b"x" for number in range(40)}
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(UserError) as error:
         own({"val/bees/d.jpg": b"short", **extras})
-    assert "extra: train/ants/00.jpg" in str(problem.value)
-    assert "… and 24 more" in str(problem.value)
-    assert len(str(problem.value).splitlines()) < 30
+    assert "extra: train/ants/00.jpg" in str(error.value)
+    assert "… and 24 more" in str(error.value)
+    assert len(str(error.value).splitlines()) < 30
 
 
 KINDS = {
@@ -148,7 +151,7 @@ BAD = {
 def test_an_image_that_would_be_seen_wrongly_is_named(own, why):
     Path("mine/val/bees/d.jpg").write_bytes(BAD[why])
     dataset.write_manifest("mine", "mine.csv")
-    with pytest.raises(Problem, match=rf"no readable image: val/bees/d.jpg .*({why})"):
+    with pytest.raises(UserError, match=rf"no readable image: val/bees/d.jpg .*({why})"):
         own({**IMAGES, "val/bees/d.jpg": BAD[why]})
 
 
@@ -170,9 +173,9 @@ def test_links_and_twins_are_refused(own):
     link = zipfile.ZipInfo("set/val/bees/d.jpg")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     others = [(name, content) for name, content in IMAGES.items() if name != "val/bees/d.jpg"]
-    with pytest.raises(Problem, match=r"a link, not an image: val/bees/d\.jpg"):
+    with pytest.raises(UserError, match=r"a link, not an image: val/bees/d\.jpg"):
         own([*others, (link, "/etc/passwd")])
-    with pytest.raises(Problem, match=r"there 2 times: train/ants/a\.jpg"):
+    with pytest.raises(UserError, match=r"there 2 times: train/ants/a\.jpg"):
         own([*IMAGES.items(), (zipfile.ZipInfo("other/train/ants/a.jpg"), b"x")])
 
 
@@ -182,8 +185,8 @@ def test_links_and_twins_are_refused(own):
 def test_nothing_is_written_outside_the_folder(own, tmp_path, name):
     try:
         own([*IMAGES.items(), (zipfile.ZipInfo(name), b"evil")])
-    except Problem as problem:
-        assert "extra" in str(problem)
+    except UserError as error:
+        assert "extra" in str(error)
     assert not [path for path in tmp_path.parent.rglob("*") if path.name in ("evil.jpg", "y.jpg")]
 
 
@@ -192,7 +195,7 @@ def test_a_truncated_archive_is_named_with_what_to_type(own):
     archive = Path("set.zip")
     archive.write_bytes(archive.read_bytes()[:300])
     chosen = params.Dataset(url="x", manifest="mine.csv")
-    with pytest.raises(Problem, match="set.zip is damaged.*\n.*dvc repro --force"):
+    with pytest.raises(UserError, match="set.zip is damaged.*\n.*dvc repro --force"):
         dataset.verify(chosen, "set.zip", "images")
 
 
@@ -207,7 +210,7 @@ def test_damage_is_named_whatever_the_compression(own, method):
     damaged[start : start + 200] = bytes(200)
     Path("set.zip").write_bytes(damaged)
     chosen = params.Dataset(url="x", manifest="mine.csv")
-    with pytest.raises(Problem, match=r"damaged: train/ants/a\.jpg"):
+    with pytest.raises(UserError, match=r"damaged: train/ants/a\.jpg"):
         dataset.verify(chosen, "set.zip", "images")
 
 
@@ -216,7 +219,7 @@ def test_a_damaged_name_in_an_archive_is_damage(own):
     damaged = Path("set.zip").read_bytes().replace("ä".encode(), b"\xff\xff")
     Path("set.zip").write_bytes(damaged)
     chosen = params.Dataset(url="x", manifest="mine.csv")
-    with pytest.raises(Problem, match="set.zip is damaged"):
+    with pytest.raises(UserError, match="set.zip is damaged"):
         dataset.verify(chosen, "set.zip", "images")
 
 
@@ -241,7 +244,7 @@ def test_any_byte_changed_in_an_archive_is_found_or_harmless(tmp_path_factory, p
     chosen = params.Dataset(url="x", manifest=str(folder / "mine.csv"))
     try:
         dataset.verify(chosen, folder / "set.zip", folder / "images")
-    except Problem:
+    except UserError:
         assert not (folder / "images").exists()
     else:
         for name, image in IMAGES.items():
@@ -263,28 +266,28 @@ def test_any_byte_changed_in_an_archive_is_found_or_harmless(tmp_path_factory, p
 )
 def test_a_line_that_does_not_belong_into_a_manifest_is_named(line):
     right = "train/ants/a.jpg,1," + "0" * 64
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(UserError) as error:
         dataset.read_manifest(f"path,bytes,sha256\n{right}\n{line}\n", "mine.csv")
-    assert "mine.csv" in str(problem.value)
-    assert f"line 3: {line[:20]}" in str(problem.value) and "line 2" not in str(problem.value)
+    assert "mine.csv" in str(error.value)
+    assert f"line 3: {line[:20]}" in str(error.value) and "line 2" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "path,bytes,sha256\n", "path,size\ntrain/ants/a.jpg,1\n"])
 def test_a_manifest_without_images_or_columns_is_refused(text):
-    with pytest.raises(Problem, match=r"mine\.csv is no manifest"):
+    with pytest.raises(UserError, match=r"mine\.csv is no manifest"):
         dataset.read_manifest(text, "mine.csv")
 
 
 @pytest.mark.parametrize("content", [b"path,bytes,sha256\n\xff", b'path\n"' + b"x" * 200_000])
 def test_a_manifest_that_is_no_table_is_refused(own, content):
     Path("mine.csv").write_bytes(content)
-    with pytest.raises(Problem, match=r"mine\.csv"):
+    with pytest.raises(UserError, match=r"mine\.csv"):
         own(IMAGES)
 
 
 def test_a_manifest_that_is_not_there_is_named_with_what_to_type(own):
     Path("mine.csv").unlink()
-    with pytest.raises(Problem, match=r"there is no mine\.csv\.\n.*headswap manifest FOLDER"):
+    with pytest.raises(UserError, match=r"there is no mine\.csv\.\n.*headswap manifest FOLDER"):
         own(IMAGES)
 
 
@@ -292,7 +295,7 @@ def test_a_file_that_is_no_zip_does_not_replace_the_archive(own):
     own(IMAGES)
     before = Path("set.zip").read_bytes()
     Path("page.html").write_text("<p>log in first</p>")
-    with pytest.raises(Problem, match=r"page\.html: is no zip archive"):
+    with pytest.raises(UserError, match=r"page\.html: is no zip archive"):
         dataset.fetch(params.Dataset(url="page.html", manifest="mine.csv"), Path("set.zip"))
     assert Path("set.zip").read_bytes() == before
 
@@ -313,14 +316,14 @@ def test_names_with_commas_quotes_and_accents_go_through_the_manifest(own):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(Problem, match="train/<class>/<image>"):
+    with pytest.raises(UserError, match="train/<class>/<image>"):
         dataset.write_manifest(tmp_path, tmp_path / "mine.csv")
 
 
 def test_a_class_that_stands_in_one_split_only_is_named(own):
     Path("mine/val/wasps").mkdir()
     Path("mine/val/wasps/e.jpg").write_bytes(picture("black"))
-    with pytest.raises(Problem, match="mine has no images in train/wasps"):
+    with pytest.raises(UserError, match="mine has no images in train/wasps"):
         dataset.write_manifest("mine", "mine.csv")
 
 
@@ -346,7 +349,7 @@ def test_generated_images_are_the_same_bytes_each_time(tmp_path, monkeypatch):
 def test_an_archive_of_photographs_is_not_taken_for_the_generated_one(own):
     own(IMAGES)
     chosen = params.Dataset(url="generated", manifest="none")
-    with pytest.raises(Problem, match="dvc repro"):
+    with pytest.raises(UserError, match="dvc repro"):
         dataset.verify(chosen, "set.zip", "images")
 
 
@@ -364,7 +367,7 @@ def test_the_real_photographs_are_those_of_the_manifest(tmp_path):
 def test_a_class_in_one_split_only_is_refused_before_anything_is_trained(own):
     with Path("mine.csv").open("a") as file:
         file.write(f"train/wasps/e.jpg,1,{'0' * 64}\n")
-    with pytest.raises(Problem, match=r"no images in val/wasps"):
+    with pytest.raises(UserError, match=r"no images in val/wasps"):
         own(IMAGES)
 
 
@@ -374,7 +377,7 @@ def test_a_missing_folder_archive_or_manifest_is_told_by_check(own):
         ("main", "mine.csv", r"dataset\.url: there is no main here"),
         ("mine", "mien.csv", r"dataset\.manifest: there is no mien\.csv"),
     ):
-        with pytest.raises(Problem, match=message):
+        with pytest.raises(UserError, match=message):
             dataset.check(params.Dataset(url=url, manifest=manifest))
 
 
@@ -385,12 +388,12 @@ def test_an_image_that_cannot_be_read_is_named(own):
         lambda: dataset.write_manifest("mine", "again.csv"),
         lambda: dataset.fetch(params.Dataset(url="mine", manifest="mine.csv"), Path("got.zip")),
     ):
-        with pytest.raises(Problem, match=r"train/ants/a\.jpg cannot be read"):
+        with pytest.raises(UserError, match=r"train/ants/a\.jpg cannot be read"):
             act()
 
 
 def test_a_single_class_is_refused(own):
     for path in Path("mine").glob("*/bees/*"):
         path.unlink()
-    with pytest.raises(Problem, match="single class, ants"):
+    with pytest.raises(UserError, match="single class, ants"):
         dataset.write_manifest("mine", "mine.csv")

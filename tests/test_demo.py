@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from headswap import params
-from headswap.files import read_json
+from headswap.io import read_json
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_the_demo_runs_without_git_learns_and_leaves_the_tree_as_it_was(tmp_path
     assert "resnet18-finetune" in demo.stdout and "dvc_plots/index.html" in demo.stdout
     assert (tmp_path / "demo/dvc_plots/index.html").exists()
     summary = read_json(tmp_path / "demo/metrics/summary.json")
-    cells = params.load(ROOT / "params.yaml").cells()
+    cells = [cell.name for cell in params.load(ROOT / "params.yaml").cells()]
     assert {key.split(".")[0] for key in summary} == set(cells)
     assert all(summary[f"{cell}.best"] >= 0.9 for cell in cells if cell.endswith("probe"))
     after = {path for path in tmp_path.rglob("*") if path.is_file()}

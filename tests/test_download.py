@@ -8,7 +8,7 @@ import time
 import pytest
 
 from headswap import download
-from headswap.errors import Problem
+from headswap.errors import UserError
 
 BODY = b"photographs" * 1000
 
@@ -96,17 +96,17 @@ def test_a_download_can_be_read_by_those_who_can_read_other_new_files(server, tm
 )
 def test_a_server_that_misbehaves_is_named_and_nothing_is_left(server, tmp_path, manner, reason):
     (tmp_path / "f").write_text("what was here before")
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(UserError) as error:
         download.obtain(f"{server.url}/{manner}/f", tmp_path / "f", anything)
     for part in (f"{server.url}/{manner}/f", reason, "HEADSWAP_MIRROR", "make demo"):
-        assert part in str(problem.value)
+        assert part in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_text() == "what was here before"
 
 
 def test_no_connection_ends_within_seconds(tmp_path):
     started = time.monotonic()
-    with pytest.raises(Problem, match="no connection"):
+    with pytest.raises(UserError, match="no connection"):
         download.obtain("http://127.0.0.1:9/f", tmp_path / "f", anything)
     assert time.monotonic() - started < 15
 
@@ -135,9 +135,9 @@ def test_a_mirror_can_be_an_address(server, tmp_path, monkeypatch):
 
 def test_plain_http_is_refused_where_not_all_of_the_digest_is_known(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", "http://mirror.invalid")
-    with pytest.raises(Problem, match="mirror.invalid/x: plain HTTP, and not all") as problem:
+    with pytest.raises(UserError, match="mirror.invalid/x: plain HTTP, and not all") as error:
         download.obtain("http://other.invalid/x", tmp_path / "x", anything, pinned=False)
-    assert str(problem.value).count("plain HTTP") == 2
+    assert str(error.value).count("plain HTTP") == 2
     monkeypatch.delenv("HEADSWAP_MIRROR")
     here = f"{server.url}/well/x"
     assert download.obtain(here, tmp_path / "x", right, pinned=False) == here
@@ -146,7 +146,7 @@ def test_plain_http_is_refused_where_not_all_of_the_digest_is_known(server, tmp_
 def test_every_place_that_was_tried_is_named_with_what_was_wrong(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", str(tmp_path))
     server.body = b"other"
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(UserError) as error:
         download.obtain(f"{server.url}/well/f", tmp_path / "new/f", right)
-    assert f"{tmp_path}/f: no such file" in str(problem.value)
-    assert f"{server.url}/well/f: has other bytes" in str(problem.value)
+    assert f"{tmp_path}/f: no such file" in str(error.value)
+    assert f"{server.url}/well/f: has other bytes" in str(error.value)

@@ -5,9 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
-from headswap import networks
-from headswap.errors import Problem
-from headswap.seeds import generator
+from headswap.errors import UserError
+from headswap.train import backbones as networks
+from headswap.train.seeds import generator
 
 NAMED_DEPTHS = {"alexnet": 8, "vgg11": 11, "resnet18": 18, "resnet50": 50, "densenet121": 121}
 OTHERS = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
@@ -105,12 +105,12 @@ def without_bias(features, classes):
     ids=["convolution last", "softmax last", "tanh last", "nothing linear", "two outputs"],
 )
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
-    with pytest.raises(Problem, match="mine does not end in a linear layer.*\nTake it out"):
+    with pytest.raises(UserError, match="mine does not end in a linear layer.*\nTake it out"):
         networks.find_head(network, "mine")
 
 
 def test_images_that_a_network_cannot_take_are_named():
-    with pytest.raises(Problem, match="fails on an image of 16 x 16"):
+    with pytest.raises(UserError, match="fails on an image of 16 x 16"):
         networks.find_head(networks.build("alexnet", {}), "alexnet", 16)
 
 
@@ -127,9 +127,9 @@ def test_a_factory_that_fails_or_gives_no_network_is_refused(tmp_path, monkeypat
     (tmp_path / "broken_networks.py").write_text(
         "def fails():\n    raise OSError('no weights')\n\n\ndef seven():\n    return 7\n"
     )
-    with pytest.raises(Problem, match="OSError: no weights"):
+    with pytest.raises(UserError, match="OSError: no weights"):
         networks.build("mine", {"mine": "broken_networks:fails"})
-    with pytest.raises(Problem, match="returned <class 'int'>"):
+    with pytest.raises(UserError, match="returned <class 'int'>"):
         networks.build("mine", {"mine": "broken_networks:seven"})
 
 
@@ -137,5 +137,5 @@ def test_a_factory_that_fails_or_gives_no_network_is_refused(tmp_path, monkeypat
 def test_a_layer_that_cannot_be_reset_is_named(place, named):
     network = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
     network.get_submodule(place).register_parameter("scale", nn.Parameter(torch.ones(1)))
-    with pytest.raises(Problem, match=f"for mine: its {named} layer, a Sequential, has no"):
+    with pytest.raises(UserError, match=f"for mine: its {named} layer, a Sequential, has no"):
         networks.randomise(network, "mine")

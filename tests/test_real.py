@@ -9,9 +9,14 @@ import pandas as pd
 import pytest
 from conftest import TESTS, edit, project
 
-from headswap import cells, dataset, embedding, params, similar, weights
-from headswap.files import read_json
-from headswap.layout import WEIGHTS
+from headswap import params
+from headswap.compare import near_duplicates as similar
+from headswap.data import dataset
+from headswap.io import read_json
+from headswap.paths import WEIGHTS
+from headswap.train import cell as cells
+from headswap.train import features as embedding
+from headswap.train import pretrained as weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,19 +49,19 @@ def photographs(tmp_path_factory):
     dataset.fetch(chosen.dataset)
     counts = dataset.counts(dataset.verify(chosen.dataset))
     assert counts == read_json("data/published/dataset.json")
-    weights.provide(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
+    weights.write_weights(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
     yield chosen
     os.chdir(before)
     sys.path.remove(str(TESTS))
 
 
 def best_accuracy(mode, chosen):
-    cells.provide(params.Cell(NAME, mode, chosen), lambda name, message: None)
+    cells.train_cell(params.Cell(NAME, mode), chosen, lambda name, message: None)
     return read_json(f"metrics/cells/{NAME}-{mode}.json")["best_val_accuracy_mean"]
 
 
 def test_a_linear_probe_reaches_92_percent(photographs):
-    embedding.provide(NAME, photographs, lambda name, message: None)
+    embedding.write_features(NAME, photographs, lambda name, message: None)
     assert best_accuracy("probe", photographs) >= 0.92
 
 

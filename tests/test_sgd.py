@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from headswap.params import Recipe
-from headswap.sgd import SGD
+from headswap.train.sgd import SGD
 
 RECIPE = Recipe(epochs=1, batch_size=2, lr=0.002, momentum=0.8, lr_step=1, lr_gamma=0.5)
 WIDE = 400  # 75 steps until momentum has forgotten a gradient: 150 rows a side, of 400

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from headswap import statistics
+from headswap.compare import intervals as statistics
 
 SOURCES = (0.6, 0.3, 0.003)
 

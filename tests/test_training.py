@@ -8,9 +8,15 @@ import torch
 from torch import nn, optim
 from torchvision import datasets, transforms
 
-from headswap import dataset, embedding, images, networks, params, training, weights
-from headswap.errors import Problem
-from headswap.seeds import derive, generator
+from headswap import params
+from headswap.data import dataset
+from headswap.errors import UserError
+from headswap.train import backbones as networks
+from headswap.train import dataset as images
+from headswap.train import features as embedding
+from headswap.train import loop as training
+from headswap.train import pretrained as weights
+from headswap.train.seeds import derive, generator
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
 IMAGE = params.Image(size=64, resize=72)
@@ -184,7 +190,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_so(photographs):
     hot = RECIPE.model_copy(update={"lr": 1e30})
     network = two_class("resnet18", "finetune")
     history = training.train(
-        network, Few(photographs, 3), hot, seed=0, report=lambda **news: told.append(news)
+        network, Few(photographs, 3), hot, seed=0, on_progress=lambda **news: told.append(news)
     )
     assert history.diverged == 0
     assert "epoch 0 at learning rate 1e+30" in told[-1]["note"]
@@ -317,7 +323,7 @@ def test_of_equally_good_epochs_the_first_is_the_best():
 def test_batch_norm_that_meets_a_single_image_says_what_to_change(photographs):
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64**2), nn.Linear(3 * 64**2, 2))
     odd = RECIPE.model_copy(update={"batch_size": len(photographs.labels["train"]) - 1})
-    with pytest.raises(Problem, match="single image.*\nSet batch_size"):
+    with pytest.raises(UserError, match="single image.*\nSet batch_size"):
         training.train(network, photographs, odd, seed=0)
 
 
@@ -332,7 +338,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_p
             RECIPE,
             seed=0,
             checkpoint=checkpoint,
-            report=report,
+            on_progress=report,
         )
 
     whole = run()

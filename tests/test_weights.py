@@ -17,9 +17,10 @@ import torchvision
 from conftest import ROOT
 from torch import nn
 
-from headswap import params, weights
-from headswap.errors import Problem
-from headswap.files import read_tensors, sha256
+from headswap import params
+from headswap.errors import UserError
+from headswap.io import read_tensors, sha256
+from headswap.train import pretrained as weights
 
 SMALL = "shufflenet_v2_x0_5"
 NOWHERE = "http://127.0.0.1:9"
@@ -71,7 +72,7 @@ def put_into_hub_cache(file):
 def provide(name, folder, **changes):
     """Provide the weights of a network and return the network that starts from them."""
     chosen = params.load(ROOT / "params.yaml").model_copy(update=changes)
-    weights.provide(name, chosen, folder / f"{name}.safetensors")
+    weights.write_weights(name, chosen, folder / f"{name}.safetensors")
     return weights.pretrained(name, chosen, folder)
 
 
@@ -128,7 +129,7 @@ def test_a_network_starts_as_torchvisions_own_loader_gives_it(publish, tmp_path,
 
 
 def test_a_network_without_the_classic_weights_is_refused():
-    with pytest.raises(Problem, match="vit_h_14"):
+    with pytest.raises(UserError, match="vit_h_14"):
         weights._load_imagenet(nn.Identity(), "vit_h_14")
 
 
@@ -136,7 +137,7 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(publish, tmp_path, mon
     file = publish(SMALL, torchvision.models.get_model(SMALL).state_dict())
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
-    with pytest.raises(Problem, match="has SHA-256 .* not the original file"):
+    with pytest.raises(UserError, match="has SHA-256 .* not the original file"):
         provide(SMALL, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 
@@ -153,7 +154,7 @@ def test_code_in_a_weights_file_is_not_run(publish, tmp_path, monkeypatch):
     trace = tmp_path / "code was run"
     file = publish(SMALL, {"fc.weight": Evil(trace)})
     monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
-    with pytest.raises(Problem, match=f"does not hold {SMALL}'s weights"):
+    with pytest.raises(UserError, match=f"does not hold {SMALL}'s weights"):
         provide(SMALL, tmp_path)
     assert not trace.exists()
 
@@ -161,7 +162,7 @@ def test_code_in_a_weights_file_is_not_run(publish, tmp_path, monkeypatch):
 def test_another_networks_file_is_refused(publish, tmp_path, monkeypatch):
     file = publish(SMALL, nn.Linear(2, 2).state_dict())
     monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
-    with pytest.raises(Problem, match=f"does not hold {SMALL}'s weights"):
+    with pytest.raises(UserError, match=f"does not hold {SMALL}'s weights"):
         provide(SMALL, tmp_path)
 
 
@@ -228,19 +229,19 @@ def test_a_truncated_file_is_named_with_what_to_type(tmp_path, length):
     path = tmp_path / "tiny.safetensors"
     weights.save(path, {"a": torch.ones(50)}, head="a")
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(Problem, match="tiny.safetensors cannot be read.*\n.*dvc repro"):
+    with pytest.raises(UserError, match="tiny.safetensors cannot be read.*\n.*dvc repro"):
         read_tensors(path)
 
 
 @pytest.mark.parametrize("metadata", [{"headswap": "{"}, {}, None])
 def test_a_file_that_is_not_headswaps_is_refused(tmp_path, metadata):
     weights.save_file({"a": torch.ones(1)}, tmp_path / "other", metadata=metadata)
-    with pytest.raises(Problem, match="other cannot be read"):
+    with pytest.raises(UserError, match="other cannot be read"):
         read_tensors(tmp_path / "other")
 
 
 def test_the_weights_of_a_network_that_has_changed_since_are_refused(tmp_path):
     weights.save(tmp_path / "tiny.safetensors", nn.Linear(2, 2).state_dict(), head="6")
     chosen = params.load(ROOT / "params.yaml").model_copy(update=TINY)
-    with pytest.raises(Problem, match="does not fit tiny"):
+    with pytest.raises(UserError, match="does not fit tiny"):
         weights.pretrained("tiny", chosen, tmp_path)

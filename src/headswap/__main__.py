@@ -1,5 +1,5 @@
 """Run the command line as `python -m headswap`."""
 
-from .cli import main
+from headswap.cli import main
 
 main()

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from . import workers
-from .errors import Problem, some_of
+from headswap.errors import UserError, bulleted
+from headswap.train import workers
 
 app = typer.Typer(
     help="Swap the head of a pretrained network, train it three ways, and find out which was "
@@ -23,15 +23,15 @@ Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml
 
 
 def command(function):
-    """Register a stage; a `Problem` becomes a message on standard error and exit code 1."""
+    """Register a stage; a `UserError` becomes a message on standard error and exit code 1."""
 
     @app.command()
     @functools.wraps(function)
     def guarded(*args, **kwargs):
         try:
             function(*args, **kwargs)
-        except Problem as problem:
-            sys.exit(f"headswap {function.__name__}: {problem}")
+        except UserError as error:
+            sys.exit(f"headswap {function.__name__}: {error}")
         except OSError as error:
             sys.exit(f"headswap {function.__name__}: {error.filename}: {error.strerror}")
         except KeyboardInterrupt:
@@ -44,7 +44,9 @@ def command(function):
 def check():
     """Check params.yaml: keys, values, networks and factories."""
     params = _params()
-    from . import dataset, networks, training
+    from headswap.data import dataset
+    from headswap.train import backbones as networks
+    from headswap.train import loop as training
 
     dataset.check(params.dataset)
     networks.check(params.models, params.factories)
@@ -57,7 +59,7 @@ def check():
 def fetch():
     """Bring the archive of images here, from the mirror, the address, or by drawing them."""
     params = _params()
-    from . import dataset
+    from headswap.data import dataset
 
     print(f"{dataset.ARCHIVE} is here, from {dataset.fetch(params.dataset)}.")
 
@@ -66,7 +68,7 @@ def fetch():
 def verify():
     """Unpack the images and hold every one against the manifest."""
     params = _params()
-    from . import dataset
+    from headswap.data import dataset
 
     images = dataset.verify(params.dataset)
     dataset.record(dataset.counts(images))
@@ -80,33 +82,34 @@ def manifest(
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
 ):
     """Write the manifest of a folder of images of your own."""
-    from . import dataset, layout
+    from headswap.data import dataset
+    from headswap.images import folders as layout
 
     output = output or f"data/{Path(folder).resolve().name}.csv"
     images = dataset.write_manifest(folder, output)
     print(f"{output} lists {len(images)} images.")
     _remark(dataset.remarks(images))
-    if others := layout.passed_over(folder):
+    if others := layout.ignored_files(folder):
         print("Left out, being no <split>/<class>/<image> of a kind that is read:")
-        print(some_of(others))
+        print(bulleted(others))
     print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
 
 
 def _remark(remarks):
     if remarks:
         print("A comparison on them suffers from")
-        print(some_of(remarks))
+        print(bulleted(remarks))
 
 
 @command
 def weights(model: Model):
     """Fetch a network's weights, check them, and find its head."""
     params = _with_model(model)
-    from . import weights
-    from .layout import WEIGHTS
+    from headswap.paths import WEIGHTS
+    from headswap.train import pretrained as weights
 
     path = WEIGHTS / f"{model}.safetensors"
-    weights.provide(model, params, path)
+    weights.write_weights(model, params, path)
     print(f"{path} is written.")
 
 
@@ -114,11 +117,12 @@ def weights(model: Model):
 def embed(model: Model):
     """Compute the features that the linear probe learns from."""
     params = _with_model(model)
-    workers.warm_up("headswap.embedding")
-    from . import display, embedding
+    workers.warm_up("headswap.train.features")
+    from headswap import progress as display
+    from headswap.train import features as embedding
 
-    with display.progress(params.embed.views + 2, "view") as tell:
-        embedding.provide(model, params, tell)
+    with display.progress(params.embed.views + 2, "view") as on_progress:
+        embedding.write_features(model, params, on_progress)
 
 
 @command
@@ -126,7 +130,7 @@ def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `
     """Train a model in one mode, with every seed."""
     params = _with_model(model)
     if mode not in params.modes:
-        raise Problem(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
+        raise UserError(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
     _train(model, mode, params)
 
 
@@ -137,20 +141,21 @@ def probe(model: Model):
 
 
 def _train(model, mode, params):
-    workers.warm_up("headswap.runs")
-    from . import cells, display
-    from .params import Cell
+    workers.warm_up("headswap.train.run")
+    from headswap import progress as display
+    from headswap.params import Cell
+    from headswap.train import cell as cells
 
-    cell = Cell(model, mode, params)
-    with display.progress(cell.recipe.epochs, "epoch") as tell:
-        cells.provide(cell, tell)
+    cell = Cell(model, mode)
+    with display.progress(params.recipe(cell).epochs, "epoch") as on_progress:
+        cells.train_cell(cell, params, on_progress)
 
 
 @command
 def compare():
     """Put all cells into one table and its plots."""
     params = _params()
-    from . import compare
+    from headswap.compare import comparison as compare
 
     compare.provide(params)
 
@@ -161,16 +166,14 @@ def prune(
 ):
     """Remove the runs that params.yaml no longer describes from runs/."""
     params = _params()
-    from . import runs
-    from .files import size
-    from .params import Cell
+    from headswap.io import folder_size
+    from headswap.train import run as runs
 
-    current = [Cell(*cell.rsplit("-", 1), params) for cell in params.cells()]
-    kept, gone = size(runs.RUNS), 0
-    for folder in runs.unused(current):
+    kept, gone = folder_size(runs.RUNS), 0
+    for folder in runs.unused(params):
         with workers.only_one(folder.with_name("lock")):
-            gone += size(folder)
-            print(f"{folder}: {size(folder) / 1e6:.1f} MB")
+            gone += folder_size(folder)
+            print(f"{folder}: {folder_size(folder) / 1e6:.1f} MB")
             if not dry_run:
                 shutil.rmtree(folder)
     print(
@@ -180,7 +183,7 @@ def prune(
 
 
 def _params():
-    from .params import load
+    from headswap.params import load
 
     return load()
 
@@ -188,7 +191,7 @@ def _params():
 def _with_model(model):
     params = _params()
     if model not in params.models:
-        raise Problem(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
+        raise UserError(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
     return params
 
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pooch
 import requests
 
-from .errors import Problem
-from .files import replacing
+from headswap.errors import UserError
+from headswap.io import atomic_write
 
 MIRROR = "HEADSWAP_MIRROR"
 TIMEOUT = (5, 30)
@@ -44,12 +44,12 @@ def obtain(url, destination, check, caches=(), pinned=True):
 
     Raises
     ------
-    Problem
+    UserError
         If no place had a good copy: which were tried, and what was wrong with each.
     """
     name = url.rsplit("/", 1)[-1]
     tried = []
-    with replacing(destination) as copy:
+    with atomic_write(destination) as copy:
         for place in _places(url, name, caches):
             try:
                 if not pinned:
@@ -61,7 +61,7 @@ def obtain(url, destination, check, caches=(), pinned=True):
                 copy.unlink(missing_ok=True)
                 continue
             return place
-        raise Problem(
+        raise UserError(
             f"{name} could not be had. Tried:\n"
             + "\n".join(tried)
             + f"\nWithout network: put {name} into a folder and set {MIRROR} to that folder's "

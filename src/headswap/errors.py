@@ -1,7 +1,7 @@
 """The one exception that is meant for a person."""
 
 
-class Problem(Exception):
+class UserError(Exception):
     """A mistake or mishap that a person can mend.
 
     The message says what happened, where, and what to type next. The command line prints it
@@ -9,7 +9,7 @@ class Problem(Exception):
     """
 
 
-def some_of(lines, most=20):
+def bulleted(lines, limit=20):
     """Join lines for a message, the first of them where there are too many to read.
 
     Parameters
@@ -26,12 +26,12 @@ def some_of(lines, most=20):
 
     Examples
     --------
-    >>> print(some_of(["a", "b", "c"], most=2))
+    >>> print(bulleted(["a", "b", "c"], limit=2))
       a
       b
       … and 1 more
     """
-    shown = [f"  {line}" for line in lines[:most]]
-    if len(lines) > most:
-        shown.append(f"  … and {len(lines) - most} more")
+    shown = [f"  {line}" for line in lines[:limit]]
+    if len(lines) > limit:
+        shown.append(f"  … and {len(lines) - limit} more")
     return "\n".join(shown)

@@ -17,7 +17,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .errors import Problem, some_of
+from headswap.errors import UserError, bulleted
 
 GENERATED = "generated"
 
@@ -80,6 +80,29 @@ class Image(_Section):
         return self
 
 
+Mode = Literal["finetune", "frozen", "probe"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A backbone and a mode of training it.
+
+    Attributes
+    ----------
+    model : str
+        A name under ``models`` in ``params.yaml``.
+    mode : {"finetune", "frozen", "probe"}
+    """
+
+    model: str
+    mode: Mode
+
+    @property
+    def name(self) -> str:
+        """The cell's name in file names and tables, ``<model>-<mode>``."""
+        return f"{self.model}-{self.mode}"
+
+
 class Params(_Section):
     """All of ``params.yaml``."""
 
@@ -100,35 +123,14 @@ class Params(_Section):
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda", "mps"]
 
-    def cells(self):
-        """Return the names of the cells, ``<model>-<mode>``, a model's modes side by side."""
-        return [f"{model}-{mode}" for model in self.models for mode in [*self.modes, "probe"]]
+    def cells(self) -> list[Cell]:
+        """Return the cells of the matrix, a model's modes side by side."""
+        modes: list[Mode] = [*self.modes, "probe"]
+        return [Cell(model, mode) for model in self.models for mode in modes]
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A backbone and a mode, with the parameters that it is trained by.
-
-    Attributes
-    ----------
-    model : str
-    mode : {"finetune", "frozen", "probe"}
-    params : Params
-    """
-
-    model: str
-    mode: str
-    params: Params
-
-    @property
-    def name(self) -> str:
-        """As files and tables call it."""
-        return f"{self.model}-{self.mode}"
-
-    @property
-    def recipe(self) -> Recipe:
-        """What it is trained by."""
-        return self.params.probe if self.mode == "probe" else self.params.train
+    def recipe(self, cell: Cell) -> Recipe:
+        """Return the recipe that a cell is trained by."""
+        return self.probe if cell.mode == "probe" else self.train
 
 
 def load(path="params.yaml"):
@@ -145,25 +147,25 @@ def load(path="params.yaml"):
 
     Raises
     ------
-    Problem
+    UserError
         With a line for every fault, which names the key and says what is allowed.
     """
     try:
         tree = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Problem(
+        raise UserError(
             f"There is no {path} in {Path.cwd()}.\n"
             "Go to the project's folder, the one with dvc.yaml, and try again."
         ) from None
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"{path} cannot be read: {error.strerror}.\nMend that, then: headswap check"
         ) from None
     except (ValueError, RecursionError, YAMLError) as error:  # 2024-13-45: a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = (getattr(error, "problem", None) or str(error)).splitlines()[0]
-        raise Problem(
+        raise UserError(
             f"{path}{where} cannot be read: {what}.\nMend that line, then: headswap check"
         ) from None
     return parse(tree, path)
@@ -172,13 +174,13 @@ def load(path="params.yaml"):
 def parse(tree, name="params.yaml"):
     """Check parameters that were read already: see `load`."""
     if not isinstance(tree, dict):
-        raise Problem(f"{name} holds no keys; it must name {_keys(Params)}.")
+        raise UserError(f"{name} holds no keys; it must name {_keys(Params)}.")
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
         faults = [_in_words(fault) for fault in error.errors()]
-        raise Problem(
-            f"{name} is not right:\n{some_of(faults)}\nMend it, then: headswap check"
+        raise UserError(
+            f"{name} is not right:\n{bulleted(faults)}\nMend it, then: headswap check"
         ) from None
 
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.serialization import config
 
-from .errors import Problem
-from .files import replacing
-from .seeds import derive
-from .sgd import SGD
+from headswap.errors import UserError
+from headswap.io import atomic_write
+from headswap.train.seeds import derive
+from headswap.train.sgd import SGD
 
 
 def pick(device):
@@ -21,14 +21,14 @@ def pick(device):
 
     Raises
     ------
-    Problem
+    UserError
         If it names one that is not.
     """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next((name for name, available in here.items() if available), "cpu")
     if not here.get(device, True):
-        raise Problem(f"device: {device} is not to be had on this machine.\nSet device: auto.")
+        raise UserError(f"device: {device} is not to be had on this machine.\nSet device: auto.")
     return device
 
 
@@ -109,7 +109,7 @@ def train(
     precision="float32",
     device="cpu",
     checkpoint=None,
-    report=None,
+    on_progress=None,
 ):
     """Train whatever of a network requires gradients, by the classic recipe [1]_.
 
@@ -131,7 +131,7 @@ def train(
     checkpoint : pathlib.Path, optional
         Where each finished epoch is kept, and an interrupted run found again. Beside it
         ``best-<epoch>.pt`` is kept, the state of the best one.
-    report : callable, optional
+    on_progress : callable, optional
         Called after each epoch with ``done``, the epochs done, and figures or a note on them.
 
     Returns
@@ -146,7 +146,7 @@ def train(
     if precision == "bfloat16":
         _cast_frozen(network)
     optimizer = SGD(network, recipe)
-    history = _resume(checkpoint, network, optimizer, report) or History()
+    history = _resume(checkpoint, network, optimizer, on_progress) or History()
     precisely = products(precision, device)
     validate = Validation(network, precisely, device)
     watch = Stopwatch(device)
@@ -180,8 +180,8 @@ def train(
             if not history.best or val_accuracy > history.best["accuracy"]:
                 history.best = {**history.last, "state": _copy(moving(network))}
         _keep(checkpoint, network, optimizer, history)
-        if report:
-            report(done=epoch + 1, **_news(history, recipe))
+        if on_progress:
+            on_progress(done=epoch + 1, **_news(history, recipe))
     return history
 
 
@@ -240,7 +240,7 @@ def _outputs(network, inputs):
     except ValueError as error:
         if len(inputs) > 1:
             raise
-        raise Problem(
+        raise UserError(
             f"An epoch's last batch is a single image, and batch norm asks for more: {error}\n"
             "Set batch_size so that the images in train do not leave a rest of one."
         ) from error
@@ -347,11 +347,11 @@ def _best_of(checkpoint, history):
 
 def _save(path, content):
     no_checksums = config.patch({"save.compute_crc32": False})  # which `torch.load` does not read
-    with replacing(path, RuntimeError, durable=False) as temporary, no_checksums:
+    with atomic_write(path, RuntimeError, durable=False) as temporary, no_checksums:
         torch.save(content, temporary)
 
 
-def _resume(checkpoint, network, optimizer, report):
+def _resume(checkpoint, network, optimizer, on_progress):
     """Bring network and optimizer to where a checkpoint left them; return its history."""
     if checkpoint is None or not os.path.exists(checkpoint):
         return None
@@ -363,9 +363,9 @@ def _resume(checkpoint, network, optimizer, report):
             best = _best_of(checkpoint, history)
             history.best["state"] = torch.load(best, map_location="cpu", weights_only=True)
     except Exception as error:  # a power cut may have left anything
-        if report:
+        if on_progress:
             damage = f"what {checkpoint.parent} holds is damaged ({type(error).__name__})"
-            report(done=0, note=f"starts anew: {damage}")
+            on_progress(done=0, note=f"starts anew: {damage}")
         return None
     network.load_state_dict(network_state or history.best["state"], strict=False)
     optimizer.load_state_dict(optimizer_state)

@@ -2,7 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-from .errors import Problem
+from headswap.errors import UserError
 
 IMAGES = Path("data/images")
 WEIGHTS = Path("data/weights")
@@ -28,7 +28,7 @@ def images_in(folder):
 
     Raises
     ------
-    Problem
+    UserError
         If a class has no image in one of the two splits.
     """
     folder = Path(folder)
@@ -39,7 +39,7 @@ def images_in(folder):
     return found
 
 
-def passed_over(folder):
+def ignored_files(folder):
     """Return the files of a folder's splits, hidden ones aside, that `images_in` does not list."""
     folder = Path(folder)
     files = (path for split in SPLITS for path in (folder / split).rglob("*") if path.is_file())
@@ -58,18 +58,20 @@ def is_image(name):
 
 
 def check_classes(names, where):
-    """Raise a Problem unless there are two classes or more, each with images in both splits."""
+    """Raise a UserError unless there are two classes or more, each with images in both splits."""
     present = {tuple(name.split("/")[:2]) for name in names}
     every = {label for _, label in present} or {"<class>"}
     expected = {(split, label) for split in SPLITS for label in every}
     if lacking := expected - present:
-        raise Problem(
+        raise UserError(
             f"{where} has no images in {', '.join(sorted(map('/'.join, lacking)))}.\n"
             "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
             "every class in both."
         )
     if len(every) == 1:
-        raise Problem(f"{where} has a single class, {every.pop()}: there is nothing to tell apart.")
+        raise UserError(
+            f"{where} has a single class, {every.pop()}: there is nothing to tell apart."
+        )
 
 
 def classes_in(images=IMAGES):

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from .errors import Problem
-from .files import read_tensors
-from .layout import EMBEDDINGS
+from headswap.errors import UserError
+from headswap.io import read_tensors
+from headswap.paths import EMBEDDINGS
 
 SHARE = 0.05
 """Of the validation images, how many are looked at: those most like a training image."""
@@ -36,7 +36,7 @@ def look_alikes(results, share=SHARE):
 
     Raises
     ------
-    Problem
+    UserError
         If embeddings are missing, damaged, or of other images.
     """
     if results.params.weights != "imagenet":
@@ -49,7 +49,7 @@ def look_alikes(results, share=SHARE):
         set(names["val"]),
         set(),  # every run diverged
     ):
-        raise Problem(
+        raise UserError(
             f"The features in {EMBEDDINGS} are not of the images that the cells saw.\n"
             "Bring all up to date with: dvc repro"
         )

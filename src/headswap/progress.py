@@ -37,7 +37,7 @@ def progress(total, unit):
     )
     tasks, steps, started = {}, {}, {}
 
-    def tell(name, message):
+    def on_progress(name, message):
         done = message.pop("done", None) or steps.get(name, 0) + 1
         note = message.pop("note", None)
         # The first step that is heard of gives no measure: it may have been done long ago.
@@ -56,4 +56,4 @@ def progress(total, unit):
             console.print(f"{name}: {note}", markup=False)
 
     with bars:
-        yield tell
+        yield on_progress

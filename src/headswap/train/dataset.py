@@ -6,8 +6,9 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-from .layout import IMAGES, classes_in, images_by_split, images_in
-from .seeds import generator, seeded
+from headswap.images.folders import classes_in, images_by_split, images_in
+from headswap.paths import IMAGES
+from headswap.train.seeds import generator, seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by channel, of pixels between 0 and 1."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import read_json, read_tensors, replacing, write_csv, write_json
-from .layout import EMBEDDINGS, RUNS, classes_in, images_by_split
-from .statistics import accuracy
-from .workers import Job, only_one, side_by_side
+from headswap.images.folders import classes_in, images_by_split
+from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
+from headswap.paths import EMBEDDINGS, RUNS
+from headswap.train.workers import Job, only_one, side_by_side
 
 MODELS = Path("models")
 METRICS = Path("metrics/cells")
@@ -20,7 +20,7 @@ CURVES = Path("plots/curves")
 PREDICTIONS = Path("plots/predictions")
 
 
-def provide(cell, tell):
+def train_cell(cell, params, on_progress):
     """Train the runs of a cell that are not finished yet, side by side; write what all found.
 
     Parameters
@@ -32,19 +32,19 @@ def provide(cell, tell):
 
     Raises
     ------
-    Problem
+    UserError
         If the cell is being trained already, or a run fails. Nothing is written then; the
         finished epochs of every run are kept.
     """
     with only_one(RUNS / cell.name / "lock"):
         jobs = [
-            Job(f"{cell.name} seed {seed}", "headswap.runs.finish", (cell, seed))
-            for seed in sorted(cell.params.seeds)
+            Job(f"{cell.name} seed {seed}", "headswap.train.run.train_run", (cell, params, seed))
+            for seed in sorted(params.seeds)
         ]
-        write(cell, side_by_side(jobs, tell))
+        write(cell, params, side_by_side(jobs, on_progress))
 
 
-def write(cell, folders):
+def write(cell, params, folders):
     """Write a cell's five outputs.
 
     Parameters
@@ -59,7 +59,7 @@ def write(cell, folders):
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
     probabilities = [_probabilities(folder) for folder in folders]
     write_json(METRICS / f"{cell.name}.json", _metrics(runs, probabilities, labels))
-    write_json(TIMING / f"{cell.name}.json", _timing(cell, len(names["train"]), folders, runs))
+    write_json(TIMING / f"{cell.name}.json", _timing(params, len(names["train"]), folders, runs))
     write_csv(
         CURVES / f"{cell.name}.csv",
         ["seed", "epoch", "split", "loss", "accuracy"],
@@ -91,17 +91,20 @@ def _probabilities(folder):
 
 
 def _metrics(runs, probabilities, labels):
+    """Return what was counted and measured; intervals are the comparison's alone."""
     finished = [number for number, run in enumerate(runs) if run["diverged"] is None]
-    metrics = {}
-    for which in ("best", "last"):
-        hits = [probabilities[number][which].argmax(1) == labels for number in finished]
-        metrics |= _summary(f"{which}_val_accuracy", hits)
-    best_epochs = [runs[number]["best"]["epoch"] for number in finished]
-    last_losses = [runs[number]["curves"][-1][2] for number in finished]
+    accuracies = {
+        which: [(probabilities[number][which].argmax(1) == labels).mean() for number in finished]
+        for which in ("best", "last")
+    }
+    means = {
+        "best_val_accuracy_mean": accuracies["best"],
+        "last_val_accuracy_mean": accuracies["last"],
+        "best_epoch_mean": [runs[number]["best"]["epoch"] for number in finished],
+        "val_loss_last_mean": [runs[number]["curves"][-1][2] for number in finished],
+    }
     return {
-        **metrics,
-        "best_epoch_mean": _rounded(np.mean(best_epochs)) if finished else None,
-        "val_loss_last_mean": _rounded(np.mean(last_losses)) if finished else None,
+        **{key: _rounded(np.mean(values)) if finished else None for key, values in means.items()},
         **runs[0]["costs"],
         "seeds": len(runs),
         "diverged": len(runs) - len(finished),
@@ -109,21 +112,7 @@ def _metrics(runs, probabilities, labels):
     }
 
 
-def _summary(key, hits):
-    """Return mean, spread (of the replicates, None of a single one) and interval of accuracies."""
-    if not hits:
-        return {f"{key}_{part}": None for part in ("mean", "std", "ci_low", "ci_high")}
-    accuracies = np.mean(hits, axis=1)
-    estimate = accuracy(hits)
-    return {
-        f"{key}_mean": _rounded(accuracies.mean()),
-        f"{key}_std": _rounded(accuracies.std(ddof=1)) if len(hits) > 1 else None,
-        f"{key}_ci_low": _rounded(estimate.low),
-        f"{key}_ci_high": _rounded(estimate.high),
-    }
-
-
-def _timing(cell, images, folders, runs):
+def _timing(params, images, folders, runs):
     """Return what the clocks said of the runs that did not diverge, and what they ran on.
 
     Runs of one cell may come from several machines or revisions: then all are listed.
@@ -145,7 +134,7 @@ def _timing(cell, images, folders, runs):
     for key in kept[0].keys() - {"epochs"}:
         values = list(dict.fromkeys(of[key] for of in kept))
         timing[key] = values[0] if len(values) == 1 else values
-    return {**timing, "precision": cell.params.precision}
+    return {**timing, "precision": params.precision}
 
 
 def _predictions(classes, images, runs, probabilities, labels):
@@ -170,7 +159,7 @@ def _keep_weights(cell, folders, runs):
     Of `frozen` and `probe` every run's head (and buffers), which give its predictions again
     together with the backbone; of `finetune` the best run's network.
     """
-    with replacing(MODELS / cell.name) as target:
+    with atomic_write(MODELS / cell.name) as target:
         target.mkdir()
         for folder, run in zip(folders, runs, strict=True):
             write_json(target / f"run-{run['seed']}.json", run)

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from .errors import Problem
+from headswap.errors import UserError
 
 
 def known():
@@ -33,17 +33,17 @@ def check(models, factories):
 
     Raises
     ------
-    Problem
+    UserError
         With a line for each name that will not do.
     """
     faults = []
     for name in [*models, *(name for name in factories if name not in models)]:
         try:
             factory(name, factories)
-        except Problem as problem:
-            faults.append(str(problem))
+        except UserError as error:
+            faults.append(str(error))
     if faults:
-        raise Problem("\n".join(faults) + "\nMend params.yaml, then: headswap check")
+        raise UserError("\n".join(faults) + "\nMend params.yaml, then: headswap check")
 
 
 def factory(name, factories):
@@ -63,14 +63,14 @@ def factory(name, factories):
 
     Raises
     ------
-    Problem
+    UserError
         If there is no such network, or its factory cannot be imported.
     """
     if name not in factories:
         if name not in known():
             close = difflib.get_close_matches(name.lower(), known(), 3)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise Problem(
+            raise UserError(
                 f"models: {name} is no network of torchvision's; {hint}"
                 "allowed are its classification models and the names under factories"
             )
@@ -81,13 +81,13 @@ def factory(name, factories):
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the user's module may fail in any way
-        raise Problem(
+        raise UserError(
             f"factories.{name}: {factories[name]} cannot be imported: "
             f"{type(error).__name__}: {error}; allowed is package.module:callable of a module "
             "that is installed or lies in this folder"
         ) from error
     if not callable(found):
-        raise Problem(f"factories.{name}: {factories[name]} is not callable")
+        raise UserError(f"factories.{name}: {factories[name]} is not callable")
     return found
 
 
@@ -104,7 +104,7 @@ def build(name, factories):
 
     Raises
     ------
-    Problem
+    UserError
         If the factory fails or gives something that is no network.
     """
     make = factory(name, factories)
@@ -113,11 +113,11 @@ def build(name, factories):
     except Exception as error:  # the user's code may fail in any way
         if name not in factories:
             raise
-        raise Problem(
+        raise UserError(
             f"factories.{name}: {factories[name]}() failed: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(network, nn.Module):
-        raise Problem(
+        raise UserError(
             f"factories.{name}: {factories[name]}() returned {type(network)}, not a torch.nn.Module"
         )
     return network
@@ -135,13 +135,13 @@ def randomise(network, name):
 
     Raises
     ------
-    Problem
+    UserError
         If a layer with parameters of its own does not know how to reset them.
     """
     for path, module in network.named_modules():
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if own and not hasattr(module, "reset_parameters"):
-            raise Problem(
+            raise UserError(
                 f"weights: random cannot be had for {name}: its {path or 'outermost'} layer, "
                 f"a {type(module).__name__}, has no reset_parameters().\n"
                 "Take it out of models, or set weights: imagenet."
@@ -169,7 +169,7 @@ def find_head(network, name, size=224):
 
     Raises
     ------
-    Problem
+    UserError
         If the last layer is not linear, or the network does not take such images.
     """
     calls, hooks = [], []
@@ -185,7 +185,7 @@ def find_head(network, name, size=224):
         with torch.no_grad():
             output = network(torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size))
     except Exception as error:
-        raise Problem(
+        raise UserError(
             f"{name} fails on an image of {size} x {size} pixels: {error}.\n"
             "Set image.size to what it was made for, mend its factory, or take it out of models."
         ) from error
@@ -199,7 +199,7 @@ def find_head(network, name, size=224):
         and torch.equal(calls[-1][1], output)
     )
     if not is_head:
-        raise Problem(
+        raise UserError(
             f"{name} does not end in a linear layer, so it has no head to swap.\n"
             "Take it out of models, or give a factory whose network ends in a torch.nn.Linear."
         )

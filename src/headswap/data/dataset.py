@@ -13,12 +13,13 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from . import drawings
-from .download import obtain
-from .errors import Problem, some_of
-from .files import replacing, write_csv, write_json
-from .layout import IMAGES, SPLITS, check_classes, images_in, is_image
-from .params import GENERATED
+from headswap.data import synthetic as drawings
+from headswap.download import obtain
+from headswap.errors import UserError, bulleted
+from headswap.images.folders import SPLITS, check_classes, images_in, is_image
+from headswap.io import atomic_write, write_csv, write_json
+from headswap.params import GENERATED
+from headswap.paths import IMAGES
 
 ARCHIVE = Path("data/hymenoptera_data.zip")
 COLUMNS = ("path", "bytes", "sha256")
@@ -32,13 +33,13 @@ def check(dataset):
 
     Raises
     ------
-    Problem
+    UserError
         If one is missing.
     """
     if dataset.url == GENERATED:
         return
     if "://" not in dataset.url and not Path(dataset.url).expanduser().exists():
-        raise Problem(
+        raise UserError(
             f"dataset.url: there is no {dataset.url} here; allowed are an address, a local zip, "
             f"a local folder with train/ and val/ in it, and {GENERATED}.\n"
             "Mend params.yaml, then: headswap check"
@@ -48,7 +49,7 @@ def check(dataset):
 
 
 def _no_manifest(dataset):
-    return Problem(
+    return UserError(
         f"dataset.manifest: there is no {dataset.manifest}.\n"
         f"Make it with: headswap manifest FOLDER --output {dataset.manifest}"
     )
@@ -72,16 +73,16 @@ def fetch(dataset, archive=ARCHIVE):
 
     Raises
     ------
-    Problem
+    UserError
         If no place has a readable zip.
     """
     if dataset.url == GENERATED:
-        with replacing(archive) as temporary:
+        with atomic_write(archive) as temporary:
             drawings.draw_archive(temporary, MANIFEST)
         return GENERATED
     folder = Path(dataset.url).expanduser()
     if folder.is_dir():
-        with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
+        with atomic_write(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
             for name, path in images_in(folder).items():
                 file.writestr(zipfile.ZipInfo(name), _content(path))
         return str(folder)
@@ -92,7 +93,7 @@ def _content(path):
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"{path} cannot be read: {error.strerror}.\nMake it readable, then: dvc repro fetch"
         ) from error
 
@@ -128,7 +129,7 @@ def read_manifest(text, name):
 
     Raises
     ------
-    Problem
+    UserError
         With every line that is not right.
     """
     entries, faults = {}, []
@@ -145,9 +146,9 @@ def read_manifest(text, name):
     except csv.Error as error:
         faults.append(f"line {rows.line_num}: {error}")
     if faults or not entries:
-        raise Problem(
+        raise UserError(
             f"{name} is no manifest of images (columns {', '.join(COLUMNS)}, every path once, "
-            f"as train/<class>/<image> or val/<class>/<image>).\n{some_of(faults)}\n"
+            f"as train/<class>/<image> or val/<class>/<image>).\n{bulleted(faults)}\n"
             "Restore it with `git checkout`, or make one: headswap manifest FOLDER"
         )
     check_classes(entries, name)
@@ -174,25 +175,25 @@ def verify(dataset, archive=ARCHIVE, images=IMAGES):
 
     Raises
     ------
-    Problem
+    UserError
         If an image is missing, extra, changed or no image; all of them by name.
     """
     try:
-        with zipfile.ZipFile(archive) as file, replacing(images) as folder:
+        with zipfile.ZipFile(archive) as file, atomic_write(images) as folder:
             text, name = _manifest_text(dataset, file)
             entries = read_manifest(text, name)
             faults = _extract(file, entries, folder) + _undecodable(folder)
             if faults:
-                raise Problem(
-                    f"{archive} does not hold the images of {name}:\n{some_of(faults)}\n"
+                raise UserError(
+                    f"{archive} does not hold the images of {name}:\n{bulleted(faults)}\n"
                     "Fetch it anew with: dvc repro --force --single-item fetch\n"
                     "If you changed images of your own, first make their manifest anew: "
                     "headswap manifest FOLDER"
                 )
     except FileNotFoundError as error:
-        raise Problem(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
+        raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise Problem(
+        raise UserError(
             f"{archive} is damaged: {error}.\n"
             "Get a good copy with: dvc repro --force --single-item fetch"
         ) from None
@@ -202,14 +203,14 @@ def verify(dataset, archive=ARCHIVE, images=IMAGES):
 def _manifest_text(dataset, archive):
     if dataset.url == GENERATED:
         if MANIFEST not in archive.namelist():
-            raise Problem(
+            raise UserError(
                 f"{archive.filename} holds no generated images.\nDraw them with: dvc repro fetch"
             )
         return archive.read(MANIFEST).decode(), MANIFEST
     try:
         return Path(dataset.manifest).read_text(encoding="utf-8-sig"), dataset.manifest
     except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise Problem(
+        raise UserError(
             f"dataset.manifest: {dataset.manifest} is no table in UTF-8: {error}.\n"
             f"Make it with: headswap manifest FOLDER --output {dataset.manifest}"
         ) from None

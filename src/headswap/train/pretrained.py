@@ -13,18 +13,18 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from . import networks
-from .download import obtain
-from .errors import Problem
-from .files import digest, read_tensors, replacing, sha256
-from .layout import WEIGHTS
-from .seeds import seeded
+from headswap.download import obtain
+from headswap.errors import UserError
+from headswap.io import atomic_write, digest, read_tensors, sha256
+from headswap.paths import WEIGHTS
+from headswap.train import backbones as networks
+from headswap.train.seeds import seeded
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """The auxiliary classifiers of googlenet and inception_v3, which `networks.build` leaves out."""
 
 
-def provide(name, params, destination):
+def write_weights(name, params, destination):
     """Write the state of a network, pretrained or random, and where it came from.
 
     Parameters
@@ -39,7 +39,7 @@ def provide(name, params, destination):
 
     Raises
     ------
-    Problem
+    UserError
         If the network has no head, or its weights cannot be had.
     """
     with seeded(0, "weights"):
@@ -93,7 +93,7 @@ def pretrained(name, params, folder=WEIGHTS):
 
     Raises
     ------
-    Problem
+    UserError
         If the weights are missing, damaged, or another network's.
     """
     path = Path(folder) / f"{name}.safetensors"
@@ -104,7 +104,7 @@ def pretrained(name, params, folder=WEIGHTS):
         network.load_state_dict(tensors)
         return network, metadata["head"]
     except (RuntimeError, KeyError) as error:
-        raise Problem(
+        raise UserError(
             f"{path} does not fit {name}: {error}\n"
             f"If its factory was edited: dvc repro --force --single-item weights@{name}"
         ) from error
@@ -115,7 +115,7 @@ def _load_imagenet(network, name):
     try:
         url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     except KeyError:
-        raise Problem(
+        raise UserError(
             f"torchvision has no IMAGENET1K_V1 weights of {name}.\nTake it out of models."
         ) from None
     filename = url.rsplit("/", 1)[-1]
@@ -128,7 +128,7 @@ def _load_imagenet(network, name):
             ours = {_renamed(key): state[key] for key in state if not key.startswith(AUXILIARY)}
             network.load_state_dict(_state(ours, state))
         except Exception as error:  # any content can stand behind a right digest's first digits
-            raise Problem(f"{filename} does not hold {name}'s weights: {error}") from error
+            raise UserError(f"{filename} does not hold {name}'s weights: {error}") from error
     return url
 
 
@@ -167,7 +167,7 @@ def save(path, tensors, **metadata):
     contiguous = {
         name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
     }
-    with replacing(path, SafetensorError) as temporary:
+    with atomic_write(path, SafetensorError) as temporary:
         save_file(
             contiguous, temporary, metadata={"headswap": json.dumps(metadata, sort_keys=True)}
         )

@@ -2,27 +2,28 @@
 
 import torch
 
-from . import embedding, networks, weights
-from .files import digest, sha256, write_json
-from .images import Photographs
-from .layout import EMBEDDINGS, RUNS, WEIGHTS
-from .provenance import code_digest, images_digest, machine, versions
-from .seeds import generator
-from .training import moving, pick, train
+from headswap.io import digest, sha256, write_json
+from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
+from headswap.train import backbones as networks
+from headswap.train import features as embedding
+from headswap.train import pretrained as weights
+from headswap.train.dataset import Photographs
+from headswap.train.loop import moving, pick, train
+from headswap.train.provenance import code_digest, images_digest, machine, versions
+from headswap.train.seeds import generator
 
 CODE = code_digest()
 """Of the code that this process runs: what is edited from here on is for another one."""
 
 
-def unused(cells):
-    """Return the folders under ``runs/`` that none of the given cells would take a run from."""
-    used = {RUNS / cell.name / digest(identity(cell)) for cell in cells}
+def unused(params):
+    """Return the folders under ``runs/`` that no cell of the parameters would take a run from."""
+    used = {RUNS / cell.name / digest(cache_key(cell, params)) for cell in params.cells()}
     return sorted(folder for folder in RUNS.glob("*/*/") if folder not in used)
 
 
-def identity(cell):
+def cache_key(cell, params):
     """Return all that the results of a cell's runs depend on but the seed, JSON-like."""
-    params = cell.params
     if cell.mode == "probe":
         parameters = {}
         inputs = {"embeddings": sha256(EMBEDDINGS / f"{cell.model}.safetensors")}
@@ -34,7 +35,7 @@ def identity(cell):
         }
     return {
         "cell": cell.name,
-        "recipe": cell.recipe.model_dump(),
+        "recipe": params.recipe(cell).model_dump(),
         "precision": params.precision,
         "device": pick(params.device),
         **parameters,
@@ -43,19 +44,19 @@ def identity(cell):
     }
 
 
-def feed(cell):
+def open_dataset(cell, params):
     """Open what a cell is trained on: `Photographs` or `Embeddings`."""
     if cell.mode == "probe":
         return embedding.Embeddings(EMBEDDINGS / f"{cell.model}.safetensors")
-    return Photographs(cell.params.image)
+    return Photographs(params.image)
 
 
-def network(cell, feed, seed):
+def network(cell, params, feed, seed):
     """Build the network of a run, its head new; in `probe` the head is all of it."""
     random = generator(seed, "head")
     if cell.mode == "probe":
         return networks.new_head(feed.features, len(feed.classes), random)
-    network, head = weights.pretrained(cell.model, cell.params)
+    network, head = weights.pretrained(cell.model, params)
     features = network.get_submodule(head).in_features
     networks.replace(network, head, networks.new_head(features, len(feed.classes), random))
     if cell.mode == "frozen":
@@ -63,13 +64,13 @@ def network(cell, feed, seed):
     return network
 
 
-def costs(cell, feed, network):
+def costs(cell, params, feed, network):
     """Return the number of trained parameters, and what `networks.describe` says of the whole."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if cell.mode != "probe":
         return {
             "trainable_parameters": trained,
-            **networks.describe(network, cell.params.image.size),
+            **networks.describe(network, params.image.size),
         }
     products = network.in_features * network.out_features
     return {
@@ -81,14 +82,14 @@ def costs(cell, feed, network):
     }
 
 
-def finish(cell, seed, *, report):
+def train_run(cell, params, seed, *, on_progress):
     """Train one run to its end, from its last finished epoch, and keep its result.
 
     Parameters
     ----------
     cell : params.Cell
     seed : int
-    report : callable
+    on_progress : callable
         Called after each epoch (see `training.train`).
 
     Returns
@@ -100,24 +101,24 @@ def finish(cell, seed, *, report):
         `finetune` the best only), and ``run.json`` (all but clocks), which comes last: with it,
         the run is whole, and is not trained again.
     """
-    made_of = identity(cell)
+    made_of = cache_key(cell, params)
     folder = RUNS / cell.name / digest(made_of) / f"seed-{seed}"
     if (folder / "run.json").exists():
         _forget_epochs(folder)
         return folder
     torch.set_num_threads(1)
-    data = feed(cell)
-    trained = network(cell, data, seed)
-    counted = costs(cell, data, trained)
+    data = open_dataset(cell, params)
+    trained = network(cell, params, data, seed)
+    counted = costs(cell, params, data, trained)
     history = train(
         trained,
         data,
-        cell.recipe,
+        params.recipe(cell),
         seed,
-        precision=cell.params.precision,
-        device=pick(cell.params.device),
+        precision=params.precision,
+        device=pick(params.device),
         checkpoint=folder / "checkpoint.pt",
-        report=report,
+        on_progress=on_progress,
     )
     if history.best:
         weights.save(folder / "best.safetensors", history.best.pop("state"))

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import networks, weights
-from .files import digest, read_tensors, sha256, write_json
-from .images import VAL_BATCH, Photographs, normalise
-from .layout import EMBEDDINGS, RUNS, WEIGHTS
-from .provenance import code_digest, images_digest, machine, versions
-from .seeds import generator
-from .training import pick, products
-from .workers import Job, how_many, only_one, side_by_side
+from headswap.io import digest, read_tensors, sha256, write_json
+from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
+from headswap.train import backbones as networks
+from headswap.train import pretrained as weights
+from headswap.train.dataset import VAL_BATCH, Photographs, normalise
+from headswap.train.loop import pick, products
+from headswap.train.provenance import code_digest, images_digest, machine, versions
+from headswap.train.seeds import generator
+from headswap.train.workers import Job, how_many, only_one, side_by_side
 
 TIMING = Path("metrics/timing")
 gc.freeze()  # all that came with torch: neither forked workers nor a process's end look through it
@@ -66,7 +67,7 @@ class Embeddings:
         yield self._val, self.labels["val"]
 
 
-def provide(model, params, tell):
+def write_features(model, params, on_progress):
     """Compute a backbone's features, several views side by side; write them and the time it took.
 
     Parameters
@@ -80,7 +81,7 @@ def provide(model, params, tell):
 
     Raises
     ------
-    Problem
+    UserError
         If a worker fails; the views that are done are kept.
     """
     identity = {
@@ -96,17 +97,17 @@ def provide(model, params, tell):
     todo = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
     shares = [todo[worker :: how_many()] for worker in range(how_many())]
     jobs = [
-        Job(f"{model} views", "headswap.embedding.embed", (model, params, share, folder))
+        Job(f"{model} views", "headswap.train.features.embed", (model, params, share, folder))
         for share in shares
         if share
     ]
     with only_one(folder.with_name("lock")):
-        side_by_side(jobs, tell)
+        side_by_side(jobs, on_progress)
         _gather(model, params, folder, parts)
         shutil.rmtree(folder)
 
 
-def embed(model, params, parts, folder, *, report):
+def embed(model, params, parts, folder, *, on_progress):
     """Compute some parts, and keep each in a file of its own.
 
     A part is a split, its images centred, or the number of an augmented view of ``train``.
@@ -127,7 +128,7 @@ def embed(model, params, parts, folder, *, report):
         computed = features(network, batches, products(params.precision, device), device)
         seconds = time.perf_counter() - started
         weights.save(folder / f"{part}.safetensors", {"features": computed}, seconds=seconds)
-        report()
+        on_progress()
 
 
 def _backbone(model, params):

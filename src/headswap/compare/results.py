@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .errors import Problem
-from .files import read_json
-from .params import Params
+from headswap.errors import UserError
+from headswap.io import read_json
+from headswap.params import Params
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
 DTYPES = {
@@ -28,11 +28,7 @@ COLUMNS = {
 """What each kind of table has at the least."""
 KEYS = {
     "cells": (
-        *(
-            f"{which}_val_accuracy_{part}"
-            for which in ("best", "last")
-            for part in ("mean", "std", "ci_low", "ci_high")
-        ),
+        *("best_val_accuracy_mean", "last_val_accuracy_mean"),
         *("best_epoch_mean", "val_loss_last_mean", "seeds", "diverged", *COSTS),
     ),
     "timing": ("seconds_per_run", *TIMED_ON, "revision", "dirty", *MADE_BY),
@@ -131,13 +127,13 @@ def read(params):
 
     Raises
     ------
-    Problem
+    UserError
         If a cell has not been trained yet, a file is damaged, or cells saw different images.
     """
-    cells = params.cells()
+    cells = [cell.name for cell in params.cells()]
     missing = [cell for cell in cells if not (METRICS / f"cells/{cell}.json").exists()]
     if missing:
-        raise Problem(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
+        raise UserError(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
     counts = _json(METRICS / "dataset.json", "dataset")
     same = params.weights == "imagenet" and counts == _json(PUBLISHED / "dataset.json", "dataset")
     published = {
@@ -189,6 +185,14 @@ def right(predictions, which):
     return rows.pivot(index="seed", columns="image", values="hit")
 
 
+def confidence(results, cell):
+    """Return each predicted class's probability at the best epoch, and whether it was right."""
+    rows = results.predictions
+    rows = rows[(rows["cell"] == cell) & (rows["which"] == "best")]
+    shares = rows.filter(regex="^p_").max(axis=1)
+    return shares.to_numpy(), (rows["label"] == rows["predicted"]).to_numpy()
+
+
 def _timing(cell):
     """Return a cell's times, with what the features of a probe cost each of its runs.
 
@@ -207,7 +211,7 @@ def _timing(cell):
 
 
 def _check_runs(cell, predictions, figures, timing):
-    """Raise a Problem unless each finished run of a cell has a row an image and a time."""
+    """Raise a UserError unless each finished run of a cell has a row an image and a time."""
     path = PLOTS / f"predictions/{cell}.csv"
     rows = predictions[predictions["cell"] == cell]
     runs = rows.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
@@ -220,20 +224,20 @@ def _check_runs(cell, predictions, figures, timing):
 
 
 def _check_images(predictions):
-    """Raise a Problem unless all cells were held against the same images, labelled alike."""
+    """Raise a UserError unless all cells were held against the same images, labelled alike."""
     seen = {
         cell: frozenset(rows[["image", "label"]].itertuples(index=False))
         for cell, rows in predictions.groupby("cell")
     }
     if len(set(seen.values())) > 1:
-        raise Problem(
+        raise UserError(
             f"These cells were not validated on the same images: {', '.join(seen)}.\n"
             "Bring all up to date with: dvc repro"
         )
 
 
 def _json(path, kind):
-    """Read a JSON file with at least the keys of its kind; raise a Problem if it is damaged."""
+    """Read a JSON file with at least the keys of its kind; raise a UserError if it is damaged."""
     try:
         content = read_json(path)
         if lacking := sorted(set(KEYS[kind]) - set(content)):
@@ -244,7 +248,7 @@ def _json(path, kind):
 
 
 def _table(path, columns):
-    """Read a table with at least the given columns; raise a Problem if it is damaged."""
+    """Read a table with at least the given columns; raise a UserError if it is damaged."""
     try:
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
@@ -255,7 +259,9 @@ def _table(path, columns):
 
 
 def _damaged(path, why):
-    return Problem(f"{path} cannot be read: {why}\nRestore it with: dvc checkout, or git checkout")
+    return UserError(
+        f"{path} cannot be read: {why}\nRestore it with: dvc checkout, or git checkout"
+    )
 
 
 def _stacked(cells, kind):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from .errors import Problem
+from headswap.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path, *failures, durable=True):
+def atomic_write(path, *failures, durable=True):
     """Give a temporary path beside `path` that takes its place when the block ends well.
 
     What a killed process left of an earlier try is removed first. There may be one writer at a
@@ -38,7 +38,7 @@ def replacing(path, *failures, durable=True):
 
     Raises
     ------
-    Problem
+    UserError
         If the disk is full, read-only, or not ours to write.
     """
     path = Path(path)
@@ -54,7 +54,7 @@ def replacing(path, *failures, durable=True):
             path.rename(partial / "old")
         os.replace(partial / path.name, path)
     except (OSError, *failures) as error:
-        raise Problem(
+        raise UserError(
             f"{path} could not be written: {getattr(error, 'strerror', None) or error}.\n"
             "Make room or set the permissions, then run the same command again."
         ) from error
@@ -64,7 +64,7 @@ def replacing(path, *failures, durable=True):
 
 def write_text(path, text):
     """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -82,7 +82,7 @@ def write_csv(path, columns, rows):
     write_text(path, text.getvalue())
 
 
-def size(folder):
+def folder_size(folder):
     """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
@@ -110,7 +110,7 @@ def read_tensors(path, framework="numpy", only=None):
 
     Raises
     ------
-    Problem
+    UserError
         If the file is missing or damaged.
     """
     try:
@@ -119,7 +119,7 @@ def read_tensors(path, framework="numpy", only=None):
             names = file.keys() if only is None else only
             return {name: file.get_tensor(name) for name in names}, metadata
     except Exception as error:  # the file may be anything
-        raise Problem(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error
+        raise UserError(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error
 
 
 def sha256(path):
@@ -127,14 +127,14 @@ def sha256(path):
 
     Raises
     ------
-    Problem
+    UserError
         If there is no such file.
     """
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise Problem(
+        raise UserError(
             f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro"
         ) from None
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .display import console
-from .results import MADE_BY, TIMED_ON
+from headswap.compare.results import MADE_BY, TIMED_ON
+from headswap.progress import console
 
 HEADINGS = (
     "cell",

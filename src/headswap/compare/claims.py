@@ -16,9 +16,9 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .errors import Problem, some_of
-from .results import COSTS, TIMED_ON
-from .statistics import Estimate, contrast, log_ratio
+from headswap.compare.intervals import Estimate, contrast, log_ratio
+from headswap.compare.results import COSTS, TIMED_ON
+from headswap.errors import UserError, bulleted
 
 CLAIMS = Path("data/published/claims.yaml")
 
@@ -66,7 +66,7 @@ def read(path=CLAIMS):
 
     Raises
     ------
-    Problem
+    UserError
         If the file is no list of claims, or has two of one name.
     """
     try:
@@ -76,12 +76,12 @@ def read(path=CLAIMS):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"more than one is called {', '.join(twice)}")
     except ValidationError as error:
-        why = some_of([_fault(fault) for fault in error.errors()])
+        why = bulleted([_fault(fault) for fault in error.errors()])
     except (OSError, ValueError, YAMLError) as error:
         why = f"  {error}"
     else:
         return claims
-    raise Problem(f"{path} is no list of claims:\n{why}\nMend it, then: dvc repro")
+    raise UserError(f"{path} is no list of claims:\n{why}\nMend it, then: dvc repro")
 
 
 def _fault(fault):

@@ -17,9 +17,9 @@ from matplotlib.ticker import (
 )
 from PIL import Image, ImageOps
 
-from .errors import Problem
-from .files import replacing
-from .layout import IMAGES
+from headswap.errors import UserError
+from headswap.io import atomic_write
+from headswap.paths import IMAGES
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind eyes; a cell has one in every picture."""
@@ -359,7 +359,7 @@ def thumbnails(rows, folder=IMAGES):
 
     Raises
     ------
-    Problem
+    UserError
         If one is missing or damaged.
     """
     pictures = []
@@ -369,7 +369,7 @@ def thumbnails(rows, folder=IMAGES):
             with Image.open(path) as image:
                 pictures.append(ImageOps.exif_transpose(image).convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises
-            raise Problem(
+            raise UserError(
                 f"{path} cannot be read: {error}.\nRestore the images with: dvc repro verify"
             ) from error
         pictures[-1].thumbnail((320, 320))
@@ -457,6 +457,6 @@ def _entries(table, most=12):
 
 
 def _save(figure, path):
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)

@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from .errors import Problem
+from headswap.errors import UserError
 
 WORKERS = "HEADSWAP_WORKERS"
 ENVIRONMENT = {
@@ -69,14 +69,14 @@ def how_many():
 
     Raises
     ------
-    Problem
+    UserError
         If the variable is not a number from 1.
     """
     text = os.environ.get(WORKERS, "")
     if not text:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if not text.isdecimal() or int(text) < 1:
-        raise Problem(f"{WORKERS} is {text!r}; set it to a number from 1, or unset it.")
+        raise UserError(f"{WORKERS} is {text!r}; set it to a number from 1, or unset it.")
     return int(text)
 
 
@@ -87,7 +87,7 @@ def warm_up(module):
     `params`, which jobs are given, is imported there too.
     """
     os.environ.update(ENVIRONMENT)
-    multiprocessing.set_forkserver_preload([module, f"{__package__}.params"])
+    multiprocessing.set_forkserver_preload([module, "headswap.params"])
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server shall not, even as it starts
     try:
         forkserver.ensure_running()
@@ -95,7 +95,7 @@ def warm_up(module):
         signal.signal(signal.SIGINT, heard)
 
 
-def side_by_side(jobs, tell):
+def side_by_side(jobs, on_progress):
     """Run jobs, as many at a time as there are workers.
 
     Parameters
@@ -112,7 +112,7 @@ def side_by_side(jobs, tell):
 
     Raises
     ------
-    Problem
+    UserError
         If a job fails or dies: the others are stopped first, and what they finished is kept.
     """
     if jobs:
@@ -132,13 +132,13 @@ def side_by_side(jobs, tell):
                 number, process = running[pipe]
                 kind, content = _hear(jobs[number], pipe, process)
                 if kind == "report":
-                    tell(jobs[number].name, content)
+                    on_progress(jobs[number].name, content)
                 elif kind == "result":
                     results[number] = content
                 elif number in results:
                     del running[pipe]
                 else:
-                    raise Problem(_obituary(jobs[number], process.exitcode))
+                    raise UserError(_obituary(jobs[number], process.exitcode))
     finally:
         for _, process in running.values():
             process.terminate()
@@ -155,7 +155,7 @@ def _hear(job, pipe, process):
         process.join()
         return "end", None
     if kind == "failure":
-        raise Problem(f"{job.name} failed: {content}")
+        raise UserError(f"{job.name} failed: {content}")
     return kind, content
 
 
@@ -178,10 +178,12 @@ def _work(job, pipe):
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         function = pkgutil.resolve_name(job.function)
-        result = function(*job.arguments, report=lambda **message: pipe.send(("report", message)))
+        result = function(
+            *job.arguments, on_progress=lambda **message: pipe.send(("report", message))
+        )
         pipe.send(("result", result))
-    except Problem as problem:
-        pipe.send(("failure", str(problem)))
+    except UserError as error:
+        pipe.send(("failure", str(error)))
     except Exception as error:
         file = getattr(error, "filename", None)
         told = f"{file}: {error.strerror}" if file else traceback.format_exc()
@@ -204,7 +206,7 @@ def only_one(path):
 
     Raises
     ------
-    Problem
+    UserError
         If another process holds it: which.
     """
     path = Path(path)
@@ -214,7 +216,7 @@ def only_one(path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise Problem(
+            raise UserError(
                 f"{path.parent.name} is being worked on by process {lock.read().strip()}.\n"
                 "Wait for it, or stop it with `kill`, then run the same command again."
             ) from None

@@ -1,28 +1,16 @@
 """What made a result: digests of code and images, versions, machine, revision."""
 
+import ast
 import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from .files import digest, sha256
-from .layout import IMAGES, images_in
-from .workers import how_many
-
-TRAINING_CODE = (
-    "embedding",
-    "images",
-    "layout",
-    "networks",
-    "runs",
-    "seeds",
-    "sgd",
-    "training",
-    "weights",
-    "workers",
-)
-"""The modules that a result depends on; the stages in ``dvc.yaml`` name the same."""
+from headswap.images.folders import images_in
+from headswap.io import digest, sha256
+from headswap.paths import IMAGES
+from headswap.train.workers import how_many
 
 
 def images_digest(folder=IMAGES):
@@ -30,9 +18,33 @@ def images_digest(folder=IMAGES):
     return digest([(name, sha256(path)) for name, path in images_in(folder).items()])
 
 
-def code_digest():
-    """Return a digest of the modules named in `TRAINING_CODE`."""
-    return digest([sha256(Path(__file__).with_name(f"{name}.py")) for name in TRAINING_CODE])
+def code_digest() -> str:
+    """Return a digest of the code of the training wing and of how images are read.
+
+    It is taken of the syntax trees without docstrings, so that comments, docstrings and formatting
+    do not change it.
+    """
+    package = Path(__file__).parents[1]
+    paths = sorted(path for wing in ("images", "train") for path in (package / wing).rglob("*.py"))
+    return digest([(str(path.relative_to(package)), _code(path)) for path in paths])
+
+
+def _code(path: Path) -> str:
+    """Return the syntax tree of a module without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_string(statement)]
+    return ast.dump(tree)
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    """Tell whether a statement is a docstring, or a string that documents a constant."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def versions():

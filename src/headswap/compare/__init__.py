@@ -1,0 +1,1 @@
+"""The comparison wing: reads what the cells wrote; tables, intervals, claims, plots, report."""

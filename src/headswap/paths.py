@@ -1,0 +1,17 @@
+"""Where everything lies, relative to the project's folder."""
+
+from pathlib import Path
+
+ARCHIVE = Path("data/hymenoptera_data.zip")
+IMAGES = Path("data/images")
+WEIGHTS = Path("data/weights")
+EMBEDDINGS = Path("data/embeddings")
+PUBLISHED = Path("data/published")
+RUNS = Path("runs")
+MODELS = Path("models")
+METRICS = Path("metrics")
+CELL_METRICS = METRICS / "cells"
+TIMING = METRICS / "timing"
+CURVES = Path("plots/curves")
+PREDICTIONS = Path("plots/predictions")
+COMPARISON_PLOTS = Path("plots/comparison")

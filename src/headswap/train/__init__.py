@@ -1,0 +1,1 @@
+"""The training wing: pretrained weights, features, training runs and cells."""
