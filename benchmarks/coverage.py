@@ -93,9 +93,9 @@ Made by `python benchmarks/coverage.py`.
     with Pool() as pool:
         for case, covered in zip(cases, pool.imap(coverage, cases), strict=True):
             replicates, accuracy, sources = case
-            shares = ", ".join(f"{share:.1%}" for share in sources)
+            probabilities = ", ".join(f"{share:.1%}" for share in sources)
             figures = " | ".join(f"{share:.1%}" for share in covered)
-            print(f"| {replicates} | {accuracy:.1%} | {shares} | {figures} |")
+            print(f"| {replicates} | {accuracy:.1%} | {probabilities} | {figures} |")
             sys.stdout.flush()
 
 

@@ -55,7 +55,7 @@ def train(folder, precision, seeds, epochs):
         measured(["headswap", *stage.split()], folder)
 
 
-def hits(folder, cell):
+def correct(folder, cell):
     """Return which images each replicate got right at its last epoch."""
     rows = pd.read_csv(folder / f"plots/predictions/{cell}.csv")
     return right(rows, "last").to_numpy(float)
@@ -83,7 +83,7 @@ def main(
             )
             row.append(f"{mean:.1f} ({low:.1f} to {high:.1f})")
         gap = statistics.contrast(
-            100 * (hits(folders["bfloat16"], cell) - hits(folders["float32"], cell)), 100
+            100 * (correct(folders["bfloat16"], cell) - correct(folders["float32"], cell)), 100
         )
         lines.append([*row, f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"])
     print(f"""# bfloat16 against float32

@@ -86,7 +86,7 @@ def main():
     torch.set_num_threads(1)
     photographs = Photographs(CHOSEN.image, ROOT / "data/images")
     names, cores = ["val", *POOL, *FRESH], len(os.sched_getaffinity(0))
-    hits = {}
+    correct = {}
     with tempfile.TemporaryDirectory() as folder:
         weights.provide(NAME, CHOSEN, Path(folder, f"{NAME}.safetensors"))
         with ProcessPoolExecutor(cores, get_context("spawn")) as workers:
@@ -106,18 +106,18 @@ def main():
                 backbone={},
             )
             feed = (Fresh if pool == "fresh" else Embeddings)(Path(folder, f"{pool}.safetensors"))
-            hits[pool] = np.array([probe(feed, seed) for seed in CHOSEN.seeds], dtype=float)
-    print(report(hits))
+            correct[pool] = np.array([probe(feed, seed) for seed in CHOSEN.seeds], dtype=float)
+    print(report(correct))
 
 
-def report(hits):
+def report(correct):
     """Return the table as Markdown; `hits` has shape (replicates, 2, images) for each pool."""
     machine, made_by = provenance.machine(), provenance.versions()
     lines = [
         "# A pool of views, or fresh views in every epoch",
         "",
         "The probe of EfficientNet-Lite0 on the photographs: accuracy on the validation set, mean "
-        f"and standard deviation of {len(hits['fresh'])} replicates in %, and the difference to "
+        f"and standard deviation of {len(correct['fresh'])} replicates in %, and the difference to "
         "fresh views in points with its 95 % interval, paired by image and seed.",
         f"Made by `python benchmarks/views.py` on {machine['processor']}, torch "
         f"{made_by['torch']}.",
@@ -125,12 +125,12 @@ def report(hits):
         "| views | best epoch | difference | last epoch | difference |",
         "|---:|---:|---:|---:|---:|",
     ]
-    for pool, of_pool in hits.items():
+    for pool, of_pool in correct.items():
         row = [str(pool)]
         for which in (0, 1):
             accuracies = 100 * of_pool[:, which].mean(axis=1)
             row.append(f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f}")
-            gap = statistics.contrast(100 * (of_pool[:, which] - hits["fresh"][:, which]), 100)
+            gap = statistics.contrast(100 * (of_pool[:, which] - correct["fresh"][:, which]), 100)
             row.append(
                 "–" if pool == "fresh" else f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
             )

@@ -34,8 +34,8 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None):
     last = best if last is None else np.asarray(last, dtype=bool)
     model, _, mode = cell.rpartition("-")
     figures = {}
-    for which, hits in (("best", best), ("last", last)):
-        figures[f"{which}_val_accuracy_mean"] = float(hits.mean()) if len(hits) else None
+    for which, correct in (("best", best), ("last", last)):
+        figures[f"{which}_val_accuracy_mean"] = float(correct.mean()) if len(correct) else None
     costs = COSTS[model]
     trained = costs["parameters"] if mode == "finetune" else TRAINED[model]
     write_json(
@@ -80,13 +80,13 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None):
     ]
     write_csv(f"plots/curves/{cell}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves)
     rows = []
-    for which, hits in (("best", best), ("last", last)):
-        for seed, of_seed in enumerate(hits):
+    for which, correct in (("best", best), ("last", last)):
+        for seed, of_seed in enumerate(correct):
             for image, hit in enumerate(of_seed):
                 label = CLASSES[image % 2]
                 predicted = label if hit else CLASSES[1 - image % 2]
-                shares = [0.8 if name == predicted else 0.2 for name in CLASSES]
-                rows.append([seed, 1, which, image_name(image), label, predicted, *shares])
+                probabilities = [0.8 if name == predicted else 0.2 for name in CLASSES]
+                rows.append([seed, 1, which, image_name(image), label, predicted, *probabilities])
     columns = ["seed", "epoch", "which", "image", "label", "predicted", "p_ants", "p_bees"]
     write_csv(f"plots/predictions/{cell}.csv", columns, rows)
 

@@ -51,9 +51,9 @@ def chosen(workspace):
 
 def write_hits(cell, right, **others):
     """Write a cell whose replicates get about the first `right` images right."""
-    hits = np.tile(np.arange(IMAGES) < right, (5, 1))
-    hits[np.arange(5), np.arange(5) * 20] ^= True
-    write_cell(cell, hits, **others)
+    correct = np.tile(np.arange(IMAGES) < right, (5, 1))
+    correct[np.arange(5), np.arange(5) * 20] ^= True
+    write_cell(cell, correct, **others)
 
 
 def verdicts(chosen):
@@ -188,8 +188,8 @@ def test_a_file_that_holds_no_claims_is_refused(chosen, text):
 
 def test_replicates_that_disagree_ask_for_seeds(chosen):
     random = np.random.default_rng(4)
-    shares = np.array([0.6, 0.95, 0.7, 0.9, 0.85])[:, None]
-    write_cell("alexnet-frozen", random.random((5, IMAGES)) < shares)
+    probabilities = np.array([0.6, 0.95, 0.7, 0.9, 0.85])[:, None]
+    write_cell("alexnet-frozen", random.random((5, IMAGES)) < probabilities)
     told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
     assert told["verdict"] == "inconclusive" and told["effects"][0]["images_needed"] is None
     assert report._claim(told)[1] == "inconclusive; more images alone would not tell"

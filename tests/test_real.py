@@ -67,7 +67,7 @@ def test_a_linear_probe_reaches_92_percent(photographs):
 
 def test_photographs_of_one_session_in_both_splits_are_found(photographs):
     predictions = pd.read_csv(f"plots/predictions/{NAME}-probe.csv")
-    pairs = similar.look_alikes(SimpleNamespace(params=photographs, predictions=predictions))
+    pairs = similar.near_duplicates(SimpleNamespace(params=photographs, predictions=predictions))
     twins = ("val/ants/470127071_8b8ee2bd74.jpg", "train/ants/470127037_513711fd21.jpg")
     assert twins in set(zip(pairs["val"], pairs["train"], strict=True))
     assert len(pairs) == 8

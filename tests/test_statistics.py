@@ -45,19 +45,23 @@ def test_a_real_difference_is_found(simulate):
 
 
 def test_the_share_of_images_is_what_a_bootstrap_over_images_gives(simulate):
-    hits = simulate(0.9, (0.6, 0.3, 0), np.random.default_rng(3))[0][:1]
+    correct = simulate(0.9, (0.6, 0.3, 0), np.random.default_rng(3))[0][:1]
     resampled = stats.bootstrap(
-        (hits[0],), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
+        (correct[0],),
+        np.mean,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(0),
     )
-    estimate = statistics.contrast(hits)
-    half = stats.t.ppf(0.975, hits.size - 1) * resampled.standard_error
+    estimate = statistics.contrast(correct)
+    half = stats.t.ppf(0.975, correct.size - 1) * resampled.standard_error
     assert estimate.high - estimate.value == pytest.approx(half, rel=0.03)
 
 
 def test_replicates_that_differ_widen_the_interval():
-    hits = np.random.default_rng(4).random((5, 153)) < 0.9
-    shifted = hits - 0.5 + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
-    narrow, wide = statistics.contrast(hits), statistics.contrast(shifted)
+    correct = np.random.default_rng(4).random((5, 153)) < 0.9
+    shifted = correct - 0.5 + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
+    narrow, wide = statistics.contrast(correct), statistics.contrast(shifted)
     t_test = stats.ttest_1samp(shifted.mean(axis=1), 0).confidence_interval()
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
     assert wide.high - wide.low == pytest.approx(t_test.high - t_test.low, rel=0.1)
@@ -86,7 +90,9 @@ def test_no_number_of_images_settles_what_the_replicates_leave_open():
 
 def test_what_is_left_of_each_pair_is_counted_once():
     random = np.random.default_rng(9)
-    variances = [sum(statistics._sources(random.normal(size=(5, 100)))[:2]) for _ in range(200)]
+    variances = [
+        sum(statistics.variance_components(random.normal(size=(5, 100)))[:2]) for _ in range(200)
+    ]
     assert 1 < np.mean(variances) / (1 / 500) < 1.5
 
 
@@ -115,8 +121,8 @@ def test_a_ratio_of_times_has_the_interval_of_welchs_test_of_their_logarithms():
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 9))))
-def test_an_accuracy_lies_within_its_interval_and_that_between_0_and_1(hits):
-    estimate = statistics.accuracy(hits)
+def test_an_accuracy_lies_within_its_interval_and_that_between_0_and_1(correct):
+    estimate = statistics.accuracy(correct)
     assert 0 <= estimate.low <= estimate.value + 1e-9
     assert estimate.value - 1e-9 <= estimate.high <= 1
     assert estimate.high > estimate.low

@@ -157,7 +157,7 @@ def compare():
     params = _params()
     from headswap.compare import comparison as compare
 
-    compare.provide(params)
+    compare.compare(params)
 
 
 @command

@@ -146,7 +146,7 @@ def _obstacle(claim, results):
     missing = [cell for cell in claim.cells if cell not in results.cells]
     if missing:
         return f"not in the matrix: {', '.join(missing)}"
-    own = sorted({cell.rpartition("-")[0] for cell in claim.cells} & set(params.factories))
+    own = sorted({results.cells[cell].model for cell in claim.cells} & set(params.factories))
     if own:
         return f"it is about torchvision's network, and {', '.join(own)} has a factory of its own"
     if any(results.figures.diverged[cell] for cell in claim.cells):

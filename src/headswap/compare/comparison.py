@@ -7,7 +7,7 @@ from scipy import stats
 from headswap.compare import claims, report
 from headswap.compare import plots as pictures
 from headswap.compare.intervals import LEVEL, accuracy, reliability
-from headswap.compare.near_duplicates import look_alikes
+from headswap.compare.near_duplicates import near_duplicates
 from headswap.compare.plot_rows import (
     accuracies,
     calibration,
@@ -24,7 +24,7 @@ from headswap.compare.results import METRICS, PLOTS, confidence, read
 from headswap.io import write_json, write_text
 
 
-def provide(params):
+def compare(params):
     """Write the comparison of the cells that the parameters name, and show its tables.
 
     Parameters
@@ -39,10 +39,10 @@ def provide(params):
         written.
     """
     results = read(params)
-    alike = look_alikes(results)
+    alike = near_duplicates(results)
     table = comparison(results, alike)
     verdicts = [claims.test(claim, results) for claim in claims.read()]
-    wrong = hardest(results)
+    wrong = most_misclassified(results)
     rows = {
         "accuracy": accuracies(results, table),
         "confusion": confusions(results),
@@ -62,7 +62,7 @@ def provide(params):
     )
     for name, of_plot in rows.items():
         write_rows(PLOTS / f"{name}.json", of_plot)
-        getattr(pictures, name)(results.cells, of_plot, PLOTS / f"{name}.png")
+        getattr(pictures, name)(list(results.cells), of_plot, PLOTS / f"{name}.png")
     pictures.gallery(wrong.head(12), photographs, PLOTS / "gallery.png")
     report.show(table, rows["differences"], verdicts)
 
@@ -74,66 +74,75 @@ def comparison(results, alike=None):
     ----------
     results : results.Results
     alike : pandas.DataFrame, optional
-        From `similar.look_alikes`.
+        From `similar.near_duplicates`.
 
     Returns
     -------
     pandas.DataFrame
-        A row a cell: ``cell``; all of ``metrics/cells/<cell>.json``; ``bonus``, the best epoch's
-        accuracy less the last's, with its interval, ``bonus_ci_low`` and ``bonus_ci_high``, for
+        A row a cell: ``cell``; all of ``metrics/cells/<cell>.json``; ``selection_optimism``, the best epoch's
+        accuracy less the last's, with its interval, ``selection_optimism_ci_low`` and ``selection_optimism_ci_high``, for
         other replicates on the same images, since the choice of the epoch depends on these;
-        ``calibration_error``, the expected one; ``best_val_accuracy_new``, the mean accuracy
-        without the look-alikes; ``seconds_per_run_mean``, in `probe` with a share of computing the
+        ``calibration_error``, the expected one; ``accuracy_without_near_duplicates``, the mean accuracy
+        without the near-duplicates; ``seconds_per_run_mean``, in `probe` with a share of computing the
         features; ``published_best_val_accuracy`` and ``published_train_seconds``. What cannot be
         told is empty.
     """
     new = _new_images(results, alike)
     rows = []
     for cell in results.cells:
-        best, last = (results.hits[cell, which] for which in ("best", "last"))
+        best, last = (results.correct[cell, which] for which in ("best", "last"))
         row = {"cell": cell, **_accuracy("best", best), **_accuracy("last", last)}
         row |= {key: results.figures[key][cell] for key in results.figures}
         if len(best):
-            row |= _bonus(best.mean(axis=1) - last.mean(axis=1))
+            row |= _selection_optimism(best.mean(axis=1) - last.mean(axis=1))
             row["calibration_error"] = reliability(*confidence(results, cell))[1]
             if new is not None:
-                row["best_val_accuracy_new"] = best[new].to_numpy().mean()
+                row["accuracy_without_near_duplicates"] = best[new].to_numpy().mean()
         row["seconds_per_run_mean"] = round(results.seconds(cell).mean(), 3)
         rows.append(row)
-    columns = ("bonus", "bonus_ci_low", "bonus_ci_high", "calibration_error")
+    columns = (
+        "selection_optimism",
+        "selection_optimism_ci_low",
+        "selection_optimism_ci_high",
+        "calibration_error",
+    )
     table = pd.DataFrame(rows)
-    for column in (*columns, "best_val_accuracy_new"):
+    for column in (*columns, "accuracy_without_near_duplicates"):
         table[column] = table[column].astype(float).round(6) if column in table else np.nan
     published = results.published["summary"].set_index("cell").add_prefix("published_")
     return table.join(published, on="cell")
 
 
-def _accuracy(which, hits):
+def _accuracy(which, correct):
     """Return a cell's mean accuracy, its standard deviation over replicates, and its interval."""
     parts = dict.fromkeys(("mean", "std", "ci_low", "ci_high"))
-    if len(hits):
-        estimate = accuracy(hits)
+    if len(correct):
+        estimate = accuracy(correct)
         parts |= {"mean": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
-    if len(hits) > 1:
-        parts["std"] = hits.mean(axis=1).std(ddof=1)
+    if len(correct) > 1:
+        parts["std"] = correct.mean(axis=1).std(ddof=1)
     return {
         f"{which}_val_accuracy_{part}": None if value is None else round(float(value), 6)
         for part, value in parts.items()
     }
 
 
-def _bonus(of_runs):
+def _selection_optimism(of_runs):
     """Return the mean, and Student's interval if there are two runs; it is never negative."""
-    bonus = {"bonus": of_runs.mean()}
+    selection_optimism = {"selection_optimism": of_runs.mean()}
     if len(of_runs) > 1:
         half = stats.sem(of_runs) * stats.t.ppf((1 + LEVEL) / 2, len(of_runs) - 1)
-        bonus["bonus_ci_low"] = max(0.0, bonus["bonus"] - half)
-        bonus["bonus_ci_high"] = bonus["bonus"] + half
-    return bonus
+        selection_optimism["selection_optimism_ci_low"] = max(
+            0.0, selection_optimism["selection_optimism"] - half
+        )
+        selection_optimism["selection_optimism_ci_high"] = (
+            selection_optimism["selection_optimism"] + half
+        )
+    return selection_optimism
 
 
 def _new_images(results, alike):
-    """Return the validation images that are no look-alikes, or None if that is not known."""
+    """Return the validation images that are no near-duplicates, or None if that is not known."""
     if alike is None:
         return None
     known = set(alike["val"].str.removeprefix("val/"))
@@ -149,7 +158,7 @@ def summary(table):
     }
 
 
-def hardest(results):
+def most_misclassified(results):
     """Return the validation images that most runs get wrong at their best epoch.
 
     Returns
@@ -159,11 +168,11 @@ def hardest(results):
         the right class (their mean); those with the most errors first, none without any.
     """
     best = results.predictions[results.predictions["which"] == "best"]
-    shares = best.filter(regex="^p_")
-    of_label = shares.columns.get_indexer("p_" + best["label"])
+    probabilities = best.filter(regex="^p_")
+    of_label = probabilities.columns.get_indexer("p_" + best["label"])
     best = best.assign(
         wrong=best["label"] != best["predicted"],
-        probability=shares.to_numpy()[np.arange(len(best)), of_label],
+        probability=probabilities.to_numpy()[np.arange(len(best)), of_label],
     )
     rows = best.groupby(["image", "label"], as_index=False).agg(
         wrong=("wrong", "sum"), runs=("wrong", "size"), probability=("probability", "mean")

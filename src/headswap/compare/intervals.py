@@ -44,7 +44,7 @@ class Estimate:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def accuracy(hits):
+def accuracy(correct):
     """Estimate a cell's accuracy.
 
     Parameters
@@ -69,11 +69,11 @@ def accuracy(hits):
     >>> round(accuracy([[True] * 153] * 5).low, 3)
     0.975
     """
-    hits = np.asarray(hits, dtype=float)
-    mean = float(hits.mean())
-    of_images, of_replicates, quantile = _sources(hits)
+    correct = np.asarray(correct, dtype=float)
+    mean = float(correct.mean())
+    of_images, of_replicates, quantile = variance_components(correct)
     variance, binomial = of_images + of_replicates, mean * (1 - mean)
-    worth = min(binomial / variance, hits.size) if variance > 0 else hits.shape[1]
+    worth = min(binomial / variance, correct.size) if variance > 0 else correct.shape[1]
     share = quantile**2 / worth
     middle = (mean + share / 2) / (1 + share)
     half = math.sqrt(share * binomial + share**2 / 4) / (1 + share)
@@ -112,7 +112,7 @@ def contrast(values, most=1.0):
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
-    of_images, of_replicates, quantile = _sources(values, unseen=(most / 2) ** 2)
+    of_images, of_replicates, quantile = variance_components(values, unseen=(most / 2) ** 2)
     half = quantile * math.sqrt(of_images + of_replicates)
     room = mean**2 - quantile**2 * of_replicates  # what the images' share may be at the most
     needed = values.shape[1] * quantile**2 * of_images / room if room > 0 else math.inf
@@ -150,7 +150,7 @@ def log_ratio(over, under):
     return Estimate(value, value - half, value + half)
 
 
-def reliability(confidence, hits, bins=10):
+def reliability(confidence, correct, bins=10):
     """Compare how sure predictions were with how often they were right.
 
     Parameters
@@ -179,17 +179,17 @@ def reliability(confidence, hits, bins=10):
     >>> round(error, 3)
     0.1
     """
-    confidence, hits = np.asarray(confidence), np.asarray(hits, dtype=float)
+    confidence, correct = np.asarray(confidence), np.asarray(correct, dtype=float)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     rows = []
     for number in np.unique(place):
         here = place == number
-        rows.append((float(confidence[here].mean()), float(hits[here].mean()), int(here.sum())))
-    error = sum(count * abs(sure - right) for sure, right, count in rows) / len(hits)
+        rows.append((float(confidence[here].mean()), float(correct[here].mean()), int(here.sum())))
+    error = sum(count * abs(sure - right) for sure, right, count in rows) / len(correct)
     return rows, error
 
 
-def _sources(values, unseen=0.0):
+def variance_components(values, unseen=0.0):
     """Return the variance of a mean due to images and to replicates, and Student's quantile.
 
     What is left of each pair of image and replicate is in the first, and so is taken out of the

@@ -1,4 +1,4 @@
-"""Look-alikes: validation images that stand nearly so among the training images."""
+"""Near-duplicates: validation images that stand nearly so among the training images."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ BLOCK = 256
 """Validation images that are held against all training images at a time, to bound memory."""
 
 
-def look_alikes(results, share=SHARE):
+def near_duplicates(results, share=SHARE):
     """Find the validation images that are most like a training image.
 
     Photographs of one session in both splits make a validation image easier than a new one would

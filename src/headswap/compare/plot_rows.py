@@ -27,7 +27,7 @@ def accuracies(results, table):
     replicates = [
         {"cell": cell, "what": "replicate", "seed": seed, "accuracy": accuracy}
         for cell in results.cells
-        for seed, accuracy in results.hits[cell, "best"].mean(axis=1).items()
+        for seed, accuracy in results.correct[cell, "best"].mean(axis=1).items()
     ]
     columns = {
         "best_val_accuracy_mean": "accuracy",
@@ -45,7 +45,7 @@ def curves(results):
     """Return the learning curves, ours (``what`` is ``replicate``) and the write-up's."""
     ours = results.curves.assign(what="replicate")
     theirs = results.published["curves"].assign(what="write-up")
-    theirs = theirs[theirs["cell"].isin(results.cells)]
+    theirs = theirs[theirs["cell"].isin(list(results.cells))]
     rows = pd.concat([ours, theirs]) if len(theirs) else ours
     return rows[["cell", "what", "seed", "epoch", "split", "loss", "accuracy"]]
 
@@ -104,8 +104,8 @@ def confusions(results):
     replicates = best.groupby("cell")["seed"].nunique()
     images = counted.div(replicates, level="cell").rename("images")
     of_label = best.groupby(["cell", "label"]).size().div(replicates, level="cell")
-    shares = images.div(of_label).reindex(every).rename("share")
-    return pd.concat([images, shares], axis=1).reset_index().round(6)
+    probabilities = images.div(of_label).reindex(every).rename("share")
+    return pd.concat([images, probabilities], axis=1).reset_index().round(6)
 
 
 def times(results, table):
@@ -183,9 +183,9 @@ def calibration(results):
     """Return how sure predictions were and how often right, by cell and tenth of confidence."""
     rows = []
     for cell in results.cells:
-        confidences, hits = confidence(results, cell)
-        if len(hits):
-            bins, error = reliability(confidences, hits)
+        confidences, correct = confidence(results, cell)
+        if len(correct):
+            bins, error = reliability(confidences, correct)
             rows += [(cell, *of_bin, error) for of_bin in bins]
     columns = ["cell", "confidence", "accuracy", "predictions", "calibration_error"]
     return pd.DataFrame(rows, columns=columns).round(6)

@@ -160,15 +160,15 @@ def confusion(cells, rows, path):
     figure, axes = _panels(cells, 2.6)
     for axis, cell in zip(axes.flat, cells, strict=False):
         of_cell = rows[rows["cell"] == cell]
-        shares = of_cell.pivot(index="label", columns="predicted", values="share")
+        probabilities = of_cell.pivot(index="label", columns="predicted", values="share")
         counts = of_cell.pivot(index="label", columns="predicted", values="images")
-        if len(shares):
-            axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (y, x), share in _entries(shares):
+        if len(probabilities):
+            axis.imshow(probabilities, cmap="Blues", vmin=0, vmax=1)
+        for (y, x), share in _entries(probabilities):
             tone = "white" if share > 0.5 else "black"
             axis.text(x, y, f"{counts.iloc[y, x]:.1f}", ha="center", va="center", color=tone)
-        axis.set_xticks(range(len(shares)), shares.columns)
-        axis.set_yticks(range(len(shares)), shares.index)
+        axis.set_xticks(range(len(probabilities)), probabilities.columns)
+        axis.set_yticks(range(len(probabilities)), probabilities.index)
         axis.set_title(_short(cell), fontsize=10)
     for axis in axes[:, 0]:
         axis.set_ylabel("true class")

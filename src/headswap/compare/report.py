@@ -32,7 +32,7 @@ def lines(table):
             _spread(row, "best_val_accuracy"),
             _range(row, "best_val_accuracy"),
             _spread(row, "last_val_accuracy"),
-            _bonus(row),
+            _selection_optimism(row),
             _figure(row.val_loss_last_mean, ".3f"),
             f"{row.parameters:,}",
             f"{row.trainable_parameters:,}",
@@ -53,10 +53,10 @@ def _spread(row, key):
     return _figure(row[f"{key}_mean"], ".1%") + (f" ± {spread}" if spread != "–" else "")
 
 
-def _bonus(row):
-    if pd.isna(row.bonus_ci_high):
-        return _figure(row.bonus, ".1%")
-    return f"{100 * row.bonus:.1f} ({100 * row.bonus_ci_low:.1f} to {100 * row.bonus_ci_high:.1f})"
+def _selection_optimism(row):
+    if pd.isna(row.selection_optimism_ci_high):
+        return _figure(row.selection_optimism, ".1%")
+    return f"{100 * row.selection_optimism:.1f} ({100 * row.selection_optimism_ci_low:.1f} to {100 * row.selection_optimism_ci_high:.1f})"
 
 
 def _range(row, key):
@@ -139,7 +139,7 @@ def _effect(unit, figure):
     return f"{figure:+.1f}" if unit == "points" else f"{figure:.2f}"
 
 
-def markdown(results, table, rows, verdicts, wrong, alike):
+def markdown(results, table, rows, verdicts, wrong, near_duplicates):
     """Return the whole comparison as a report.
 
     Parameters
@@ -154,7 +154,7 @@ def markdown(results, table, rows, verdicts, wrong, alike):
     wrong : pandas.DataFrame
         From `compare.hardest`.
     alike : pandas.DataFrame or None
-        From `similar.look_alikes`.
+        From `similar.near_duplicates`.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def markdown(results, table, rows, verdicts, wrong, alike):
         "Why one is slower": _slowness(results, rows["costs"], rows["phases"]),
         "How sure the predictions are": _calibration(table),
         "Which photographs decide it": _hardest(wrong),
-        "What limits every comparison on these images": _limits(results, table, alike),
+        "What limits every comparison on these images": _limits(results, table, near_duplicates),
         "How it was made": _provenance(results),
     }
     sections = [
@@ -198,15 +198,15 @@ def _what(results):
 
 
 def _accuracy(table):
-    bonus = table["bonus"].dropna()
+    selection_optimism = table["selection_optimism"].dropna()
     text = (
         "Mean ± standard deviation over the replicates, and the 95 % interval of the mean (for "
         "other images and other replicates). *Best epoch* is chosen on the images that are "
         "reported, which is optimistic; *last epoch* is not."
     )
-    if len(bonus):
+    if len(selection_optimism):
         text += (
-            f" The choice is worth {_between(100 * bonus)} points here (*best − last*, with an "
+            f" The choice is worth {_between(100 * selection_optimism)} points here (*best − last*, with an "
             "interval for other replicates on these images)."
         )
     if (table["seeds"] - table["diverged"] == 1).any():
@@ -376,7 +376,7 @@ def _hardest(wrong):
     )
 
 
-def _limits(results, table, alike):
+def _limits(results, table, near_duplicates):
     counts = results.counts
     classes = ", ".join(
         f"{count:,} {key.removeprefix('val_')}"
@@ -392,25 +392,27 @@ def _limits(results, table, alike):
             f" {_count(counts['in_both_splits'], 'validation image')} can be found among the "
             "training images, byte for byte."
         )
-    if alike is None:
+    if near_duplicates is None:
         return (
             f"{text} Whether some stand nearly so among the training images was not looked into: "
             "that takes features from pretrained weights."
         )
-    change = 100 * (table["best_val_accuracy_new"] - table["best_val_accuracy_mean"]).dropna()
+    change = (
+        100 * (table["accuracy_without_near_duplicates"] - table["best_val_accuracy_mean"]).dropna()
+    )
     text += (
-        f" The {_count(len(alike), 'validation image')} most like a training image (cosine of "
-        f"their features {alike['similarity'].min():.2f} to {alike['similarity'].max():.2f}) might "
+        f" The {_count(len(near_duplicates), 'validation image')} most like a training image (cosine of "
+        f"their features {near_duplicates['similarity'].min():.2f} to {near_duplicates['similarity'].max():.2f}) might "
         "be its near-duplicates, and easy for that."
     )
     if len(change):
         text += f" Without them the cells' accuracies change by {_between(change, '+.1f')} points:"
-    cells = [("cell", "best epoch, %", "without look-alikes, %")]
+    cells = [("cell", "best epoch, %", "without near-duplicates, %")]
     for row in table.itertuples():
-        figures = (row.best_val_accuracy_mean, row.best_val_accuracy_new)
+        figures = (row.best_val_accuracy_mean, row.accuracy_without_near_duplicates)
         cells.append((row.cell, *(_figure(figure, ".1%") for figure in figures)))
     pairs = [("validation image", "most like the training image", "cosine")]
-    pairs += [(row.val, row.train, f"{row.similarity:.2f}") for row in alike.itertuples()]
+    pairs += [(row.val, row.train, f"{row.similarity:.2f}") for row in near_duplicates.itertuples()]
     return f"{text}\n\n{_table(cells, 'right')}\n\n{_table(pairs, 'left')}"
 
 

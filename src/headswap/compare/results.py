@@ -8,7 +8,7 @@ import pandas as pd
 
 from headswap.errors import UserError
 from headswap.io import read_json
-from headswap.params import Params
+from headswap.params import Cell, Params
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
 DTYPES = {
@@ -46,8 +46,8 @@ class Results:
     Attributes
     ----------
     params : Params
-    cells : list of str
-        In the order of the parameters.
+    cells : dict of str to Cell
+        The cells by their names, in the order of the parameters.
     figures : pandas.DataFrame
         A row a cell, by its name: all of ``metrics/cells/<cell>.json``.
     timing : dict of str to dict
@@ -60,20 +60,20 @@ class Results:
     published : dict of str to pandas.DataFrame
         The write-up's ``summary`` and ``curves``, without networks that have a factory of one's
         own; empty if it used other images or weights.
-    hits : dict of tuple of (str, str) to pandas.DataFrame of bool
+    correct : dict of tuple of (str, str) to pandas.DataFrame of bool
         For each cell and epoch (``best`` or ``last``) which images its finished replicates got
         right: a row a seed, a column an image.
     """
 
     params: Params
-    cells: list
+    cells: dict[str, Cell]
     figures: pd.DataFrame
     timing: dict
     curves: pd.DataFrame
     predictions: pd.DataFrame
     counts: dict
     published: dict
-    hits: dict
+    correct: dict
 
     def contrast(self, weights, which="best"):
         """Add up the hits of cells with weights, seed by seed and image by image.
@@ -90,12 +90,13 @@ class Results:
         numpy.ndarray
             Shape (replicates, images); of the seeds that all the cells finished, maybe none.
         """
-        hits = {cell: self.hits[cell, which] for cell in weights}
-        seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in hits.values())))
+        correct = {cell: self.correct[cell, which] for cell in weights}
+        seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in correct.values())))
         if not seeds:
             return np.empty((0, 0))
         return sum(
-            weight * hits[cell].loc[seeds].to_numpy(dtype=float) for cell, weight in weights.items()
+            weight * correct[cell].loc[seeds].to_numpy(dtype=float)
+            for cell, weight in weights.items()
         )
 
     def seconds(self, cell):
@@ -130,7 +131,7 @@ def read(params):
     UserError
         If a cell has not been trained yet, a file is damaged, or cells saw different images.
     """
-    cells = [cell.name for cell in params.cells()]
+    cells = {cell.name: cell for cell in params.cells()}
     missing = [cell for cell in cells if not (METRICS / f"cells/{cell}.json").exists()]
     if missing:
         raise UserError(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
@@ -140,8 +141,9 @@ def read(params):
         kind: _table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
         for kind in ("summary", "curves")
     }
+    comparable = [name for name, cell in cells.items() if cell.model not in params.factories]
     figures = {cell: _json(METRICS / f"cells/{cell}.json", "cells") for cell in cells}
-    timing = {cell: _timing(cell) for cell in cells}
+    timing = {cell.name: _timing(cell) for cell in params.cells()}
     predictions = _stacked(cells, "predictions")
     for cell in cells:
         _check_runs(cell, predictions, figures[cell], timing[cell])
@@ -155,10 +157,9 @@ def read(params):
         predictions=predictions,
         counts=counts,
         published={
-            name: table[same & ~table["cell"].str.rpartition("-")[0].isin(params.factories)]
-            for name, table in published.items()
+            name: table[same & table["cell"].isin(comparable)] for name, table in published.items()
         },
-        hits={
+        correct={
             (cell, which): right(predictions[predictions["cell"] == cell], which)
             for cell in cells
             for which in ("best", "last")
@@ -189,8 +190,8 @@ def confidence(results, cell):
     """Return each predicted class's probability at the best epoch, and whether it was right."""
     rows = results.predictions
     rows = rows[(rows["cell"] == cell) & (rows["which"] == "best")]
-    shares = rows.filter(regex="^p_").max(axis=1)
-    return shares.to_numpy(), (rows["label"] == rows["predicted"]).to_numpy()
+    probabilities = rows.filter(regex="^p_").max(axis=1)
+    return probabilities.to_numpy(), (rows["label"] == rows["predicted"]).to_numpy()
 
 
 def _timing(cell):
@@ -198,11 +199,10 @@ def _timing(cell):
 
     Where features and runs were timed on different things, both are listed.
     """
-    timing = _json(METRICS / f"timing/{cell}.json", "timing")
-    model, _, mode = cell.rpartition("-")
+    timing = _json(METRICS / f"timing/{cell.name}.json", "timing")
     share = 0.0
-    if mode == "probe":
-        embedding = _json(METRICS / f"timing/{model}-embed.json", "embed")
+    if cell.mode == "probe":
+        embedding = _json(METRICS / f"timing/{cell.model}-embed.json", "embed")
         share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
         for key in TIMED_ON:
             if embedding[key] != timing[key]:
