@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from headswap.compare import claims, report
-from headswap.compare import plots as pictures
+from headswap.compare import claims, plots, report
 from headswap.compare.intervals import LEVEL, accuracy, reliability
 from headswap.compare.near_duplicates import near_duplicates
 from headswap.compare.plot_rows import (
@@ -18,9 +17,8 @@ from headswap.compare.plot_rows import (
     or_none,
     phases,
     times,
-    write_rows,
 )
-from headswap.compare.results import METRICS, PLOTS, confidence, read
+from headswap.compare.results import METRICS, confidence, read
 from headswap.io import write_json, write_text
 
 
@@ -53,17 +51,14 @@ def compare(params):
         "reliability": calibration(results),
         "time": times(results, table),
     }
-    photographs = pictures.thumbnails(wrong.head(12))
+    gallery = plots.gallery(wrong.head(12))
     write_json(METRICS / "summary.json", summary(table))
     write_json(METRICS / "claims.json", verdicts)
     write_text(METRICS / "comparison.csv", table.to_csv(index=False))
     write_text(
         METRICS / "comparison.md", report.markdown(results, table, rows, verdicts, wrong, alike)
     )
-    for name, of_plot in rows.items():
-        write_rows(PLOTS / f"{name}.json", of_plot)
-        getattr(pictures, name)(list(results.cells), of_plot, PLOTS / f"{name}.png")
-    pictures.gallery(wrong.head(12), photographs, PLOTS / "gallery.png")
+    plots.write(rows, results.cells, gallery)
     report.show(table, rows["differences"], verdicts)
 
 
@@ -164,8 +159,9 @@ def most_misclassified(results):
     Returns
     -------
     pandas.DataFrame
-        ``image``, ``label``, ``wrong`` and ``runs`` (how many, of all cells), ``probability`` of
-        the right class (their mean); those with the most errors first, none without any.
+        ``image``, ``label``, ``predicted`` (the wrong class that most runs name), ``wrong`` and
+        ``runs`` (how many, of all cells), ``probability`` of the right class (their mean); those
+        with the most errors first, none without any.
     """
     best = results.predictions[results.predictions["which"] == "best"]
     probabilities = best.filter(regex="^p_")
@@ -177,6 +173,8 @@ def most_misclassified(results):
     rows = best.groupby(["image", "label"], as_index=False).agg(
         wrong=("wrong", "sum"), runs=("wrong", "size"), probability=("probability", "mean")
     )
+    named = best[best["wrong"]].groupby("image")["predicted"].agg(lambda names: names.mode()[0])
+    rows.insert(2, "predicted", rows["image"].map(named))
     rows = rows[rows["wrong"] > 0].sort_values(
         ["wrong", "probability", "image"], ascending=[False, True, True]
     )
