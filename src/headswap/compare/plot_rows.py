@@ -20,7 +20,7 @@ MODE_COLOURS = {"finetune": "#0072B2", "frozen": "#E69F00", "probe": "#009E73"}
 QUANTITIES = {
     "parameters": ("parameters, millions", 1e6),
     "trainable_parameters": ("trained parameters, millions", 1e6),
-    "gmacs": ("multiply-accumulates, 10⁹", 1),
+    "gmacs": ("multiply-accumulates, billions", 1),
     "depth": ("layers", 1),
     "activations": ("activations, millions", 1e6),
 }
@@ -56,7 +56,7 @@ def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
     return pd.DataFrame(named).merge(rows, on="cell", how="left")
 
 
-def wrapped(text: str, width: int = 26) -> list[str]:
+def wrapped(text: str, width: int = 28) -> list[str]:
     """Break a text into lines, where there are spaces, hyphens or underscores if possible.
 
     >>> wrapped("a_network_with_a_long_name", 12)
@@ -109,7 +109,7 @@ def curves(results: Results) -> pd.DataFrame:
         every cell's is higher.
     """
     theirs = results.published["curves"]
-    theirs = theirs[theirs["cell"].isin(list(results.cells))]
+    theirs = theirs[theirs["cell"].isin(list(results.cells)) & (theirs["split"] == "val")]
     every = pd.concat([results.curves.assign(what="replicates"), theirs.assign(what="write-up")])
     every["epoch"] += 1
     by_epoch = every.groupby(["cell", "what", "split", "epoch"], sort=False)[["loss", "accuracy"]]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import vl_convert
+from PIL import Image
 
 from headswap.compare.plot_rows import records, with_every_cell, wrapped
 from headswap.errors import UserError
@@ -74,32 +75,37 @@ def gallery(misclassified: pd.DataFrame, folder: Path = IMAGES) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``caption``, and ``url`` with the image in it, small and upright.
+        ``caption``; ``url``, with the image in it, small and upright; its ``width`` and ``height``
+        as shares of the longer of them.
 
     Raises
     ------
     UserError
         If an image is missing or damaged.
     """
-    rows = [
-        {
-            "caption": "\n".join(
-                (
-                    *wrapped(PurePosixPath(row.image).name),
-                    *wrapped(f"{row.label}, predicted {row.predicted}"),
-                    f"{row.wrong} of {row.runs} runs wrong",
-                    *wrapped(f"mean probability of {row.label} {row.probability:.0%}"),
-                )
-            ),
-            "url": _thumbnail(Path(folder, "val", row.image)),
-        }
-        for row in misclassified.itertuples()
-    ]
-    return pd.DataFrame(rows, columns=["caption", "url"])
+    rows = []
+    for row in misclassified.itertuples():
+        image = _thumbnail(Path(folder, "val", row.image))
+        longer = max(image.size)
+        caption = (
+            *wrapped(PurePosixPath(row.image).name),
+            *wrapped(f"true class: {row.label}", 32),
+            *wrapped(f"predicted: {row.predicted}", 32),
+            f"{row.wrong} of {row.runs} runs wrong",
+            f"true class's probability {row.probability:.0%}",
+        )
+        rows.append(
+            {
+                "caption": "\n".join(caption),
+                "url": _data_url(image),
+                "width": image.width / longer,
+                "height": image.height / longer,
+            }
+        )
+    return pd.DataFrame(rows, columns=["caption", "url", "width", "height"])
 
 
-def _thumbnail(path: Path) -> str:
-    """Return a small copy of an image as a data URL."""
+def _thumbnail(path: Path) -> Image.Image:
     try:
         image = read_image(path)
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises
@@ -107,6 +113,10 @@ def _thumbnail(path: Path) -> str:
             f"{path} cannot be read: {error}.\nRestore the images with: dvc repro verify"
         ) from error
     image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
+
+
+def _data_url(image: Image.Image) -> str:
     png = io.BytesIO()
     image.save(png, "png")
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
