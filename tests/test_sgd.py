@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from headswap.params import Recipe
-from headswap.train.sgd import SGD
+from headswap.train.speed.sgd import SGD
 
 RECIPE = Recipe(epochs=1, batch_size=2, lr=0.002, momentum=0.8, lr_step=1, lr_gamma=0.5)
 WIDE = 400  # 75 steps until momentum has forgotten a gradient: 150 rows a side, of 400
@@ -117,7 +117,7 @@ def test_it_takes_the_steps_of_torchs_sgd(make, momentum):
     expected = train(same, torchs(same, recipe), batches(200))
     optimizer = SGD(network, recipe)
     train(network, optimizer, batches(200))
-    optimizer.settle()
+    optimizer.flush()
     for name, value in network.state_dict().items():
         assert not value.equal(start[name])
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
@@ -145,7 +145,7 @@ def test_a_learning_rate_of_nothing_moves_nothing_however_long():
     before = copy.deepcopy(network.state_dict())
     optimizer.param_groups[0]["lr"] = 0.0
     train(network, optimizer, batches(200))
-    optimizer.settle()
+    optimizer.flush()
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
 
 
@@ -156,7 +156,7 @@ def test_a_large_layer_gets_no_gradient_and_no_momentum_of_its_size():
     assert network[3].weight.grad is None and network[5].weight.grad is not None
     kept = optimizer.state_dict()
     assert all(of["momentum_buffer"].numel() < 1000 for of in kept["state"].values())
-    rows, grads, velocity = kept["factors"][1]
+    rows, grads, velocity = kept["low_rank"][1]
     assert not rows.requires_grad
     assert rows.shape == grads.shape == (6, WIDE)
     assert velocity.tolist() == pytest.approx([0.64, 0.64, 0.8, 0.8, 1, 1])
@@ -180,9 +180,9 @@ def test_from_a_batch_larger_than_the_recipes_on_all_is_torchs(make):
     expected = train(same, torchs(same), mixed)
     optimizer = SGD(network, RECIPE)
     train(network, optimizer, mixed)
-    optimizer.settle()
+    optimizer.flush()
     torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=1e-4, atol=1e-6)
-    assert optimizer.state_dict()["factors"] == [None, None]
+    assert optimizer.state_dict()["low_rank"] == [None, None]
 
 
 def test_a_look_at_the_network_between_two_steps_sees_the_weights_of_now():
@@ -210,15 +210,15 @@ def test_it_goes_on_from_its_state_to_the_same_bits(make, precision):
     other = copy.deepcopy(network)
     optimizer = SGD(network, RECIPE)
     train(network, optimizer, batches(90), precision)
-    optimizer.settle()
+    optimizer.flush()
     kept = copy.deepcopy((network.state_dict(), optimizer.state_dict()))
     expected = train(network, optimizer, batches(90), precision)
-    optimizer.settle()
+    optimizer.flush()
     resumed = SGD(other, RECIPE)
     other.load_state_dict(kept[0])
     resumed.load_state_dict(kept[1])
     train(other, resumed, batches(90), precision)
-    resumed.settle()
+    resumed.flush()
     assert all(value.equal(expected[name]) for name, value in other.state_dict().items())
 
 
@@ -242,7 +242,7 @@ def test_a_layer_that_some_steps_leave_out_moves_in_the_others_alone(forgetful):
     if forgetful == "network":
         optimizer.zero_grad = network.zero_grad
     train(network, optimizer, batches(20))
-    optimizer.settle()
+    optimizer.flush()
     torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=1e-4, atol=1e-6)
 
 
@@ -254,6 +254,6 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_sgd_is():
     train(theirs, torchs(theirs), batches(60), "bfloat16")
     optimizer = SGD(networks[2], RECIPE)
     train(networks[2], optimizer, batches(60), "bfloat16")
-    optimizer.settle()
+    optimizer.flush()
     wanted, found, ours = (network[0].weight - start[0].weight for network in networks)
     assert 0 < (ours - wanted).norm() < 1.1 * (found - wanted).norm()
