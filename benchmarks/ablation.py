@@ -36,20 +36,17 @@ CELLS = [
     params.Cell(model, mode) for model in ("alexnet", "resnet18") for mode in ("finetune", "frozen")
 ]
 PRECISIONS = ("float32", "bfloat16")
-ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "THP_MEM_ALLOC_ENABLE")
 
 
 @contextlib.contextmanager
 def without_low_rank():
     """Let the optimizer take all steps."""
-    with mock.patch("headswap.train.speed.sgd.large_linear_layers", lambda *_: []):
-        yield
+    from headswap.train.speed.low_rank import LowRankUpdates
 
+    def none(network, optimizer, batch_size):
+        return LowRankUpdates(network, optimizer, batch_size=10**9)  # no layer is as large
 
-@contextlib.contextmanager
-def without_flat_parameters():
-    """Give the optimizer the parameters as they are."""
-    with mock.patch("headswap.train.speed.sgd._flat_view", lambda tensor: tensor.detach()):
+    with mock.patch("headswap.train.loop.LowRankUpdates", none):
         yield
 
 
@@ -82,14 +79,12 @@ def without_cached_images():
 
 PIECES = {
     "low-rank gradients": (without_low_rank, lambda cell, _: cell.mode == "finetune"),
-    "flat parameters": (without_flat_parameters, lambda cell, _: cell.mode == "finetune"),
     "cached validation": (without_cached_validation, lambda cell, _: cell.mode == "frozen"),
     "cast frozen weights": (
         without_cast_weights,
         lambda cell, precision: cell.mode == "frozen" and precision == "bfloat16",
     ),
     "cached images": (without_cached_images, lambda cell, _: True),
-    "allocator settings": (contextlib.nullcontext, lambda cell, _: True),
 }
 """For each piece a context that leaves it out, and where it can act."""
 
@@ -144,8 +139,6 @@ def first(batches, images):
 def measure_in_process(folder, cell, precision, piece, images):
     """Return what `measure` returns in a process of its own."""
     environment = {**os.environ, **ENVIRONMENT}
-    if piece == "allocator settings":
-        environment = {key: environment[key] for key in environment if key not in ALLOCATOR}
     arguments = [cell.model, cell.mode, precision, piece or "", str(images)]
     command = [sys.executable, __file__, "--measure", json.dumps(arguments)]
     done = subprocess.run(

@@ -262,7 +262,7 @@ def test_a_worker_that_dies_is_named_and_a_second_stage_is_refused(slow):
     second = headswap("train", "slow", "finetune")
     _, complaint = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert f"process {stage.pid}" in complaint and "Traceback" not in complaint
+    assert f"number {stage.pid}" in complaint and "Traceback" not in complaint
     working = [pid for pid in descendants(stage.pid) if not list(descendants(pid))]
     victim = max(working)
     os.kill(victim, signal.SIGKILL)
@@ -344,6 +344,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(ready, what):
 import resource, signal, torch
 from pathlib import Path
 from headswap.train.checkpoint import History, save_checkpoint
+from headswap.train.speed.low_rank import LowRankUpdates
 from headswap.train.tensors import save_tensors
 from headswap.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -354,7 +355,8 @@ try:
         save_tensors(Path("full/file"), network.state_dict())
     else:
         optimizer = torch.optim.SGD(network.parameters())
-        save_checkpoint(Path("full/file"), network, optimizer, History())
+        low_rank = LowRankUpdates(network, optimizer, 4)
+        save_checkpoint(Path("full/file"), network, optimizer, low_rank, History())
 except UserError as error:
     print(error)
 """

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.serialization import config
 
 from headswap.io import atomic_write
+from headswap.train.speed.low_rank import LowRankUpdates
 
 
 @dataclass
@@ -55,7 +56,11 @@ def copy_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def save_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: History
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    low_rank: LowRankUpdates,
+    history: History,
 ) -> None:
     """Save a run after an epoch; beside it, in ``best-<epoch>.pt``, the state of the best epoch.
 
@@ -64,8 +69,12 @@ def save_checkpoint(
     UserError
         If the disk is full, or the folder cannot be written.
     """
-    content: dict[str, Any] = {"optimizer": optimizer.state_dict(), **vars(history)}
-    content["network"] = trainable_state(network)
+    content = {
+        "network": trainable_state(network),
+        "optimizer": optimizer.state_dict(),
+        "low_rank": low_rank.state_dict(),
+        **vars(history),
+    }
     best = _best_path(path, history)
     if history.best:
         content["best"] = {key: value for key, value in history.best.items() if key != "state"}
@@ -79,7 +88,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, low_rank: LowRankUpdates
 ) -> History | None:
     """Restore network and optimizer, and return the run's history; None without a checkpoint.
 
@@ -92,7 +101,7 @@ def load_checkpoint(
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        network_state, optimizer_state = content.pop("network"), content.pop("optimizer")
+        states = [content.pop(key) for key in ("network", "optimizer", "low_rank")]
         history = History(**content)
         if history.best:
             best = _best_path(path, history)
@@ -101,8 +110,10 @@ def load_checkpoint(
         raise ValueError(
             f"the checkpoint in {path.parent} is damaged ({type(error).__name__})"
         ) from error
+    network_state, optimizer_state, low_rank_state = states
     network.load_state_dict(network_state or history.best["state"], strict=False)
     optimizer.load_state_dict(optimizer_state)
+    low_rank.load_state_dict(low_rank_state)
     return history
 
 

@@ -22,7 +22,7 @@ from headswap.train.checkpoint import (
 )
 from headswap.train.seeds import derive
 from headswap.train.speed.frozen_weights import cast_frozen_weights
-from headswap.train.speed.sgd import SGD
+from headswap.train.speed.low_rank import LowRankUpdates
 from headswap.train.speed.validation import CachedValidation
 from headswap.train.timing import PhaseTimer
 
@@ -85,14 +85,16 @@ def train(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision == "bfloat16":
         cast_frozen_weights(network)
-    optimizer = SGD(network, recipe)  # torch.optim.SGD
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=recipe.lr, momentum=recipe.momentum)
+    low_rank = LowRankUpdates(network, optimizer, recipe.batch_size)
     autocast = make_autocast(precision, device)
     validate = CachedValidation(network, partial(evaluate, autocast=autocast, device=device))
     timer = PhaseTimer(device)
     history = History()
     if checkpoint:
         try:
-            history = load_checkpoint(checkpoint, network, optimizer) or history
+            history = load_checkpoint(checkpoint, network, optimizer, low_rank) or history
         except ValueError as error:
             on_progress(done=0, note=f"starts from the first epoch: {error}")
 
@@ -108,7 +110,7 @@ def train(
         train_loss, train_accuracy = train_epoch(
             network, batches, optimizer, autocast, device, timer
         )
-        optimizer.flush()
+        low_rank.flush()
         timer.lap("step")
         val_loss, val_accuracy, probabilities = validate(
             dataset.val_batches(), dataset.labels["val"]
@@ -131,7 +133,7 @@ def train(
         else:
             history.diverged = epoch
         if checkpoint:
-            save_checkpoint(checkpoint, network, optimizer, history)
+            save_checkpoint(checkpoint, network, optimizer, low_rank, history)
         on_progress(done=epoch + 1, **_progress_message(history, recipe))
     return history
 

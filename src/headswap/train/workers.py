@@ -21,11 +21,6 @@ ENVIRONMENT = {
     # One thread per run: the number of threads changes the order of sums, and so the result.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # Speed: glibc keeps freed memory instead of returning it to the kernel after each step.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    # Speed: torch asks for huge pages, through which large weights are read faster.
-    "THP_MEM_ALLOC_ENABLE": "1",
 }
 """Variables that a worker's libraries read when they are loaded."""
 

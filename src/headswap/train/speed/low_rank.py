@@ -9,7 +9,6 @@ large layers in `finetune`.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,33 +18,62 @@ from torch.nn.functional import linear
 NEGLIGIBLE = 2.0**-24
 """Momentum's factor for a gradient below which float32 rounds it away."""
 
-StartMomentum = Callable[[nn.Parameter, torch.Tensor], None]
-"""Called with a parameter and the momentum that the optimizer shall continue with."""
 
+class LowRankUpdates:
+    """Takes the steps of an optimizer on the large linear layers of a network.
 
-def rows_until_negligible(momentum: float, batch_size: int) -> int:
-    """Return after how many rows, one per image, momentum has forgotten a gradient."""
-    steps = math.ceil(math.log(NEGLIGIBLE) / math.log(momentum)) if momentum else 1
-    return steps * batch_size
+    Each call of ``optimizer.step()`` updates them, too. They get no gradient and no momentum of
+    their size.
 
-
-def large_linear_layers(network: nn.Module, rows: int) -> list[nn.Linear]:
-    """Return the trained linear layers that are larger than `rows` rows of their factors.
-
-    Not those that share their weight, nor subclasses, which may use it in other ways.
+    Parameters
+    ----------
+    network
+        On its device. Its linear layers are taken that are trained, larger than the factors of
+        their gradients, and do not share their weight. Subclasses, which may use their weight in
+        other ways, are left to the optimizer.
+    optimizer
+        Of a single parameter group.
+    batch_size
+        Maximum number of images in a step.
     """
-    owners = [id(owned) for _, owned in network.named_parameters(remove_duplicate=False)]
-    return [
-        layer
-        for layer in network.modules()
-        if type(layer) is nn.Linear
-        and layer.weight.requires_grad
-        and owners.count(id(layer.weight)) == 1
-        and rows * sum(layer.weight.shape) < layer.weight.numel()
-    ]
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.SGD, batch_size: int):
+        (group,) = optimizer.param_groups
+        momentum = group["momentum"]
+        steps = math.ceil(math.log(NEGLIGIBLE) / math.log(momentum)) if momentum else 1
+        rows = steps * batch_size
+        owners = [id(owned) for _, owned in network.named_parameters(remove_duplicate=False)]
+        self._layers = [
+            LowRankLayer(layer, optimizer, batch_size, rows)
+            for layer in network.modules()
+            if type(layer) is nn.Linear
+            and layer.weight.requires_grad
+            and owners.count(id(layer.weight)) == 1
+            and rows * sum(layer.weight.shape) < layer.weight.numel()
+        ]
+        optimizer.register_step_post_hook(self._step)
+
+    def _step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        (group,) = optimizer.param_groups
+        for layer in self._layers:
+            layer.step(group["lr"], group["momentum"])
+
+    def flush(self) -> None:
+        """Bring all weights up to date. To be called before anything else reads or saves them."""
+        for layer in self._layers:
+            layer.flush()
+
+    def state_dict(self) -> list[list[torch.Tensor] | None]:
+        """Return what the next steps depend on. To be called after `flush`."""
+        return [layer.state() for layer in self._layers]
+
+    def load_state_dict(self, states: list[list[torch.Tensor] | None]) -> None:
+        """Continue from `state_dict`; network and optimizer are to be as they were then."""
+        for layer, state in zip(self._layers, states, strict=True):
+            layer.load(state)
 
 
-class LowRankGradients:
+class LowRankLayer:
     """The gradients of a linear layer that momentum has not forgotten, as factors.
 
     A row of ``inputs`` and one of ``grads`` are the input of an image, and the gradient of its
@@ -57,16 +85,16 @@ class LowRankGradients:
     layer
         Its forward pass uses the factors from here on. If it turns out to be used more than once
         in a step, or for more than a batch of vectors, it is returned to the optimizer.
-    start_momentum
-        Called when the layer is returned to the optimizer.
+    optimizer
+        It owns the weight.
     batch_size
         Maximum number of rows in a step.
     rows
         After how many rows momentum has forgotten a gradient.
     """
 
-    def __init__(self, layer: nn.Linear, start_momentum: StartMomentum, batch_size: int, rows: int):
-        self._layer, self._start_momentum = layer, start_momentum
+    def __init__(self, layer: nn.Linear, optimizer: torch.optim.SGD, batch_size: int, rows: int):
+        self._layer, self._optimizer = layer, optimizer
         self._batch_size, self._capacity = batch_size, 2 * rows
         self._velocity = self._pending = layer.weight.new_zeros(0)
         self._buffers: list[torch.Tensor] | None = None
@@ -108,9 +136,9 @@ class LowRankGradients:
         del self._layer.forward
         self._active = False
         if len(self._velocity):
-            weight: nn.Parameter = self._layer.weight  # type: ignore[assignment]
+            weight = self._layer.weight
             momentum = torch.empty_like(weight).copy_(self._weighted_sum(self._velocity))
-            self._start_momentum(weight, momentum)
+            self._optimizer.state[weight]["momentum_buffer"] = momentum
             self._velocity, self._pending = self._velocity[:0], self._pending[:0]
         self._buffers = self._weight = None
 
@@ -199,15 +227,15 @@ class _LowRankLinear(torch.autograd.Function):
         inputs: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        gradients: LowRankGradients,
+        low_rank: LowRankLayer,
     ) -> torch.Tensor:
         context.save_for_backward(inputs)
-        context.gradients, context.has_bias = gradients, bias is not None
-        output = gradients.output(inputs)
+        context.low_rank, context.has_bias = low_rank, bias is not None
+        output = low_rank.output(inputs)
         return output if bias is None else output + bias.to(output.dtype)
 
     @staticmethod
     def backward(context: Any, grads: torch.Tensor) -> Any:  # type: ignore[override]
         (inputs,) = context.saved_tensors
-        of_inputs, of_weight = context.gradients.gradients(inputs, grads)
+        of_inputs, of_weight = context.low_rank.gradients(inputs, grads)
         return of_inputs, of_weight, grads.sum(0) if context.has_bias else None, None
