@@ -239,7 +239,7 @@ def test_a_killed_stage_leaves_no_process_and_goes_on_to_the_same_bytes(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_stage_ends_with_the_process_that_started_it():
-    stage = "import os, time; from headswap.train import workers; workers.stop_with_parent(); "
+    stage = "import os, time; from headswap.cli import stop_with_parent; stop_with_parent(); "
     stage += "print(os.getpid(), flush=True); time.sleep(60)"
     dvc = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
     parent = subprocess.Popen([sys.executable, "-c", dvc], stdout=subprocess.PIPE, text=True)

@@ -2,8 +2,11 @@
 
 import functools
 import gc
+import os
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -194,10 +197,23 @@ def _load_with(model: str) -> Params:
     return params
 
 
+def stop_with_parent() -> None:
+    """End this process, and so its workers, when its parent has ended.
+
+    A killed DVC leaves the command of its stage running.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Run the command line."""
-    from headswap.train.workers import stop_with_parent
-
     stop_with_parent()
     try:
         app()

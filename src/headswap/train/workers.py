@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,21 +44,6 @@ class Task:
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-
-
-def stop_with_parent() -> None:
-    """End this process, and so its workers, when its parent has ended.
-
-    A killed DVC leaves the command of its stage running.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def worker_count() -> int:
