@@ -44,11 +44,11 @@ def command(function):
 def check():
     """Check params.yaml: keys, values, networks and factories."""
     params = _params()
-    from headswap.data import dataset
+    from headswap.data.fetch import check_dataset
     from headswap.train import backbones as networks
     from headswap.train import loop as training
 
-    dataset.check(params.dataset)
+    check_dataset(params.dataset)
     networks.check(params.models, params.factories)
     training.pick(params.device)
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
@@ -57,23 +57,30 @@ def check():
 
 @command
 def fetch():
-    """Bring the archive of images here, from the mirror, the address, or by drawing them."""
-    params = _params()
-    from headswap.data import dataset
+    """Fetch the archive of images: download it, pack a local folder, or draw them."""
+    dataset = _params().dataset
+    from headswap.data.fetch import fetch_archive
+    from headswap.paths import ARCHIVE
 
-    print(f"{dataset.ARCHIVE} is here, from {dataset.fetch(params.dataset)}.")
+    if source := fetch_archive(dataset):
+        print(f"{ARCHIVE} is written, from {source}.")
+    else:
+        print(f"{ARCHIVE} already holds the images of {dataset.manifest}; nothing to download.")
 
 
 @command
 def verify():
-    """Unpack the images and hold every one against the manifest."""
+    """Compare the images with the manifest by size and SHA-256, and unpack them."""
     params = _params()
-    from headswap.data import dataset
+    from headswap.data.manifest import count_images, find_quality_issues
+    from headswap.data.verify import verify_images
+    from headswap.io import write_json
+    from headswap.paths import DATASET_METRICS
 
-    images = dataset.verify(params.dataset)
-    dataset.record(dataset.counts(images))
+    images = verify_images(params.dataset)
+    write_json(DATASET_METRICS, count_images(images))
     print(f"{len(images)} images are as the manifest says.")
-    _remark(dataset.remarks(images))
+    _print_issues(find_quality_issues(images))
 
 
 @command
@@ -81,24 +88,24 @@ def manifest(
     folder: Annotated[str, typer.Argument(help="With train/<class>/ and val/<class>/ in it.")],
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
 ):
-    """Write the manifest of a folder of images of your own."""
-    from headswap.data import dataset
-    from headswap.images import folders as layout
+    """Write the manifest of a folder of your own images."""
+    from headswap.data.manifest import find_quality_issues, write_manifest
+    from headswap.images.folders import ignored_files
 
     output = output or f"data/{Path(folder).resolve().name}.csv"
-    images = dataset.write_manifest(folder, output)
+    images = write_manifest(folder, output)
     print(f"{output} lists {len(images)} images.")
-    _remark(dataset.remarks(images))
-    if others := layout.ignored_files(folder):
+    _print_issues(find_quality_issues(images))
+    if others := ignored_files(folder):
         print("Left out, being no <split>/<class>/<image> of a kind that is read:")
         print(bulleted(others))
     print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
 
 
-def _remark(remarks):
-    if remarks:
-        print("A comparison on them suffers from")
-        print(bulleted(remarks))
+def _print_issues(issues):
+    if issues:
+        print("A comparison on these images is less reliable because of")
+        print(bulleted(issues))
 
 
 @command

@@ -13,7 +13,7 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from headswap.download import obtain
+from headswap.download import download_file
 from headswap.errors import UserError
 from headswap.io import atomic_write, digest, read_tensors, sha256
 from headswap.paths import WEIGHTS
@@ -122,7 +122,7 @@ def _load_imagenet(network, name):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / filename
         cache = Path(torch.hub.get_dir(), "checkpoints", filename)
-        obtain(url, file, check_digest, [cache], pinned=False)  # its name has 8 digits of 64
+        download_file(url, file, check_digest, [cache], pinned=False)  # its name has 8 digits of 64
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
             ours = {_renamed(key): state[key] for key in state if not key.startswith(AUXILIARY)}
