@@ -16,7 +16,8 @@ from conftest import edit, project
 
 from headswap import io as files
 from headswap import params
-from headswap.data import dataset
+from headswap.data.fetch import fetch_archive
+from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.io import read_json, read_tensors
 from headswap.paths import WEIGHTS
@@ -33,8 +34,8 @@ OUTPUTS = ("models", "metrics/cells", "plots/curves", "plots/predictions")
 def prepare():
     """Bring images, weights and embeddings of the tiny network into the working folder."""
     chosen = params.load()
-    dataset.fetch(chosen.dataset)
-    dataset.verify(chosen.dataset)
+    fetch_archive(chosen.dataset)
+    verify_images(chosen.dataset)
     for model in chosen.models:
         write_weights(model, chosen, WEIGHTS / f"{model}.safetensors")
         write_features(model, chosen, lambda name, message: None)

@@ -11,7 +11,8 @@ from torch import nn, optim
 from torchvision import datasets, transforms
 
 from headswap import params
-from headswap.data import dataset
+from headswap.data.fetch import fetch_archive
+from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.images.folders import images_in
 from headswap.train import backbones, loop
@@ -44,8 +45,8 @@ class Few:
 def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generated")
     chosen = params.Dataset(url="generated", manifest="none")
-    dataset.fetch(chosen, folder / "archive.zip")
-    dataset.verify(chosen, folder / "archive.zip", folder / "images")
+    fetch_archive(chosen, folder / "archive.zip")
+    verify_images(chosen, folder / "archive.zip", folder / "images")
     made = ImageDataset(IMAGE, folder / "images")
     made.folder = folder / "images"
     return made

@@ -11,7 +11,9 @@ from conftest import TESTS, edit, project
 
 from headswap import params
 from headswap.compare.near_duplicates import near_duplicates
-from headswap.data import dataset
+from headswap.data.fetch import fetch_archive
+from headswap.data.manifest import count_images
+from headswap.data.verify import verify_images
 from headswap.io import read_json
 from headswap.paths import WEIGHTS
 from headswap.train.cell import train_cell
@@ -46,8 +48,8 @@ def photographs(tmp_path_factory):
         image={"size": 224, "resize": 256},
     )
     chosen = params.load()
-    dataset.fetch(chosen.dataset)
-    counts = dataset.counts(dataset.verify(chosen.dataset))
+    fetch_archive(chosen.dataset)
+    counts = count_images(verify_images(chosen.dataset))
     assert counts == read_json("data/published/dataset.json")
     write_weights(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
     yield chosen

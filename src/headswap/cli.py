@@ -49,11 +49,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def check() -> None:
     """Check params.yaml: keys, values, networks and factories."""
     params = load()
-    from headswap.data import dataset
+    from headswap.data.fetch import check_dataset
     from headswap.train.backbones import check_models
     from headswap.train.devices import resolve_device
 
-    dataset.check(params.dataset)
+    check_dataset(params.dataset)
     check_models(params.models, params.factories)
     resolve_device(params.device)
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
@@ -62,23 +62,30 @@ def check() -> None:
 
 @command
 def fetch() -> None:
-    """Fetch the archive of images from the mirror or the address, or draw the images."""
-    params = load()
-    from headswap.data import dataset
+    """Fetch the archive of images: download it, pack a local folder, or draw them."""
+    dataset = load().dataset
+    from headswap.data.fetch import fetch_archive
+    from headswap.paths import ARCHIVE
 
-    print(f"{dataset.ARCHIVE} is here, from {dataset.fetch(params.dataset)}.")
+    if source := fetch_archive(dataset):
+        print(f"{ARCHIVE} is written, from {source}.")
+    else:
+        print(f"{ARCHIVE} already holds the images of {dataset.manifest}; nothing to download.")
 
 
 @command
 def verify() -> None:
-    """Unpack the images and compare every one with the manifest."""
+    """Compare the images with the manifest by size and SHA-256, and unpack them."""
     params = load()
-    from headswap.data import dataset
+    from headswap.data.manifest import count_images, find_quality_issues
+    from headswap.data.verify import verify_images
+    from headswap.io import write_json
+    from headswap.paths import DATASET_METRICS
 
-    images = dataset.verify(params.dataset)
-    dataset.record(dataset.counts(images))
+    images = verify_images(params.dataset)
+    write_json(DATASET_METRICS, count_images(images))
     print(f"{len(images)} images are as the manifest says.")
-    _print_remarks(dataset.remarks(images))
+    _print_issues(find_quality_issues(images))
 
 
 @command
@@ -87,23 +94,23 @@ def manifest(
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
 ) -> None:
     """Write the manifest of a folder of your own images."""
-    from headswap.data import dataset
+    from headswap.data.manifest import find_quality_issues, write_manifest
     from headswap.images.folders import ignored_files
 
     output = output or f"data/{Path(folder).resolve().name}.csv"
-    images = dataset.write_manifest(folder, output)
+    images = write_manifest(folder, output)
     print(f"{output} lists {len(images)} images.")
-    _print_remarks(dataset.remarks(images))
+    _print_issues(find_quality_issues(images))
     if others := ignored_files(folder):
         print("Left out, because they are not <split>/<class>/<image> of a known format:")
         print(bulleted(others))
     print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
 
 
-def _print_remarks(remarks: list[str]) -> None:
-    if remarks:
-        print("A comparison on these images suffers from")
-        print(bulleted(remarks))
+def _print_issues(issues: list[str]) -> None:
+    if issues:
+        print("A comparison on these images is less reliable because of")
+        print(bulleted(issues))
 
 
 @command

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 
-from headswap.download import obtain
+from headswap.download import download_file
 from headswap.errors import UserError
 from headswap.io import digest, read_tensors, sha256
 from headswap.params import Params
@@ -140,7 +140,9 @@ def _imagenet_state(name: str, url: str) -> dict[str, torch.Tensor]:
     cached = Path(torch.hub.get_dir(), "checkpoints", filename)
     with tempfile.TemporaryDirectory() as folder:
         # Its name has 8 of the 64 digits of its SHA-256, so plain HTTP is not safe.
-        obtain(url, Path(folder, "hub/checkpoints", filename), check_digest, [cached], pinned=False)
+        download_file(
+            url, Path(folder, "hub/checkpoints", filename), check_digest, [cached], pinned=False
+        )
         options = {"TORCH_HOME": folder, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
         try:
             with mock.patch.dict(os.environ, options):
