@@ -155,9 +155,9 @@ def _train(model, mode, params):
 def compare():
     """Put all cells into one table and its plots."""
     params = _params()
-    from headswap.compare import comparison as compare
+    from headswap.compare.comparison import write_comparison
 
-    compare.compare(params)
+    write_comparison(params)
 
 
 @command
