@@ -167,9 +167,9 @@ def _train(model: str, mode: Mode, params: Params) -> None:
 @command
 def compare() -> None:
     """Put all cells into one table and its plots."""
-    from headswap.compare import comparison
+    from headswap.compare.comparison import write_comparison
 
-    comparison.compare(load())
+    write_comparison(load())
 
 
 @command
