@@ -10,31 +10,33 @@ endif
 .PHONY: help demo test repro bench lint clean
 .DEFAULT_GOAL := help
 
-help:  ## say what can be made
+help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
 
 demo: .venv/installed  ## the whole pipeline on generated images, in the folder demo/ (no download)
-	@sh data/generated/demo.sh
+	@sh scripts/demo.sh
 
 test: .venv/installed  ## all tests (HEADSWAP_MIRROR, if set, adds those on the real photographs)
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-repro: .venv/installed  ## the real experiment, as params.yaml describes it
+repro: .venv/installed  ## the real experiment, as described in params.yaml
 	headswap check
 	dvc repro
 
-bench: .venv/installed  ## headswap against the classic script, into benchmarks/RESULTS.md
+bench: .venv/installed  ## time headswap and the classic script; writes benchmarks/RESULTS.md
 	python benchmarks/bench.py
 
-lint: .venv/installed  ## style and format
+lint: .venv/installed  ## style, format, types, and which wing imports which
 	ruff check .
 	ruff format --check .
+	mypy src/headswap
+	lint-imports
 
-clean:  ## forget finished and interrupted runs and the demo (DVC's cache stays)
+clean:  ## delete runs/, the demo and the page of plots (DVC's cache stays)
 	rm -rf runs demo dvc_plots
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headswap needs Python 3.11 or later; say make PYTHON=python3.12, for example")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headswap needs Python 3.11 or later; name one, for example: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

@@ -16,15 +16,17 @@ from conftest import edit, project
 
 from headswap import io as files
 from headswap import params
-from headswap.data import dataset
+from headswap.data.fetch import fetch_archive
+from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.io import read_json, read_tensors
 from headswap.paths import WEIGHTS
-from headswap.train import cell as cells
-from headswap.train import features as embedding
-from headswap.train import loop as training
-from headswap.train import pretrained as weights
-from headswap.train import run as runs
+from headswap.train import run
+from headswap.train.cell import train_cell, write_outputs
+from headswap.train.features import write_features
+from headswap.train.loop import evaluate, make_autocast
+from headswap.train.pretrained import write_weights
+from headswap.train.timing import PHASES
 
 OUTPUTS = ("models", "metrics/cells", "plots/curves", "plots/predictions")
 
@@ -32,17 +34,17 @@ OUTPUTS = ("models", "metrics/cells", "plots/curves", "plots/predictions")
 def prepare():
     """Bring images, weights and embeddings of the tiny network into the working folder."""
     chosen = params.load()
-    dataset.fetch(chosen.dataset)
-    dataset.verify(chosen.dataset)
+    fetch_archive(chosen.dataset)
+    verify_images(chosen.dataset)
     for model in chosen.models:
-        weights.write_weights(model, chosen, WEIGHTS / f"{model}.safetensors")
-        embedding.write_features(model, chosen, lambda name, message: None)
+        write_weights(model, chosen, WEIGHTS / f"{model}.safetensors")
+        write_features(model, chosen, lambda name, message: None)
 
 
 def train(mode="frozen", model="tiny"):
     told = []
     cell = params.Cell(model, mode)
-    cells.train_cell(cell, params.load(), lambda name, message: told.append((name, message)))
+    train_cell(cell, params.load(), lambda name, message: told.append((name, message)))
     return told
 
 
@@ -85,7 +87,7 @@ def test_a_cell_writes_its_five_outputs(ready):
     accuracy = (best["label"] == best["predicted"]).mean()
     assert metrics["best_val_accuracy_mean"] == pytest.approx(accuracy, abs=1e-6)
     timing = read_json("metrics/timing/tiny-finetune.json")
-    phases = [timing[f"{phase}_seconds_per_epoch_mean"] for phase in training.PHASES]
+    phases = [timing[f"{phase}_seconds_per_epoch_mean"] for phase in PHASES]
     assert all(seconds > 0 for seconds in phases)
     assert sum(phases) == pytest.approx(timing["seconds_per_epoch_mean"], abs=1e-3)
     assert len(timing["seconds_per_run"]) == 2
@@ -98,15 +100,15 @@ def test_a_cell_writes_its_five_outputs(ready):
 def test_what_is_kept_of_a_run_gives_its_predictions_again(ready, mode):
     train(mode)
     cell, chosen = params.Cell("tiny", mode), params.load()
-    feed = runs.open_dataset(cell, chosen)
+    dataset_ = run.open_dataset(cell, chosen)
     predictions = pd.read_csv(f"plots/predictions/{cell.name}.csv")
     for seed in chosen.seeds:
         for which in ("best", "last"):
-            network = runs.network(cell, chosen, feed, seed)
+            network = run.build_network(cell, chosen, dataset_, seed)
             kept, _ = read_tensors(f"models/{cell.name}/run-{seed}-{which}.safetensors", "pt")
             network.load_state_dict(kept, strict=False)
-            precisely = training.products("float32", "cpu")
-            _, _, probabilities = training.evaluate(network, feed.val(), precisely, "cpu")
+            autocast = make_autocast("float32", "cpu")
+            _, _, probabilities = evaluate(network, dataset_.val_batches(), autocast, "cpu")
             rows = predictions.query("seed == @seed and which == @which")
             expected = rows[["p_ants", "p_bees"]].to_numpy()
             np.testing.assert_allclose(probabilities.numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -119,7 +121,7 @@ def test_one_whole_network_is_kept_of_finetune(ready):
     ]
     kept, _ = read_tensors("models/tiny-finetune/best.safetensors", "pt")
     cell, chosen = params.Cell("tiny", "finetune"), params.load()
-    runs.network(cell, chosen, runs.open_dataset(cell, chosen), 0).load_state_dict(kept)
+    run.build_network(cell, chosen, run.open_dataset(cell, chosen), 0).load_state_dict(kept)
 
 
 def test_a_further_seed_trains_one_run(ready):
@@ -238,7 +240,7 @@ def test_a_killed_stage_leaves_no_process_and_goes_on_to_the_same_bytes(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_stage_ends_with_the_process_that_started_it():
-    stage = "import os, time; from headswap.train import workers; workers.stop_with_parent(); "
+    stage = "import os, time; from headswap.cli import stop_with_parent; stop_with_parent(); "
     stage += "print(os.getpid(), flush=True); time.sleep(60)"
     dvc = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
     parent = subprocess.Popen([sys.executable, "-c", dvc], stdout=subprocess.PIPE, text=True)
@@ -261,7 +263,7 @@ def test_a_worker_that_dies_is_named_and_a_second_stage_is_refused(slow):
     second = headswap("train", "slow", "finetune")
     _, complaint = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert f"process {stage.pid}" in complaint and "Traceback" not in complaint
+    assert f"number {stage.pid}" in complaint and "Traceback" not in complaint
     working = [pid for pid in descendants(stage.pid) if not list(descendants(pid))]
     victim = max(working)
     os.kill(victim, signal.SIGKILL)
@@ -308,14 +310,13 @@ def test_pruning_removes_the_runs_that_the_parameters_no_longer_describe(ready):
 def test_a_factory_whose_code_changed_trains_anew(ready):
     chosen = params.load()
     before = files.sha256("data/weights/tiny.safetensors")
-    weights.write_weights("tiny", chosen, WEIGHTS / "tiny.safetensors")
+    write_weights("tiny", chosen, WEIGHTS / "tiny.safetensors")
     assert files.sha256("data/weights/tiny.safetensors") == before
     module = Path("my_networks.py")
     module.write_text(module.read_text().replace("nn.ReLU()", "nn.GELU()"))
     script = (
-        "from headswap import params; from headswap.train import pretrained as weights; "
-        "weights.write_weights("
-        "'tiny', params.load(), weights.WEIGHTS / 'tiny.safetensors')"
+        "from headswap import params, paths; from headswap.train.pretrained import write_weights; "
+        "write_weights('tiny', params.load(), paths.WEIGHTS / 'tiny.safetensors')"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     assert files.sha256("data/weights/tiny.safetensors") != before
@@ -330,7 +331,7 @@ def test_a_cell_with_one_run_diverged_keeps_the_time_and_weights_of_the_others(r
     timing["epochs"][0]["forward"], timing["revision"] = 1000.0, "another"
     files.write_json(first / "run.json", run)
     files.write_json(first / "timing.json", timing)
-    cells.write(cell, chosen, [first, second])
+    write_outputs(cell, chosen, [first, second])
     written = read_json("metrics/timing/tiny-finetune.json")
     assert len(written["seconds_per_run"]) == 1 and written["seconds_per_run_mean"] < 900
     assert "another" in written["revision"] and len(written["revision"]) == 2
@@ -343,17 +344,20 @@ def test_a_full_disk_is_told_and_leaves_nothing(ready, what):
     script = f"""
 import resource, signal, torch
 from pathlib import Path
-from headswap.train import pretrained as weights
-from headswap.train.loop import History, _keep
+from headswap.train.checkpoint import History, save_checkpoint
+from headswap.train.speed.low_rank import LowRankUpdates
+from headswap.train.tensors import save_tensors
 from headswap.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
 network = torch.nn.Linear(300, 300)
 try:
     if {what!r} == "weights":
-        weights.save("full/file", network.state_dict())
+        save_tensors(Path("full/file"), network.state_dict())
     else:
-        _keep(Path("full/file"), network, torch.optim.SGD(network.parameters()), History())
+        optimizer = torch.optim.SGD(network.parameters())
+        low_rank = LowRankUpdates(network, optimizer, 4)
+        save_checkpoint(Path("full/file"), network, optimizer, low_rank, History())
 except UserError as error:
     print(error)
 """
@@ -364,10 +368,10 @@ except UserError as error:
 
 def test_generators_never_touch_the_global_state(ready):
     cell, chosen = params.Cell("tiny", "finetune"), params.load()
-    feed = runs.open_dataset(cell, chosen)
+    dataset_ = run.open_dataset(cell, chosen)
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    runs.network(cell, chosen, feed, 0)
-    list(feed.train(0, 0, 4))
+    run.build_network(cell, chosen, dataset_, 0)
+    list(dataset_.train_batches(0, 0, 4))
     assert torch.rand(1).equal(expected)

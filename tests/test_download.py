@@ -72,15 +72,15 @@ def right(path):
 @pytest.mark.parametrize(
     ("manner", "times"), [("well", 1), ("busy-at-first", 2), ("hangs-up-at-first", 2)]
 )
-def test_a_file_is_downloaded_at_the_second_try_if_need_be(server, tmp_path, manner, times):
+def test_a_download_is_retried_once(server, tmp_path, manner, times):
     target = tmp_path / "folder" / "f"
-    assert download.obtain(f"{server.url}/{manner}/f", target, right) == f"{server.url}/{manner}/f"
+    assert download.download_file(f"{server.url}/{manner}/f", target, right) == f"{server.url}/{manner}/f"
     assert target.read_bytes() == BODY
     assert len(server.asked) == times
 
 
-def test_a_download_can_be_read_by_those_who_can_read_other_new_files(server, tmp_path):
-    download.obtain(f"{server.url}/well/f", tmp_path / "f", right)
+def test_a_download_has_the_permissions_of_other_new_files(server, tmp_path):
+    download.download_file(f"{server.url}/well/f", tmp_path / "f", right)
     (tmp_path / "other").touch()
     assert (tmp_path / "f").stat().st_mode == (tmp_path / "other").stat().st_mode
 
@@ -89,15 +89,15 @@ def test_a_download_can_be_read_by_those_who_can_read_other_new_files(server, tm
     ("manner", "reason"),
     [
         ("missing", "the server answered 404"),
-        ("cut", "broke off before the file was whole"),
+        ("cut", "broke off before the file was complete"),
         ("silent", "no answer for 0.5 s"),
         ("stalled", "no answer for 0.5 s"),
     ],
 )
-def test_a_server_that_misbehaves_is_named_and_nothing_is_left(server, tmp_path, manner, reason):
+def test_a_failing_server_is_named_and_leaves_no_file(server, tmp_path, manner, reason):
     (tmp_path / "f").write_text("what was here before")
     with pytest.raises(UserError) as error:
-        download.obtain(f"{server.url}/{manner}/f", tmp_path / "f", anything)
+        download.download_file(f"{server.url}/{manner}/f", tmp_path / "f", anything)
     for part in (f"{server.url}/{manner}/f", reason, "HEADSWAP_MIRROR", "make demo"):
         assert part in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
@@ -107,7 +107,7 @@ def test_a_server_that_misbehaves_is_named_and_nothing_is_left(server, tmp_path,
 def test_no_connection_ends_within_seconds(tmp_path):
     started = time.monotonic()
     with pytest.raises(UserError, match="no connection"):
-        download.obtain("http://127.0.0.1:9/f", tmp_path / "f", anything)
+        download.download_file("http://127.0.0.1:9/f", tmp_path / "f", anything)
     assert time.monotonic() - started < 15
 
 
@@ -119,7 +119,7 @@ def test_the_mirror_comes_first_then_caches_then_the_address(server, tmp_path, m
     caches = [tmp_path / "cache" / "f"]
 
     def source():
-        return download.obtain(f"{server.url}/well/f", tmp_path / "got", right, caches)
+        return download.download_file(f"{server.url}/well/f", tmp_path / "got", right, caches)
 
     assert source() == str(tmp_path / "mirror/f")
     (tmp_path / "mirror/f").write_bytes(b"damaged")
@@ -130,23 +130,23 @@ def test_the_mirror_comes_first_then_caches_then_the_address(server, tmp_path, m
 
 def test_a_mirror_can_be_an_address(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", f"{server.url}/well/")
-    assert download.obtain("http://127.0.0.1:9/f", tmp_path / "f", right) == f"{server.url}/well/f"
+    assert download.download_file("http://127.0.0.1:9/f", tmp_path / "f", right) == f"{server.url}/well/f"
 
 
-def test_plain_http_is_refused_where_not_all_of_the_digest_is_known(server, tmp_path, monkeypatch):
+def test_plain_http_is_refused_where_only_a_part_of_the_digest_is_known(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", "http://mirror.invalid")
-    with pytest.raises(UserError, match="mirror.invalid/x: plain HTTP, and not all") as error:
-        download.obtain("http://other.invalid/x", tmp_path / "x", anything, pinned=False)
+    with pytest.raises(UserError, match="mirror.invalid/x: plain HTTP, and its full digest is not known") as error:
+        download.download_file("http://other.invalid/x", tmp_path / "x", anything, pinned=False)
     assert str(error.value).count("plain HTTP") == 2
     monkeypatch.delenv("HEADSWAP_MIRROR")
     here = f"{server.url}/well/x"
-    assert download.obtain(here, tmp_path / "x", right, pinned=False) == here
+    assert download.download_file(here, tmp_path / "x", right, pinned=False) == here
 
 
 def test_every_place_that_was_tried_is_named_with_what_was_wrong(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", str(tmp_path))
     server.body = b"other"
     with pytest.raises(UserError) as error:
-        download.obtain(f"{server.url}/well/f", tmp_path / "new/f", right)
+        download.download_file(f"{server.url}/well/f", tmp_path / "new/f", right)
     assert f"{tmp_path}/f: no such file" in str(error.value)
     assert f"{server.url}/well/f: has other bytes" in str(error.value)

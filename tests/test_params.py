@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.errors import UserError
-from headswap.train import backbones as networks
+from headswap.train.backbones import check_models
 
 TREE = YAML(typ="safe").load(ROOT / "params.yaml")
 LEAVES = [(section,) for section in TREE] + [
@@ -54,15 +54,15 @@ def test_the_parameters_of_the_experiment_are_right():
         (
             ("train",),
             3,
-            "train: must hold epochs, batch_size, lr, momentum, lr_step, lr_gamma, not 3",
+            "train: must have the keys epochs, batch_size, lr, momentum, lr_step, lr_gamma, not 3",
         ),
         (("train", 3), 3, "train.3: no such key; allowed are epochs"),
         (("train", "epochs"), "many", "train.epochs: should be a valid integer, not 'many'"),
         (("train", "epochs"), True, "train.epochs: should be a valid integer, not True"),
         (("train", "momentum"), 1, "train.momentum: should be less than 1"),
-        (("seeds",), [0, 1, 0], "seeds: names 0 twice"),
-        (("models",), ["alexnet", "alexnet"], "models: names 'alexnet' twice"),
-        (("modes",), ["frozen", "frozen"], "modes: names 'frozen' twice"),
+        (("seeds",), [0, 1, 0], "seeds: lists 0 more than once"),
+        (("models",), ["alexnet", "alexnet"], "models: lists 'alexnet' more than once"),
+        (("modes",), ["frozen", "frozen"], "modes: lists 'frozen' more than once"),
         (("modes",), ["probe"], "modes.0: should be 'finetune' or 'frozen', not 'probe'"),
         (("models",), ["AlexNet"], "models.0: must be written as lower-case letters"),
         (("models",), [], "models: must list at least one"),
@@ -97,8 +97,8 @@ def test_several_mistakes_are_named_at_once(tmp_path):
         ("factories: {mine: my_networks:mine}", "line 1 cannot be read"),  # by DVC neither
         ("device: cpu\ndevice: cuda\n", "line 2 cannot be read: found duplicate key"),
         ("device: 2024-13-45", "month must be in 1..12"),
-        ("- a list", "holds no keys"),
-        ("", "holds no keys"),
+        ("- a list", "has no keys"),
+        ("", "has no keys"),
         ("a: \x00", "cannot be read"),
     ],
 )
@@ -136,7 +136,7 @@ def test_any_value_anywhere_is_taken_or_refused_in_words(where, value):
     try:
         params.parse(changed(where, value))
     except UserError as error:
-        assert "params.yaml is not right" in str(error)
+        assert "params.yaml has mistakes" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,12 @@ def test_any_value_anywhere_is_taken_or_refused_in_words(where, value):
 )
 def test_an_unknown_network_or_factory_is_refused(models, factories, message):
     with pytest.raises(UserError, match=message):
-        networks.check(models, factories)
+        check_models(models, factories)
 
 
 def test_all_unknown_networks_and_factories_are_named_at_once():
     with pytest.raises(UserError) as error:
-        networks.check(["resnet18", "nonsense"], {"unused": "no_such_module:make"})
-    assert "models: nonsense is no network" in str(error.value)
+        check_models(["resnet18", "nonsense"], {"unused": "no_such_module:make"})
+    assert "models: nonsense is not a network" in str(error.value)
     assert "factories.unused" in str(error.value)
     assert "resnet18 " not in str(error.value)

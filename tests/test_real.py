@@ -10,13 +10,15 @@ import pytest
 from conftest import TESTS, edit, project
 
 from headswap import params
-from headswap.compare import near_duplicates as similar
-from headswap.data import dataset
+from headswap.compare.near_duplicates import near_duplicates
+from headswap.data.fetch import fetch_archive
+from headswap.data.manifest import count_images
+from headswap.data.verify import verify_images
 from headswap.io import read_json
 from headswap.paths import WEIGHTS
-from headswap.train import cell as cells
-from headswap.train import features as embedding
-from headswap.train import pretrained as weights
+from headswap.train.cell import train_cell
+from headswap.train.features import write_features
+from headswap.train.pretrained import write_weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,28 +48,28 @@ def photographs(tmp_path_factory):
         image={"size": 224, "resize": 256},
     )
     chosen = params.load()
-    dataset.fetch(chosen.dataset)
-    counts = dataset.counts(dataset.verify(chosen.dataset))
+    fetch_archive(chosen.dataset)
+    counts = count_images(verify_images(chosen.dataset))
     assert counts == read_json("data/published/dataset.json")
-    weights.write_weights(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
+    write_weights(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
     yield chosen
     os.chdir(before)
     sys.path.remove(str(TESTS))
 
 
 def best_accuracy(mode, chosen):
-    cells.train_cell(params.Cell(NAME, mode), chosen, lambda name, message: None)
+    train_cell(params.Cell(NAME, mode), chosen, lambda name, message: None)
     return read_json(f"metrics/cells/{NAME}-{mode}.json")["best_val_accuracy_mean"]
 
 
 def test_a_linear_probe_reaches_92_percent(photographs):
-    embedding.write_features(NAME, photographs, lambda name, message: None)
+    write_features(NAME, photographs, lambda name, message: None)
     assert best_accuracy("probe", photographs) >= 0.92
 
 
 def test_photographs_of_one_session_in_both_splits_are_found(photographs):
     predictions = pd.read_csv(f"plots/predictions/{NAME}-probe.csv")
-    pairs = similar.near_duplicates(SimpleNamespace(params=photographs, predictions=predictions))
+    pairs = near_duplicates(SimpleNamespace(params=photographs, predictions=predictions))
     twins = ("val/ants/470127071_8b8ee2bd74.jpg", "train/ants/470127037_513711fd21.jpg")
     assert twins in set(zip(pairs["val"], pairs["train"], strict=True))
     assert len(pairs) == 8

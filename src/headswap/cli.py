@@ -1,19 +1,24 @@
-"""The command line: a command for each stage, and what a person types besides."""
+"""The command line: a command for each stage, and those that a user types."""
 
 import functools
+import gc
+import os
 import shutil
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from headswap.errors import UserError, bulleted
-from headswap.train import workers
+from headswap.params import Cell, Mode, Params, load
 
 app = typer.Typer(
     help="Swap the head of a pretrained network, train it three ways, and find out which was "
-    "better. `dvc repro` runs the stages in order; params.yaml says what they do.",
+    "better. `dvc repro` runs the stages in order; params.yaml describes them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,12 +27,12 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
 
 
-def command(function):
-    """Register a stage; a `UserError` becomes a message on standard error and exit code 1."""
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command; a `UserError` becomes a message on standard error and exit code 1."""
 
     @app.command()
     @functools.wraps(function)
-    def guarded(*args, **kwargs):
+    def guarded(*args: object, **kwargs: object) -> None:
         try:
             function(*args, **kwargs)
         except UserError as error:
@@ -35,167 +40,189 @@ def command(function):
         except OSError as error:
             sys.exit(f"headswap {function.__name__}: {error.filename}: {error.strerror}")
         except KeyboardInterrupt:
-            sys.exit("\nStopped. What was finished is kept; go on with: dvc repro")
+            sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded
 
 
 @command
-def check():
+def check() -> None:
     """Check params.yaml: keys, values, networks and factories."""
-    params = _params()
-    from headswap.data import dataset
-    from headswap.train import backbones as networks
-    from headswap.train import loop as training
+    params = load()
+    from headswap.data.fetch import check_dataset
+    from headswap.train.backbones import check_models
+    from headswap.train.devices import resolve_device
 
-    dataset.check(params.dataset)
-    networks.check(params.models, params.factories)
-    training.pick(params.device)
+    check_dataset(params.dataset)
+    check_models(params.models, params.factories)
+    resolve_device(params.device)
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
-    print(f"params.yaml is right: {len(params.cells())} cells, {seeds} each.")
+    print(f"params.yaml is correct: {len(params.cells())} cells, {seeds} each.")
 
 
 @command
-def fetch():
-    """Bring the archive of images here, from the mirror, the address, or by drawing them."""
-    params = _params()
-    from headswap.data import dataset
+def fetch() -> None:
+    """Fetch the archive of images: download it, pack a local folder, or draw them."""
+    dataset = load().dataset
+    from headswap.data.fetch import fetch_archive
+    from headswap.paths import ARCHIVE
 
-    print(f"{dataset.ARCHIVE} is here, from {dataset.fetch(params.dataset)}.")
+    if source := fetch_archive(dataset):
+        print(f"{ARCHIVE} is written, from {source}.")
+    else:
+        print(f"{ARCHIVE} already holds the images of {dataset.manifest}; nothing to download.")
 
 
 @command
-def verify():
-    """Unpack the images and hold every one against the manifest."""
-    params = _params()
-    from headswap.data import dataset
+def verify() -> None:
+    """Compare the images with the manifest by size and SHA-256, and unpack them."""
+    params = load()
+    from headswap.data.manifest import count_images, find_quality_issues
+    from headswap.data.verify import verify_images
+    from headswap.io import write_json
+    from headswap.paths import DATASET_METRICS
 
-    images = dataset.verify(params.dataset)
-    dataset.record(dataset.counts(images))
+    images = verify_images(params.dataset)
+    write_json(DATASET_METRICS, count_images(images))
     print(f"{len(images)} images are as the manifest says.")
-    _remark(dataset.remarks(images))
+    _print_issues(find_quality_issues(images))
 
 
 @command
 def manifest(
     folder: Annotated[str, typer.Argument(help="With train/<class>/ and val/<class>/ in it.")],
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
-):
-    """Write the manifest of a folder of images of your own."""
-    from headswap.data import dataset
-    from headswap.images import folders as layout
+) -> None:
+    """Write the manifest of a folder of your own images."""
+    from headswap.data.manifest import find_quality_issues, write_manifest
+    from headswap.images.folders import ignored_files
 
     output = output or f"data/{Path(folder).resolve().name}.csv"
-    images = dataset.write_manifest(folder, output)
+    images = write_manifest(folder, output)
     print(f"{output} lists {len(images)} images.")
-    _remark(dataset.remarks(images))
-    if others := layout.ignored_files(folder):
-        print("Left out, being no <split>/<class>/<image> of a kind that is read:")
+    _print_issues(find_quality_issues(images))
+    if others := ignored_files(folder):
+        print("Left out, because they are not <split>/<class>/<image> of a known format:")
         print(bulleted(others))
     print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
 
 
-def _remark(remarks):
-    if remarks:
-        print("A comparison on them suffers from")
-        print(bulleted(remarks))
+def _print_issues(issues: list[str]) -> None:
+    if issues:
+        print("A comparison on these images is less reliable because of")
+        print(bulleted(issues))
 
 
 @command
-def weights(model: Model):
-    """Fetch a network's weights, check them, and find its head."""
-    params = _with_model(model)
+def weights(model: Model) -> None:
+    """Fetch a network's weights, verify them, and find its head."""
+    params = _load_with(model)
     from headswap.paths import WEIGHTS
-    from headswap.train import pretrained as weights
+    from headswap.train.pretrained import write_weights
 
     path = WEIGHTS / f"{model}.safetensors"
-    weights.write_weights(model, params, path)
+    write_weights(model, params, path)
     print(f"{path} is written.")
 
 
 @command
-def embed(model: Model):
-    """Compute the features that the linear probe learns from."""
-    params = _with_model(model)
-    workers.warm_up("headswap.train.features")
-    from headswap import progress as display
-    from headswap.train import features as embedding
+def embed(model: Model) -> None:
+    """Compute the features that the linear probe is trained on."""
+    params = _load_with(model)
+    from headswap.progress import progress
+    from headswap.train.workers import warm_up
 
-    with display.progress(params.embed.views + 2, "view") as on_progress:
-        embedding.write_features(model, params, on_progress)
+    warm_up()
+    from headswap.train.features import write_features
+
+    with progress(params.embed.views + 2, "view") as on_progress:
+        write_features(model, params, on_progress)
 
 
 @command
-def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]):
+def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]) -> None:
     """Train a model in one mode, with every seed."""
-    params = _with_model(model)
-    if mode not in params.modes:
-        raise UserError(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
-    _train(model, mode, params)
+    params = _load_with(model)
+    for known in params.modes:
+        if mode == known:
+            return _train(model, known, params)
+    raise UserError(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
 
 
 @command
-def probe(model: Model):
+def probe(model: Model) -> None:
     """Train a linear probe on a model's features, with every seed."""
-    _train(model, "probe", _with_model(model))
+    _train(model, "probe", _load_with(model))
 
 
-def _train(model, mode, params):
-    workers.warm_up("headswap.train.run")
-    from headswap import progress as display
-    from headswap.params import Cell
-    from headswap.train import cell as cells
+def _train(model: str, mode: Mode, params: Params) -> None:
+    from headswap.progress import progress
+    from headswap.train.cell import train_cell
 
     cell = Cell(model, mode)
-    with display.progress(params.recipe(cell).epochs, "epoch") as on_progress:
-        cells.train_cell(cell, params, on_progress)
+    with progress(params.recipe(cell).epochs, "epoch") as on_progress:
+        train_cell(cell, params, on_progress)
 
 
 @command
-def compare():
+def compare() -> None:
     """Put all cells into one table and its plots."""
-    params = _params()
-    from headswap.compare import comparison as compare
+    from headswap.compare.comparison import write_comparison
 
-    compare.compare(params)
+    write_comparison(load())
 
 
 @command
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-):
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
-    params = _params()
+    params = load()
     from headswap.io import folder_size
-    from headswap.train import run as runs
+    from headswap.paths import RUNS
+    from headswap.train.locks import file_lock
+    from headswap.train.run_cache import unused_folders
 
-    kept, gone = folder_size(runs.RUNS), 0
-    for folder in runs.unused(params):
-        with workers.only_one(folder.with_name("lock")):
-            gone += folder_size(folder)
-            print(f"{folder}: {folder_size(folder) / 1e6:.1f} MB")
+    total, freed = folder_size(RUNS), 0
+    for folder in unused_folders(params):
+        with file_lock(folder.with_name("lock")):
+            size = folder_size(folder)
+            freed += size
+            print(f"{folder}: {size / 1e6:.1f} MB")
             if not dry_run:
                 shutil.rmtree(folder)
     print(
-        f"{gone / 1e6:.1f} of {kept / 1e6:.1f} MB under {runs.RUNS}/ "
+        f"{freed / 1e6:.1f} of {total / 1e6:.1f} MB under {RUNS}/ "
         f"{'would be' if dry_run else 'are'} freed; DVC's cache keeps the results of all."
     )
 
 
-def _params():
-    from headswap.params import load
-
-    return load()
-
-
-def _with_model(model):
-    params = _params()
+def _load_with(model: str) -> Params:
+    params = load()
     if model not in params.models:
         raise UserError(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
     return params
 
 
-def main():
+def stop_with_parent() -> None:
+    """End this process, and so its workers, when its parent has ended.
+
+    A killed DVC leaves the command of its stage running.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
     """Run the command line."""
-    workers.stop_with_parent()
-    app()
+    stop_with_parent()
+    try:
+        app()
+    finally:
+        gc.freeze()  # speed: Python does not search torch's objects for garbage when it exits

@@ -1,10 +1,12 @@
-"""One file from the first place that has it: mirror, cache, internet."""
+"""Download a file, or copy it from a mirror or a cache, and check it."""
 
 import logging
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,61 +17,79 @@ from headswap.errors import UserError
 from headswap.io import atomic_write
 
 MIRROR = "HEADSWAP_MIRROR"
+"""The environment variable that names a folder or base URL to try first."""
 TIMEOUT = (5, 30)
 """Seconds to wait for a connection, and for the next bytes."""
 RETRIES = 2
 
 
-def obtain(url, destination, check, caches=(), pinned=True):
-    """Put a file in its place, whole and checked, or leave what was there.
+def download_file(
+    url: str,
+    destination: str | PathLike[str],
+    check: Callable[[Path], None],
+    caches: Iterable[str | PathLike[str]] = (),
+    pinned: bool = True,
+) -> str:
+    """Write a file from the first source that has a good copy: mirror, cache, URL.
+
+    A file that is there already stays as it is if no source has a good copy.
 
     Parameters
     ----------
-    url : str
-        Where the file lives. Its last part is the name by which a mirror has it.
-    destination : path-like
-        Where the file goes.
-    check : callable
-        Called with the path of a copy; raises ValueError, saying what is wrong, if it will not do.
-    caches : iterable of path-like
+    url
+        An address or a local path. Its last part is the file's name in a mirror.
+    destination
+        The file to write.
+    check
+        Called with the path of a copy; raises ValueError, saying what is wrong, to reject it.
+    caches
         Local files to try after the mirror and before `url`.
-    pinned : bool
-        Whether all of the content's SHA-256 is known. If not, plain HTTP, on whose way anybody may
-        exchange a file, is refused (but from this machine).
+    pinned
+        Whether `check` or a later stage compares the content with a full SHA-256. If not, plain
+        HTTP, where anybody on the way may replace a file, is refused (except from this machine).
 
     Returns
     -------
     str
-        The place that the file came from.
+        The source of the file.
 
     Raises
     ------
     UserError
-        If no place had a good copy: which were tried, and what was wrong with each.
+        If no source had a good copy; with every source and what was wrong with it.
     """
     name = url.rsplit("/", 1)[-1]
-    tried = []
+    failures = []
     with atomic_write(destination) as copy:
-        for place in _places(url, name, caches):
+        for source in _sources(url, name, caches):
             try:
                 if not pinned:
-                    _refuse_plain_http(place)
-                _copy(place, copy)
+                    _refuse_plain_http(source)
+                _copy(source, copy)
                 check(copy)
             except (OSError, ValueError, requests.RequestException) as error:
-                tried.append(f"  {place}: {_in_words(error)}")
+                failures.append(f"  {source}: {_describe(error)}")
                 copy.unlink(missing_ok=True)
                 continue
-            return place
+            return source
         raise UserError(
-            f"{name} could not be had. Tried:\n"
-            + "\n".join(tried)
+            f"{name} could not be downloaded. Tried:\n"
+            + "\n".join(failures)
             + f"\nWithout network: put {name} into a folder and set {MIRROR} to that folder's "
             "absolute path.\n`make demo` needs neither network nor mirror."
         )
 
 
-def _places(url, name, caches):
+def is_address(url: str) -> bool:
+    """Return whether a URL is an address, not a local path.
+
+    >>> is_address("https://example.org/photos.zip"), is_address("photos.zip")
+    (True, False)
+    """
+    return "://" in url
+
+
+def _sources(url: str, name: str, caches: Iterable[str | PathLike[str]]) -> Iterator[str]:
     mirror = os.environ.get(MIRROR, "").rstrip("/")
     if mirror:
         yield f"{mirror}/{name}"
@@ -77,27 +97,27 @@ def _places(url, name, caches):
     yield url
 
 
-def _refuse_plain_http(place):
-    address = urlsplit(place)
+def _refuse_plain_http(source: str) -> None:
+    address = urlsplit(source)
     if address.scheme == "http" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
-        raise ValueError("plain HTTP, and not all of its digest is known; use https:// or a folder")
+        raise ValueError("plain HTTP, and its full digest is not known; use https:// or a folder")
 
 
-def _copy(place, destination):
-    if "://" not in place:
-        shutil.copyfile(Path(place).expanduser(), destination)
+def _copy(source: str, destination: Path) -> None:
+    if not is_address(source):
+        shutil.copyfile(Path(source).expanduser(), destination)
         return
     pooch.get_logger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
         downloads = pooch.create(
-            folder, "", registry={"file": None}, urls={"file": place}, retry_if_failed=RETRIES
+            folder, "", registry={"file": None}, urls={"file": source}, retry_if_failed=RETRIES
         )
         downloader = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=sys.stderr.isatty())
-        # A copy, because pooch's file is readable by its owner alone.
+        # A copy, because only its owner may read pooch's file.
         shutil.copyfile(downloads.fetch("file", downloader=downloader), destination)
 
 
-def _in_words(error):
+def _describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, requests.HTTPError):
@@ -105,7 +125,7 @@ def _in_words(error):
     if isinstance(error, requests.ReadTimeout) or "Read timed out" in str(error):
         return f"no answer for {TIMEOUT[1]} s"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off before the file was whole"
+        return "the connection broke off before the file was complete"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
     return str(error)

@@ -1,28 +1,25 @@
-"""The one exception that is meant for a person."""
+"""The exception whose message is for the user."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """A mistake or mishap that a person can mend.
+    """A mistake or failure that the user can correct.
 
     The message says what happened, where, and what to type next. The command line prints it
     and exits with code 1; any other exception is a defect of headswap itself.
     """
 
 
-def bulleted(lines, limit=20):
-    """Join lines for a message, the first of them where there are too many to read.
+def bulleted(lines: Sequence[str], limit: int = 20) -> str:
+    """Join lines for a message, indented by two spaces.
 
     Parameters
     ----------
-    lines : list of str
+    lines
         All there is to report.
-    most : int
-        How many of them are shown.
-
-    Returns
-    -------
-    str
-        The lines, indented by two spaces.
+    limit
+        How many lines are shown; of the others, only the number.
 
     Examples
     --------

@@ -1,40 +1,48 @@
-"""Reading files, writing them so that a half-written one is never taken for a whole, digests."""
+"""Read files, write them atomically, compute digests."""
 
 import contextlib
 import csv
+import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 from headswap.errors import UserError
 
+StrPath = str | PathLike[str]
+
 
 @contextlib.contextmanager
-def atomic_write(path, *failures, durable=True):
-    """Give a temporary path beside `path` that takes its place when the block ends well.
+def atomic_write(path: StrPath, *failures: type[Exception], durable: bool = True) -> Iterator[Path]:
+    """Write a file or folder under a temporary name; rename it when the block ends well.
 
-    What a killed process left of an earlier try is removed first. There may be one writer at a
-    time.
+    Several processes may write the same file at a time: each has its own temporary name, and the
+    last one's file remains.
 
     Parameters
     ----------
-    path : path-like
-        The file or folder to write; its parents are made.
-    *failures : type
+    path
+        The file or folder to write; its parents are created.
+    *failures
         What a library raises, besides OSError, if it cannot write.
-    durable : bool
-        Whether a file is on the disk before it takes its place, so that a power cut cannot leave
+    durable
+        Whether to flush a file to the disk before it is renamed, so that a power cut cannot leave
         it empty.
 
     Yields
     ------
     pathlib.Path
-        Where to write. It is removed if the block raises.
+        Where to write, in a temporary folder beside `path` that is removed afterwards.
 
     Raises
     ------
@@ -42,38 +50,64 @@ def atomic_write(path, *failures, durable=True):
         If the disk is full, read-only, or not ours to write.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    kinds: tuple[type[Exception], ...] = (OSError, *failures)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial / path.name
-        if durable and (partial / path.name).is_file():
-            with open(partial / path.name, "rb") as file:
-                os.fsync(file.fileno())
-        if path.is_dir():
-            path.rename(partial / "old")
-        os.replace(partial / path.name, path)
-    except (OSError, *failures) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_folder(path) as folder:
+            yield folder / path.name
+            if durable and (folder / path.name).is_file():
+                with open(folder / path.name, "rb") as file:
+                    os.fsync(file.fileno())
+            if path.is_dir():
+                path.rename(folder / "old")
+            os.replace(folder / path.name, path)
+    except kinds as error:
         raise UserError(
             f"{path} could not be written: {getattr(error, 'strerror', None) or error}.\n"
             "Make room or set the permissions, then run the same command again."
         ) from error
+
+
+@contextlib.contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Create a folder beside `path`, and remove it and those that killed processes left.
+
+    Each holds a file that its process keeps locked as long as it lives.
+    """
+    for lock in path.parent.glob(f".{glob.escape(path.name)}.*.partial/lock"):
+        with contextlib.suppress(OSError):
+            with open(lock) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        with open(folder / "unlocked", "w") as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+                os.rename(folder / "unlocked", folder / "lock")
+            yield folder
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_text(path, text):
-    """Write a text file in UTF-8, whole or not at all."""
+def write_text(path: StrPath, text: str) -> None:
+    """Write a text file in UTF-8, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path, value):
-    """Write JSON with one key a line; a NaN or an infinity is refused, since JSON has none."""
+def write_json(path: StrPath, value: Any) -> None:
+    """Write JSON, one key a line.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite, which JSON cannot represent.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_csv(path, columns, rows):
+def write_csv(path: StrPath, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table with a header line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -82,31 +116,53 @@ def write_csv(path, columns, rows):
     write_text(path, text.getvalue())
 
 
-def folder_size(folder):
+def folder_size(folder: StrPath) -> int:
     """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 
-def read_json(path):
+def read_bytes(path: StrPath) -> bytes:
+    """Read a file that the user gave.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}.\n"
+            "Make it readable, then run the same command again."
+        ) from error
+
+
+def read_json(path: StrPath) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def read_tensors(path, framework="numpy", only=None):
-    """Read a safetensors file that `weights.save` wrote.
+def read_tensors(
+    path: StrPath, framework: str = "numpy", only: Collection[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a safetensors file that headswap wrote.
 
     Parameters
     ----------
-    path : path-like
+    path
+        The file.
     framework : {"numpy", "pt"}
-        Of the tensors.
-    only : collection of str, optional
-        The names of the tensors to read; else all.
+        The library of the tensors.
+    only
+        The names of the tensors to read; None reads all.
 
     Returns
     -------
     tensors : dict of str to numpy.ndarray or torch.Tensor
+        By name.
     metadata : dict
+        What was written with them.
 
     Raises
     ------
@@ -122,7 +178,7 @@ def read_tensors(path, framework="numpy", only=None):
         raise UserError(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error
 
 
-def sha256(path):
+def sha256(path: StrPath) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 
     Raises
@@ -139,7 +195,7 @@ def sha256(path):
         ) from None
 
 
-def digest(*values):
-    """Return 16 hexadecimal digits that stand for JSON-like values."""
+def digest(*values: Any) -> str:
+    """Return a digest of JSON-like values: 16 hexadecimal digits."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

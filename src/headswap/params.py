@@ -1,10 +1,11 @@
-"""The parameters: one typed schema for all of ``params.yaml``, and the names made from it."""
+"""The parameters: a typed schema of ``params.yaml``, and the cells that it describes."""
 
 import difflib
 import re
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,18 +15,22 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from headswap.errors import UserError, bulleted
 
 GENERATED = "generated"
+"""The ``dataset.url`` of the synthetic images."""
+
+T = TypeVar("T")
 
 
-def _distinct(values):
-    twice = sorted({value for value in values if values.count(value) > 1}, key=str)
-    if twice:
-        raise ValueError(f"names {twice[0]!r} twice; every entry may stand once")
+def _distinct(values: list[T]) -> list[T]:
+    repeated = sorted({value for value in values if values.count(value) > 1}, key=str)
+    if repeated:
+        raise ValueError(f"lists {repeated[0]!r} more than once")
     return values
 
 
@@ -43,14 +48,14 @@ Target = Annotated[str, Field(pattern=TARGET)]
 
 
 class Dataset(_Section):
-    """Where the images come from and what they must be."""
+    """Where the images come from, and the manifest that they are compared with."""
 
     url: Annotated[str, Field(min_length=1)]
     manifest: Annotated[str, Field(min_length=1)]
 
 
 class Recipe(_Section):
-    """Stochastic gradient descent with a stepwise learning rate, as in the tutorial."""
+    """Stochastic gradient descent with a stepped learning rate, as in the tutorial."""
 
     epochs: Positive
     batch_size: Positive
@@ -61,20 +66,20 @@ class Recipe(_Section):
 
 
 class Embed(_Section):
-    """The pool of augmented views that a linear probe draws from."""
+    """The augmented views of each training image whose features a linear probe is trained on."""
 
     views: Positive
     seed: Annotated[int, Field(ge=0)]
 
 
 class Image(_Section):
-    """Sides in pixels: of what the network sees, and of the shorter side before the crop."""
+    """Pixels: the sides of the network's input, and the shorter side before the crop."""
 
     size: Annotated[int, Field(ge=8, le=2048)]
     resize: Annotated[int, Field(ge=8, le=4096)]
 
     @model_validator(mode="after")
-    def _crop_fits(self):
+    def _crop_fits(self) -> "Image":
         if self.resize < self.size:
             raise ValueError(f"resize ({self.resize}) must be at least size ({self.size})")
         return self
@@ -124,31 +129,27 @@ class Params(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
 
     def cells(self) -> list[Cell]:
-        """Return the cells of the matrix, a model's modes side by side."""
+        """Return the cells of the matrix, model by model."""
         modes: list[Mode] = [*self.modes, "probe"]
         return [Cell(model, mode) for model in self.models for mode in modes]
 
     def recipe(self, cell: Cell) -> Recipe:
-        """Return the recipe that a cell is trained by."""
+        """Return the recipe that a cell is trained with."""
         return self.probe if cell.mode == "probe" else self.train
 
 
-def load(path="params.yaml"):
+def load(path: str | PathLike[str] = "params.yaml") -> Params:
     """Read and check the parameters.
 
     Parameters
     ----------
-    path : path-like
+    path
         A YAML 1.2 file, read as DVC reads it (``1e-3`` is a number).
-
-    Returns
-    -------
-    Params
 
     Raises
     ------
     UserError
-        With a line for every fault, which names the key and says what is allowed.
+        With a line for every mistake, which names the key and says what is allowed.
     """
     try:
         tree = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
@@ -159,63 +160,66 @@ def load(path="params.yaml"):
         ) from None
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read: {error.strerror}.\nMend that, then: headswap check"
+            f"{path} cannot be read: {error.strerror}.\nMake it readable, then run: headswap check"
         ) from None
     except (ValueError, RecursionError, YAMLError) as error:  # 2024-13-45: a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = (getattr(error, "problem", None) or str(error)).splitlines()[0]
         raise UserError(
-            f"{path}{where} cannot be read: {what}.\nMend that line, then: headswap check"
+            f"{path}{where} cannot be read: {what}.\nCorrect that line, then run: headswap check"
         ) from None
-    return parse(tree, path)
+    return parse(tree, str(path))
 
 
-def parse(tree, name="params.yaml"):
-    """Check parameters that were read already: see `load`."""
+def parse(tree: Any, name: str = "params.yaml") -> Params:
+    """Check parameters that have been read (see `load`)."""
     if not isinstance(tree, dict):
-        raise UserError(f"{name} holds no keys; it must name {_keys(Params)}.")
+        raise UserError(
+            f"{name} has no keys; it needs {_keys(Params)}.\n"
+            "Restore it with `git checkout`, then run: headswap check"
+        )
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        faults = [_in_words(fault) for fault in error.errors()]
+        mistakes = [_describe(mistake) for mistake in error.errors()]
         raise UserError(
-            f"{name} is not right:\n{bulleted(faults)}\nMend it, then: headswap check"
+            f"{name} has mistakes:\n{bulleted(mistakes)}\nCorrect them, then run: headswap check"
         ) from None
 
 
-def _in_words(fault):
-    where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    kind, given, limits = fault["type"], fault["input"], fault.get("ctx", {})
+def _describe(mistake: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in mistake["loc"] if part != "[key]")
+    kind, given, limits = mistake["type"], mistake["input"], mistake.get("ctx", {})
     if kind in ("extra_forbidden", "invalid_key"):
-        return f"{where}: no such key; {_allowed_keys(fault['loc'])}"
+        return f"{where}: no such key; {_allowed_keys(mistake['loc'])}"
     if kind == "missing":
         return f"{where}: is missing"
     if kind == "model_type":
-        return f"{where}: must hold {_keys(_section(fault['loc']))}, not {given!r}"
+        return f"{where}: must have the keys {_keys(_section(mistake['loc']))}, not {given!r}"
     if kind == "too_short":
         return f"{where}: must list at least one"
     if kind == "string_pattern_mismatch":
         return f"{where}: must be written as {FORMS[limits['pattern']]}, not {given!r}"
-    message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", fault["msg"])
+    message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", mistake["msg"])
     if kind == "value_error":
         return f"{where}: {message}"
     return f"{where}: should {message}, not {given!r}"
 
 
-def _allowed_keys(location):
+def _allowed_keys(location: tuple[int | str, ...]) -> str:
     section = _section(location[:-1])
     close = difflib.get_close_matches(str(location[-1]), section.model_fields, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed are {_keys(section)}"
 
 
-def _section(location):
-    section = Params
+def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
+    section: Any = Params
     for part in location:
         section = section.model_fields[part].annotation
     return section
 
 
-def _keys(section):
+def _keys(section: type[BaseModel]) -> str:
     return ", ".join(section.model_fields)

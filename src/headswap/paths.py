@@ -1,8 +1,8 @@
-"""Where everything lies, relative to the project's folder."""
+"""Where files lie, relative to the project's folder."""
 
 from pathlib import Path
 
-ARCHIVE = Path("data/hymenoptera_data.zip")
+ARCHIVE = Path("data/archive.zip")
 IMAGES = Path("data/images")
 WEIGHTS = Path("data/weights")
 EMBEDDINGS = Path("data/embeddings")
@@ -10,6 +10,7 @@ PUBLISHED = Path("data/published")
 RUNS = Path("runs")
 MODELS = Path("models")
 METRICS = Path("metrics")
+DATASET_METRICS = METRICS / "dataset.json"
 CELL_METRICS = METRICS / "cells"
 TIMING = METRICS / "timing"
 CURVES = Path("plots/curves")

@@ -1,8 +1,9 @@
-"""The write-up's conclusions, each tested by an interval."""
+"""Test the write-up's conclusions, each by an interval."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,14 +18,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from headswap.compare.intervals import Estimate, contrast, log_ratio
-from headswap.compare.results import COSTS, TIMED_ON
+from headswap.compare.results import TIMING_CONDITIONS, Cost, Results
 from headswap.errors import UserError, bulleted
+from headswap.paths import PUBLISHED
 
-CLAIMS = Path("data/published/claims.yaml")
+CLAIMS = PUBLISHED / "claims.yaml"
+VERDICTS = {1: "supported", 0: "inconclusive", -1: "contradicted"}
 
 
 class Claim(BaseModel):
-    """An entry of ``claims.yaml``, which says what each key means."""
+    """An entry of ``claims.yaml``, where the keys are explained."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,147 +36,136 @@ class Claim(BaseModel):
     quantity: Literal["accuracy", "seconds"]
     compare: Annotated[list[dict[str, FiniteFloat]], Field(min_length=1)]
     direction: Literal["above", "below"]
-    per: Literal[COSTS] | None = None
+    per: Cost | None = None
     published: dict[str, FiniteFloat]
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _check_keys_together(self) -> Self:
         if sorted(self.published) != self.cells:
             raise ValueError(f"published must give a figure of each of {', '.join(self.cells)}")
         for weights in self.compare:
             if min(weights.values(), default=0) >= 0 or max(weights.values()) <= 0:
                 raise ValueError("compare needs a weight above zero and one below")
             if self.quantity == "seconds" and {abs(weight) for weight in weights.values()} != {1}:
-                raise ValueError("of seconds, the weights under compare are 1 and -1")
+                raise ValueError("with seconds, the weights under compare are 1 and -1")
         if self.quantity == "seconds" and min(self.published.values()) <= 0:
-            raise ValueError("published seconds are above zero")
+            raise ValueError("published seconds must be above zero")
         if self.per and self.quantity == "accuracy":
             raise ValueError("per goes with seconds")
         return self
 
     @property
-    def cells(self):
-        """All cells it speaks of, sorted."""
+    def cells(self) -> list[str]:
+        """The names of all cells that the claim compares, sorted."""
         return sorted({cell for weights in self.compare for cell in weights})
 
 
-def read(path=CLAIMS):
+def read_claims(path: Path = CLAIMS) -> list[Claim]:
     """Read the claims.
-
-    Returns
-    -------
-    list of Claim
 
     Raises
     ------
     UserError
-        If the file is no list of claims, or has two of one name.
+        If the file is not a list of claims, or two of them have the same id.
     """
     try:
-        entries = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+        entries = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         claims = TypeAdapter(list[Claim]).validate_python(entries)
         names = [claim.id for claim in claims]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"more than one is called {', '.join(twice)}")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"more than one is called {', '.join(repeated)}")
     except ValidationError as error:
-        why = bulleted([_fault(fault) for fault in error.errors()])
+        reason = bulleted([_in_words(fault) for fault in error.errors()])
     except (OSError, ValueError, YAMLError) as error:
-        why = f"  {error}"
+        reason = f"  {error}"
     else:
         return claims
-    raise UserError(f"{path} is no list of claims:\n{why}\nMend it, then: dvc repro")
+    raise UserError(f"{path} is not a list of claims:\n{reason}\nCorrect it, then: dvc repro")
 
 
-def _fault(fault):
+def _in_words(fault: Any) -> str:
     number, *where = fault["loc"] or ("list",)
     place = f"entry {number + 1}" if isinstance(number, int) else number
     return f"{'.'.join(map(str, [place, *where]))}: {fault['msg'].removeprefix('Value error, ')}"
 
 
-def test(claim, results):
-    """Hold a claim against the results.
-
-    Parameters
-    ----------
-    claim : Claim
-    results : results.Results
+def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
+    """Test a claim with the results.
 
     Returns
     -------
     dict
-        ``id``, ``says``; ``verdict``: ``supported`` if every comparison's interval lies where the
-        claim says, ``contradicted`` if one lies wholly on the other side, else ``inconclusive``,
-        or ``not tested``; ``why`` not; ``unit``; ``effects``, a dict a comparison with ``effect``,
-        ``low``, ``high``, ``published`` (the write-up's effect) and ``images_needed`` (to tell;
-        None if it is told, or no number would do).
+        An entry of ``metrics/claims.json``: ``id``; ``says``; ``verdict``, which is ``supported``
+        if the interval of every comparison lies on the claimed side, ``contradicted`` if one lies
+        on the other side, else ``inconclusive``, or ``not tested``; ``why`` it was not tested;
+        ``unit``; ``effects``, for each comparison a dict with ``effect``, ``low``, ``high``,
+        ``published`` (the write-up's effect) and ``images_needed`` (for a decision; None if there
+        is one already, or no number would suffice).
     """
-    outcome = {
+    reason = _reason_not_tested(claim, results)
+    effects = [] if reason else [_effect(claim, weights, results) for weights in claim.compare]
+    claimed = 1 if claim.direction == "above" else -1
+    signs = [claimed * estimate.sign for estimate, _ in effects]
+    return {
         "id": claim.id,
         "says": claim.says,
-        "verdict": "not tested",
-        "why": _obstacle(claim, results),
+        "verdict": VERDICTS[min(signs)] if signs else "not tested",
+        "why": reason,
         "unit": _unit(claim),
-        "effects": [],
-    }
-    if outcome["why"]:
-        return outcome
-    wanted = 1 if claim.direction == "above" else -1
-    signs = []
-    for weights in claim.compare:
-        estimate, published = _estimate(claim, weights, results)
-        signs.append(estimate.sign * wanted)
-        figures = (estimate.value, estimate.low, estimate.high, published)
-        keys = ("effect", "low", "high", "published")
-        outcome["effects"].append(
+        "effects": [
             {
-                **{key: _shown(claim, figure) for key, figure in zip(keys, figures, strict=True)},
+                "effect": _in_unit(claim, estimate.value),
+                "low": _in_unit(claim, estimate.low),
+                "high": _in_unit(claim, estimate.high),
+                "published": _in_unit(claim, published),
                 "images_needed": None if estimate.sign else estimate.images_needed,
             }
-        )
-    verdicts = {1: "supported", 0: "inconclusive", -1: "contradicted"}
-    return {**outcome, "verdict": verdicts[min(signs)]}
+            for estimate, published in effects
+        ],
+    }
 
 
-def _unit(claim):
+def _unit(claim: Claim) -> str:
     if claim.quantity == "accuracy":
         return "points"
     return f"power of {claim.per}" if claim.per else "times"
 
 
-def _obstacle(claim, results):
-    """Return why a claim cannot be tested, or None."""
+def _reason_not_tested(claim: Claim, results: Results) -> str | None:
+    """Return why a claim cannot be tested, the same words for all claims with that reason."""
     params = results.params
-    missing = [cell for cell in claim.cells if cell not in results.cells]
-    if missing:
-        return f"not in the matrix: {', '.join(missing)}"
-    own = sorted({results.cells[cell].model for cell in claim.cells} & set(params.factories))
-    if own:
-        return f"it is about torchvision's network, and {', '.join(own)} has a factory of its own"
-    if any(results.figures.diverged[cell] for cell in claim.cells):
-        return "some of its runs diverged and ended early"
+    if any(cell not in results.cells for cell in claim.cells):
+        return "about cells that are not in the matrix"
+    replaced = sorted({results.cells[cell].model for cell in claim.cells} & set(params.factories))
+    if replaced:
+        return f"about torchvision's network, and {', '.join(replaced)} has a factory of its own"
+    if results.figures.loc[claim.cells, "diverged"].any():
+        return "some of the runs diverged"
     if claim.quantity == "seconds":
         if any(len(results.seconds(cell)) < 2 for cell in claim.cells):
-            return "one run a cell has no spread; add seeds"
-        if not results.timed_alike(claim.cells):
-            return f"its runs were not timed alike ({', '.join(TIMED_ON)})"
-        if claim.per and not all(_cost_ratio(claim, cells, results) for cells in claim.compare):
-            return f"its cells have the same {claim.per}"
+            return "one run per cell has no spread: add seeds"
+        if not results.timed_under_same_conditions(claim.cells):
+            return f"the conditions of timing differed ({', '.join(TIMING_CONDITIONS)})"
+        if claim.per and not all(_log_cost_ratio(claim, cells, results) for cells in claim.compare):
+            return f"the cells have the same {claim.per}"
         return None
     if params.weights != "imagenet":
-        return f"it is about ImageNet weights, and these are {params.weights}"
+        return f"about ImageNet weights, and these are {params.weights}"
     if results.published["summary"].empty:
-        return "it is about other images"
+        return "about other images"
     if any(len(results.contrast(weights)) < 2 for weights in claim.compare):
-        return "fewer than two seeds were finished by all of its cells; add seeds"
+        return "fewer than two seeds were finished by all of the cells: add seeds"
     return None
 
 
-def _estimate(claim, weights, results):
-    """Return a comparison's estimate and the write-up's figure, both zero if there is no effect."""
+def _effect(
+    claim: Claim, weights: Mapping[str, float], results: Results
+) -> tuple[Estimate, float]:
+    """Return a comparison's estimate and the write-up's figure, both zero for no effect."""
     if claim.quantity == "accuracy":
         published = sum(weight * claim.published[cell] for cell, weight in weights.items())
-        most = sum(weight for weight in weights.values() if weight > 0)
-        return contrast(results.contrast(weights), most), published
+        largest = sum(weight for weight in weights.values() if weight > 0)
+        return contrast(results.contrast(weights), largest), published
     estimate = log_ratio(
         [results.seconds(cell) for cell, weight in weights.items() if weight > 0],
         [results.seconds(cell) for cell, weight in weights.items() if weight < 0],
@@ -181,24 +173,22 @@ def _estimate(claim, weights, results):
     published = _log_ratio_of_sums(weights, claim.published)
     if not claim.per:
         return estimate, published
-    costs = _cost_ratio(claim, weights, results)
+    costs = _log_cost_ratio(claim, weights, results)
     low, high = sorted((estimate.low / costs, estimate.high / costs))
     return Estimate(estimate.value / costs, low, high), published / costs
 
 
-def _shown(claim, figure):
-    """Return a figure in the claim's unit."""
+def _in_unit(claim: Claim, figure: float) -> float:
     if claim.quantity == "accuracy":
         return round(100 * figure, 4)
     return round(figure if claim.per else math.exp(figure), 4)
 
 
-def _cost_ratio(claim, weights, results):
-    """Return the logarithm of the ratio of the cells' costs."""
-    return _log_ratio_of_sums(weights, results.figures[claim.per])
+def _log_cost_ratio(claim: Claim, weights: Mapping[str, float], results: Results) -> float:
+    return _log_ratio_of_sums(weights, results.figures[claim.per].to_dict())
 
 
-def _log_ratio_of_sums(weights, values):
-    over = sum(values[cell] for cell, weight in weights.items() if weight > 0)
-    under = sum(values[cell] for cell, weight in weights.items() if weight < 0)
-    return math.log(over / under)
+def _log_ratio_of_sums(weights: Mapping[str, float], values: Mapping[str, float]) -> float:
+    numerator = sum(values[cell] for cell, weight in weights.items() if weight > 0)
+    denominator = sum(values[cell] for cell, weight in weights.items() if weight < 0)
+    return math.log(numerator / denominator)

@@ -1,11 +1,11 @@
-"""The comparison: all cells in one table, what follows from it, and the rows of its plots."""
+"""The comparison: all cells in one table, its plots, the verdicts on the claims, and a report."""
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from headswap.compare import claims, plots, report
-from headswap.compare.intervals import LEVEL, accuracy, reliability
+from headswap.compare import plots, report, terminal
+from headswap.compare.claims import evaluate_claim, read_claims
+from headswap.compare.intervals import Estimate, accuracy, mean_of_replicates, reliability
 from headswap.compare.near_duplicates import near_duplicates
 from headswap.compare.plot_rows import (
     accuracies,
@@ -14,21 +14,19 @@ from headswap.compare.plot_rows import (
     costs,
     curves,
     differences,
-    or_none,
     phases,
     times,
 )
-from headswap.compare.results import METRICS, confidence, read
+from headswap.compare.results import EPOCHS, Results, confidence, read_results
 from headswap.io import write_json, write_text
+from headswap.params import Params
+from headswap.paths import METRICS
+
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
-def compare(params):
-    """Write the comparison of the cells that the parameters name, and show its tables.
-
-    Parameters
-    ----------
-    params : Params
-        Whose ``models`` and ``modes`` say which cells are read; others leave no trace.
+def write_comparison(params: Params) -> None:
+    """Write the comparison of the cells that the parameters name, and print its tables.
 
     Raises
     ------
@@ -36,132 +34,121 @@ def compare(params):
         If a cell has not been trained yet, or a file is missing or damaged: then nothing is
         written.
     """
-    results = read(params)
-    alike = near_duplicates(results)
-    table = comparison(results, alike)
-    verdicts = [claims.test(claim, results) for claim in claims.read()]
-    wrong = most_misclassified(results)
+    results = read_results(params)
+    duplicates = near_duplicates(results)
+    table = comparison_table(results, duplicates)
+    verdicts = [evaluate_claim(claim, results) for claim in read_claims()]
+    misclassified = most_misclassified(results)
     rows = {
         "accuracy": accuracies(results, table),
         "confusion": confusions(results),
-        "costs": costs(table, results.timed_alike(results.cells)),
+        "costs": costs(table, results.timed_under_same_conditions(results.cells)),
         "curves": curves(results),
         "differences": differences(results),
         "phases": phases(results),
         "reliability": calibration(results),
         "time": times(results, table),
     }
-    gallery = plots.gallery(wrong.head(12))
+    facts = report.facts(results, table, rows, verdicts, misclassified, duplicates)
+    gallery = plots.gallery(misclassified.head(12))
     write_json(METRICS / "summary.json", summary(table))
     write_json(METRICS / "claims.json", verdicts)
     write_text(METRICS / "comparison.csv", table.to_csv(index=False))
-    write_text(
-        METRICS / "comparison.md", report.markdown(results, table, rows, verdicts, wrong, alike)
-    )
+    write_text(METRICS / "comparison.md", report.render("report.md", facts))
     plots.write(rows, results.cells, gallery)
-    report.show(table, rows["differences"], verdicts)
+    terminal.show(facts)
 
 
-def comparison(results, alike=None):
-    """Put the cells side by side, and the write-up's figures beside them.
+def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the figures of all cells, next to the write-up's.
 
     Parameters
     ----------
-    results : results.Results
-    alike : pandas.DataFrame, optional
-        From `similar.near_duplicates`.
+    results
+        What the cells' files say.
+    duplicates
+        From `near_duplicates.near_duplicates`.
 
     Returns
     -------
     pandas.DataFrame
-        A row a cell: ``cell``; all of ``metrics/cells/<cell>.json``; ``selection_optimism``, the best epoch's
-        accuracy less the last's, with its interval, ``selection_optimism_ci_low`` and ``selection_optimism_ci_high``, for
-        other replicates on the same images, since the choice of the epoch depends on these;
-        ``calibration_error``, the expected one; ``accuracy_without_near_duplicates``, the mean accuracy
-        without the near-duplicates; ``seconds_per_run_mean``, in `probe` with a share of computing the
-        features; ``published_best_val_accuracy`` and ``published_train_seconds``. What cannot be
-        told is empty.
+        A row per cell, with an empty field where a figure is not known: ``cell``; for the best and
+        the last epoch the mean accuracy, its standard deviation over the replicates, and the
+        interval of the mean (``best_val_accuracy_mean``, ``_std``, ``_ci_low``, ``_ci_high``);
+        ``best_epoch_mean``; ``val_loss_last_mean``; the content of ``metrics/cells/<cell>.json``;
+        ``selection_optimism``, the accuracy at the best epoch less that at the last, with its
+        interval for other replicates on the same images, because the choice of the epoch depends
+        on these; ``calibration_error``, the expected one; ``seconds_per_run_mean``, in `probe`
+        with a share of computing the features; ``accuracy_without_near_duplicates``; and
+        ``published_best_val_accuracy`` and ``published_train_seconds``.
     """
-    new = _new_images(results, alike)
-    rows = []
-    for cell in results.cells:
-        best, last = (results.correct[cell, which] for which in ("best", "last"))
-        row = {"cell": cell, **_accuracy("best", best), **_accuracy("last", last)}
-        row |= {key: results.figures[key][cell] for key in results.figures}
-        if len(best):
-            row |= _selection_optimism(best.mean(axis=1) - last.mean(axis=1))
-            row["calibration_error"] = reliability(*confidence(results, cell))[1]
-            if new is not None:
-                row["accuracy_without_near_duplicates"] = best[new].to_numpy().mean()
-        row["seconds_per_run_mean"] = round(results.seconds(cell).mean(), 3)
-        rows.append(row)
-    columns = (
-        "selection_optimism",
-        "selection_optimism_ci_low",
-        "selection_optimism_ci_high",
-        "calibration_error",
-    )
-    table = pd.DataFrame(rows)
-    for column in (*columns, "accuracy_without_near_duplicates"):
-        table[column] = table[column].astype(float).round(6) if column in table else np.nan
+    accuracies = pd.DataFrame([_accuracies(results, cell) for cell in results.cells]).round(6)
+    others = pd.DataFrame([_others(results, cell, duplicates) for cell in results.cells])
+    cells = pd.DataFrame({"cell": list(results.cells)})
+    figures = results.figures.drop(columns=accuracies.columns, errors="ignore")
     published = results.published["summary"].set_index("cell").add_prefix("published_")
+    table = pd.concat([cells, accuracies, figures.reset_index(drop=True), others], axis=1)
     return table.join(published, on="cell")
 
 
-def _accuracy(which, correct):
-    """Return a cell's mean accuracy, its standard deviation over replicates, and its interval."""
-    parts = dict.fromkeys(("mean", "std", "ci_low", "ci_high"))
-    if len(correct):
-        estimate = accuracy(correct)
-        parts |= {"mean": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
-    if len(correct) > 1:
-        parts["std"] = correct.mean(axis=1).std(ddof=1)
-    return {
-        f"{which}_val_accuracy_{part}": None if value is None else round(float(value), 6)
-        for part, value in parts.items()
+def _accuracies(results: Results, cell: str) -> dict[str, float]:
+    row = {}
+    for which in EPOCHS:
+        correct = results.correct[cell, which]
+        estimate = accuracy(correct) if len(correct) else UNKNOWN
+        row |= {
+            f"{which}_val_accuracy_mean": estimate.value,
+            f"{which}_val_accuracy_std": correct.mean(axis=1).std(),
+            f"{which}_val_accuracy_ci_low": estimate.low,
+            f"{which}_val_accuracy_ci_high": estimate.high,
+        }
+    finished = results.correct[cell, "last"].index
+    best = results.predictions.query("cell == @cell and which == 'best'")
+    val = results.curves.query("cell == @cell and split == 'val' and seed in @finished")
+    return row | {
+        "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
+        "val_loss_last_mean": val.groupby("seed")["loss"].last().mean(),
     }
 
 
-def _selection_optimism(of_runs):
-    """Return the mean, and Student's interval if there are two runs; it is never negative."""
-    selection_optimism = {"selection_optimism": of_runs.mean()}
-    if len(of_runs) > 1:
-        half = stats.sem(of_runs) * stats.t.ppf((1 + LEVEL) / 2, len(of_runs) - 1)
-        selection_optimism["selection_optimism_ci_low"] = max(
-            0.0, selection_optimism["selection_optimism"] - half
-        )
-        selection_optimism["selection_optimism_ci_high"] = (
-            selection_optimism["selection_optimism"] + half
-        )
-    return selection_optimism
-
-
-def _new_images(results, alike):
-    """Return the validation images that are no near-duplicates, or None if that is not known."""
-    if alike is None:
-        return None
-    known = set(alike["val"].str.removeprefix("val/"))
-    return [image for image in results.predictions["image"].unique() if image not in known]
-
-
-def summary(table):
-    """Return the flat metrics that DVC compares between branches: two keys a cell."""
+def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dict[str, float]:
+    best, last = (results.correct[cell, which] for which in EPOCHS)
+    optimism, calibration_error, without_duplicates = UNKNOWN, np.nan, np.nan
+    if len(best):
+        optimism = mean_of_replicates(best.mean(axis=1) - last.mean(axis=1))
+        _, calibration_error = reliability(*confidence(results, cell))
+        if duplicates is not None:
+            kept = best.columns.difference(duplicates["val"].str.removeprefix("val/"))
+            without_duplicates = best[kept].to_numpy().mean()
     return {
-        f"{row.cell}.{which}": or_none(row[f"{which}_val_accuracy_mean"])
-        for _, row in table.iterrows()
-        for which in ("best", "last")
+        "selection_optimism": round(optimism.value, 6),
+        "selection_optimism_ci_low": round(np.maximum(0.0, optimism.low), 6),  # never negative
+        "selection_optimism_ci_high": round(optimism.high, 6),
+        "calibration_error": round(calibration_error, 6),
+        "seconds_per_run_mean": round(results.seconds(cell).mean(), 3),
+        "accuracy_without_near_duplicates": round(without_duplicates, 6),
     }
 
 
-def most_misclassified(results):
-    """Return the validation images that most runs get wrong at their best epoch.
+def summary(table: pd.DataFrame) -> dict[str, float | None]:
+    """Return the flat metrics that DVC compares between branches: two keys per cell."""
+    means = table.set_index("cell")[[f"{which}_val_accuracy_mean" for which in EPOCHS]]
+    return {
+        f"{cell}.{which}": None if pd.isna(mean) else mean
+        for cell, of_cell in means.iterrows()
+        for which, mean in zip(EPOCHS, of_cell, strict=True)
+    }
+
+
+def most_misclassified(results: Results) -> pd.DataFrame:
+    """Return the validation images that most runs misclassify at their best epoch.
 
     Returns
     -------
     pandas.DataFrame
-        ``image``, ``label``, ``predicted`` (the wrong class that most runs name), ``wrong`` and
-        ``runs`` (how many, of all cells), ``probability`` of the right class (their mean); those
-        with the most errors first, none without any.
+        ``image``; ``label``; ``wrong``, the number of runs that misclassified it, of ``runs`` in
+        all cells; ``probability`` of its own class (their mean); ``predicted``, the class that it
+        was most often mistaken for. Those with the most errors first, none without any.
     """
     best = results.predictions[results.predictions["which"] == "best"]
     probabilities = best.filter(regex="^p_")
@@ -170,12 +157,11 @@ def most_misclassified(results):
         wrong=best["label"] != best["predicted"],
         probability=probabilities.to_numpy()[np.arange(len(best)), of_label],
     )
-    rows = best.groupby(["image", "label"], as_index=False).agg(
+    mistakes = best[best["wrong"]].groupby(["image", "predicted"], as_index=False).size()
+    mistakes = mistakes.sort_values("size", ascending=False, kind="stable")
+    images = best.groupby(["image", "label"], as_index=False).agg(
         wrong=("wrong", "sum"), runs=("wrong", "size"), probability=("probability", "mean")
     )
-    named = best[best["wrong"]].groupby("image")["predicted"].agg(lambda names: names.mode()[0])
-    rows.insert(2, "predicted", rows["image"].map(named))
-    rows = rows[rows["wrong"] > 0].sort_values(
-        ["wrong", "probability", "image"], ascending=[False, True, True]
-    )
-    return rows.reset_index(drop=True)
+    rows = images.merge(mistakes.drop_duplicates("image")[["image", "predicted"]], on="image")
+    order = ["wrong", "probability", "image"]
+    return rows.sort_values(order, ascending=[False, True, True], ignore_index=True)

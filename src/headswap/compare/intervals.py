@@ -1,9 +1,9 @@
-"""How sure one can be of an accuracy, and of a difference, for other images and other runs.
+"""Intervals for accuracies, differences and ratios, over other images and other replicates.
 
-Every replicate sees the same validation images, so a figure's uncertainty has three sources: which
-images were photographed, which seeds were drawn, and what is left of each pair of the two. Each is
-estimated and counted once [1]_. The usual bootstrap over both counts the third three times [2]_ and
-knows no more of five replicates than five numbers tell; `benchmarks/COVERAGE.md` compares them.
+All replicates are evaluated on the same validation images, so an estimate has three sources of
+variance: the sample of images, the sample of seeds, and their interaction. Each variance component
+is estimated, and counted once [1]_. The usual bootstrap over images and replicates counts the
+interaction three times [2]_, and five replicates stay five; `benchmarks/COVERAGE.md` compares both.
 
 References
 ----------
@@ -13,9 +13,11 @@ References
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 LEVEL = 0.95
@@ -23,14 +25,15 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and the interval that covers its true value in 95 of 100 experiments.
+    """An estimate and its interval, which covers the true value in 95 of 100 experiments.
 
     Attributes
     ----------
-    value, low, high : float
-    images_needed : int or None
-        With how many images the interval would leave out zero, were the figure what it is: None
-        if no number would do, because the replicates alone differ too much, or it is zero.
+    value, low, high
+        The estimate and its interval; NaN where it is not known.
+    images_needed
+        With how many images the interval would exclude zero if the estimate stayed the same. None
+        if no number would suffice, because the replicates vary too much or the estimate is zero.
     """
 
     value: float
@@ -39,24 +42,25 @@ class Estimate:
     images_needed: int | None = None
 
     @property
-    def sign(self):
-        """1 or -1 if the whole interval lies above or below zero, else 0."""
+    def sign(self) -> int:
+        """1 or -1 if the interval lies above or below zero, else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
 
-def accuracy(correct):
+def accuracy(correct: ArrayLike) -> Estimate:
     """Estimate a cell's accuracy.
 
     Parameters
     ----------
-    hits : array_like of bool, shape (replicates, images)
-        Whether a replicate got an image right.
+    correct
+        Shape (replicates, images): whether a replicate classified an image correctly.
 
     Returns
     -------
     Estimate
-        With Wilson's interval [1]_ for as many independent images as would be worth as much, which
-        stays within 0 and 1 and tells something even of a cell without an error.
+        With Wilson's interval [1]_ for the effective number of images: as many independent images
+        as would give the same variance. It stays within 0 and 1, and has a width even where every
+        prediction is correct.
 
     References
     ----------
@@ -69,34 +73,34 @@ def accuracy(correct):
     >>> round(accuracy([[True] * 153] * 5).low, 3)
     0.975
     """
-    correct = np.asarray(correct, dtype=float)
-    mean = float(correct.mean())
-    of_images, of_replicates, quantile = variance_components(correct)
+    values = np.asarray(correct, dtype=float)
+    mean = float(values.mean())
+    of_images, of_replicates, quantile = variance_components(values)
     variance, binomial = of_images + of_replicates, mean * (1 - mean)
-    worth = min(binomial / variance, correct.size) if variance > 0 else correct.shape[1]
-    share = quantile**2 / worth
-    middle = (mean + share / 2) / (1 + share)
-    half = math.sqrt(share * binomial + share**2 / 4) / (1 + share)
+    effective = min(binomial / variance, values.size) if variance > 0 else values.shape[1]
+    ratio = quantile**2 / effective
+    middle = (mean + ratio / 2) / (1 + ratio)
+    half = math.sqrt(ratio * binomial + ratio**2 / 4) / (1 + ratio)
     return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def contrast(values, most=1.0):
-    """Estimate the mean of a difference, which is paired: image by image, seed by seed.
+def contrast(values: ArrayLike, largest: float = 1.0) -> Estimate:
+    """Estimate the mean of a difference that is paired by image and seed.
 
     Parameters
     ----------
-    values : array_like, shape (replicates, images)
-        For instance one cell's hits minus another's.
-    most : float
-        What an image can count at the most: 1 for one cell against another.
+    values
+        Shape (replicates, images): for instance one cell's correct predictions minus another's.
+    largest
+        The largest possible difference on one image: 1 for one cell minus another.
 
     Returns
     -------
     Estimate
-        With Student's interval, its degrees of freedom by Satterthwaite's rule [1]_, as far as it
-        lies within `most`. Its width is that of one image more, on which they differed by half of
-        `most`: so cells that never differed, or a few times and always one way, are not taken for
-        known without doubt [2]_.
+        With Student's interval, limited to ± `largest`, and Satterthwaite's degrees of freedom
+        [1]_. A pseudo-observation enters its width: one more image, with a difference of half of
+        `largest`. So cells that never differed, or only a few times and always in the same
+        direction, keep an interval of some width [2]_.
 
     References
     ----------
@@ -112,21 +116,51 @@ def contrast(values, most=1.0):
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
-    of_images, of_replicates, quantile = variance_components(values, unseen=(most / 2) ** 2)
+    of_images, of_replicates, quantile = variance_components(values, (largest / 2) ** 2)
     half = quantile * math.sqrt(of_images + of_replicates)
-    room = mean**2 - quantile**2 * of_replicates  # what the images' share may be at the most
-    needed = values.shape[1] * quantile**2 * of_images / room if room > 0 else math.inf
-    needed = math.ceil(needed) if math.isfinite(needed) else None
-    return Estimate(mean, max(-most, mean - half), min(most, mean + half), needed)
+    allowed = mean**2 - quantile**2 * of_replicates  # what the images may add to half squared
+    needed = values.shape[1] * quantile**2 * of_images / allowed if allowed > 0 else math.inf
+    return Estimate(
+        mean,
+        max(-largest, mean - half),
+        min(largest, mean + half),
+        math.ceil(needed) if math.isfinite(needed) else None,
+    )
 
 
-def log_ratio(over, under):
-    """Estimate the logarithm of a ratio of times, each a sum of cells' means.
+def mean_of_replicates(values: ArrayLike) -> Estimate:
+    """Estimate the mean of a figure over other replicates on the same images.
 
     Parameters
     ----------
-    over, under : list of array_like, shape (replicates,)
-        Of each cell above and below the line the seconds of its replicates, two or more.
+    values
+        Shape (replicates,).
+
+    Returns
+    -------
+    Estimate
+        With Student's interval, which is not known from a single replicate.
+
+    Examples
+    --------
+    >>> estimate = mean_of_replicates([1.0, 2.0, 3.0])
+    >>> round(estimate.low, 2), round(estimate.high, 2)
+    (-0.48, 4.48)
+    """
+    values = np.asarray(values, dtype=float)
+    mean, half = float(values.mean()), math.nan
+    if len(values) > 1:
+        half = float(stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def log_ratio(numerator: Sequence[ArrayLike], denominator: Sequence[ArrayLike]) -> Estimate:
+    """Estimate the logarithm of a ratio of times, each a sum of the means of some cells.
+
+    Parameters
+    ----------
+    numerator, denominator
+        For each cell the seconds of its replicates, two or more: shape (replicates,).
 
     Returns
     -------
@@ -139,10 +173,11 @@ def log_ratio(over, under):
     1
     """
     value, sources = 0.0, []
-    for side, cells in ((1, over), (-1, under)):
-        total = sum(np.mean(cell) for cell in cells)
-        value += side * math.log(total)
-        sources += [(stats.sem(cell) / total, len(cell) - 1) for cell in cells]
+    for sign, cells in ((1, numerator), (-1, denominator)):
+        seconds = [np.asarray(cell, dtype=float) for cell in cells]
+        total = sum(float(np.mean(cell)) for cell in seconds)
+        value += sign * math.log(total)
+        sources += [(float(stats.sem(cell)) / total, len(cell) - 1) for cell in seconds]
     variance = sum(error**2 for error, _ in sources)
     spread = sum(error**4 / freedom for error, freedom in sources)
     quantile = stats.t.ppf((1 + LEVEL) / 2, variance**2 / spread) if spread > 0 else 0.0
@@ -150,24 +185,26 @@ def log_ratio(over, under):
     return Estimate(value, value - half, value + half)
 
 
-def reliability(confidence, correct, bins=10):
-    """Compare how sure predictions were with how often they were right.
+def reliability(
+    confidence: ArrayLike, correct: ArrayLike, bins: int = 10
+) -> tuple[list[tuple[float, float, int]], float]:
+    """Compare the confidence of predictions with their accuracy.
 
     Parameters
     ----------
-    confidence : array_like, shape (predictions,)
-        The probability given to the predicted class.
-    hits : array_like of bool, shape (predictions,)
-        Whether it was the right one.
-    bins : int
+    confidence
+        Shape (predictions,): the probability of the predicted class.
+    correct
+        Shape (predictions,): whether the prediction was correct.
+    bins
         Of equal width between 0 and 1; empty ones are left out.
 
     Returns
     -------
     rows : list of tuple of (float, float, int)
-        Of each bin the mean confidence, the share of hits, and the number of predictions.
+        For each bin the mean confidence, the accuracy, and the number of predictions.
     error : float
-        The expected calibration error [1]_: the bins' mean distance between the first two.
+        The expected calibration error [1]_: the mean distance between the first two.
 
     References
     ----------
@@ -189,25 +226,40 @@ def reliability(confidence, correct, bins=10):
     return rows, error
 
 
-def variance_components(values, unseen=0.0):
-    """Return the variance of a mean due to images and to replicates, and Student's quantile.
+def variance_components(
+    values: NDArray[np.float64], pseudo_square: float = 0.0
+) -> tuple[float, float, float]:
+    """Estimate the variance of a mean over images and replicates by its components.
 
-    What is left of each pair of image and replicate is in the first, and so is taken out of the
-    second; but the degrees of freedom are those of what the replicates showed before, or a few
-    replicates that happen to agree would be believed as if they were many. `unseen` is added to
-    the sum of squares over images.
+    Parameters
+    ----------
+    values
+        Shape (replicates, images).
+    pseudo_square
+        Added to the sum of squares over images: the square of a pseudo-observation.
+
+    Returns
+    -------
+    of_images : float
+        The variance due to the images, including the interaction of images and replicates.
+    of_replicates : float
+        The variance due to the replicates, without the interaction, which is counted already.
+    quantile : float
+        Student's. Its degrees of freedom follow from the replicates' variance before the
+        interaction is subtracted; otherwise a few replicates that agree by chance would count as
+        many.
     """
     replicates, images = values.shape
     by_image, by_replicate = values.mean(axis=0), values.mean(axis=1)
-    of_images = (by_image.var() * images + unseen) / (images - 1) / images
+    of_images = (by_image.var() * images + pseudo_square) / (images - 1) / images
     of_replicates, freedom = 0.0, images - 1
     if replicates > 1:
-        left = values - by_image - by_replicate[:, None] + values.mean()
-        of_pairs = (left**2).sum() / ((replicates - 1) * (images - 1)) / values.size
-        shown = max(by_replicate.var(ddof=1) / replicates, of_pairs)
-        of_replicates, variance = shown - of_pairs, of_images + shown - of_pairs
+        residuals = values - by_image - by_replicate[:, None] + values.mean()
+        interaction = (residuals**2).sum() / ((replicates - 1) * (images - 1)) / values.size
+        total = max(by_replicate.var(ddof=1) / replicates, interaction)
+        of_replicates, variance = total - interaction, of_images + total - interaction
         if variance > 0:
-            by_both = of_images**2 / (images - 1) + shown**2 / (replicates - 1)
+            by_both = of_images**2 / (images - 1) + total**2 / (replicates - 1)
             freedom = max(variance**2 / by_both, replicates - 1)
     quantile = stats.t.ppf((1 + LEVEL) / 2, freedom)
     return float(of_images), float(of_replicates), float(quantile)

@@ -1,38 +1,40 @@
-"""Near-duplicates: validation images that stand nearly so among the training images."""
+"""Near-duplicates: validation images that almost repeat a training image."""
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from headswap.compare.results import Results
 from headswap.errors import UserError
 from headswap.io import read_tensors
 from headswap.paths import EMBEDDINGS
 
 SHARE = 0.05
-"""Of the validation images, how many are looked at: those most like a training image."""
-BLOCK = 256
-"""Validation images that are held against all training images at a time, to bound memory."""
+"""The share of the validation images that is listed: those most similar to a training image."""
+BATCH = 256
+"""How many validation images are compared with all training images at a time, to bound memory."""
 
 
-def near_duplicates(results, share=SHARE):
-    """Find the validation images that are most like a training image.
+def near_duplicates(results: Results, share: float = SHARE) -> pd.DataFrame | None:
+    """Find the validation images that are most similar to a training image.
 
     Photographs of one session in both splits make a validation image easier than a new one would
-    be. No threshold tells a near-duplicate from a lucky likeness for every network, so a fixed
-    share is taken, and shown; what matters is whether the accuracies depend on it.
+    be. No threshold separates near-duplicates from images that are similar by chance for every
+    network, so a fixed share is listed; what matters is whether the accuracies depend on it.
 
     Parameters
     ----------
-    results : results.Results
-        Of whose models the embeddings serve.
-    share : float
+    results
+        Similarity is measured on the embeddings of its models.
+    share
         Of the validation images.
 
     Returns
     -------
     pandas.DataFrame or None
-        ``val``, ``train`` (the most similar training image) and ``similarity`` (the cosine between
-        the two images' features, mean over the models), most similar first; None if the weights
-        are random, whose features say little of what an image shows.
+        ``val``, ``train`` (the most similar training image) and ``similarity`` (the cosine
+        similarity of their features, mean over the models), most similar first. None if the
+        weights are random, because such features say little about what an image shows.
 
     Raises
     ------
@@ -42,28 +44,30 @@ def near_duplicates(results, share=SHARE):
     if results.params.weights != "imagenet":
         return None
     paths = [EMBEDDINGS / f"{model}.safetensors" for model in results.params.models]
-    loaded = [read_tensors(path, only=("val", "train_centred")) for path in paths]
-    names = loaded[0][1]["names"]
-    seen = {f"val/{image}" for image in results.predictions["image"]}
-    if any(metadata["names"] != names for _, metadata in loaded) or seen not in (
-        set(names["val"]),
-        set(),  # every run diverged
+    embeddings = [read_tensors(path, only=("val", "train_centred")) for path in paths]
+    names = embeddings[0][1]["names"]
+    seen = {f"val/{image}" for image in results.predictions["image"]}  # empty: all runs diverged
+    if any(metadata["names"] != names for _, metadata in embeddings) or (
+        seen and seen != set(names["val"])
     ):
         raise UserError(
-            f"The features in {EMBEDDINGS} are not of the images that the cells saw.\n"
-            "Bring all up to date with: dvc repro"
+            f"The features in {EMBEDDINGS} are not of the images that the cells were validated "
+            "on.\nBring all up to date with: dvc repro"
         )
-    val, train = ([_unit(of[key]) for of, _ in loaded] for key in ("val", "train_centred"))
-    places, cosines = [], []
-    for start in range(0, len(names["val"]), BLOCK):
-        block = [of_model[start : start + BLOCK] for of_model in val]
-        similarity = np.mean([a @ b.T for a, b in zip(block, train, strict=True)], axis=0)
-        places += similarity.argmax(axis=1).tolist()
+    val, train = (
+        [_normalised(tensors[key]) for tensors, _ in embeddings] for key in ("val", "train_centred")
+    )
+    nearest: list[int] = []
+    cosines: list[float] = []
+    for start in range(0, len(names["val"]), BATCH):
+        batch = [features[start : start + BATCH] for features in val]
+        similarity = np.mean([a @ b.T for a, b in zip(batch, train, strict=True)], axis=0)
+        nearest += similarity.argmax(axis=1).tolist()
         cosines += similarity.max(axis=1).tolist()
     pairs = pd.DataFrame(
         {
             "val": names["val"],
-            "train": [names["train"][place] for place in places],
+            "train": [names["train"][place] for place in nearest],
             "similarity": np.round(cosines, 4),
         }
     )
@@ -71,5 +75,5 @@ def near_duplicates(results, share=SHARE):
     return pairs.head(max(1, round(share * len(pairs)))).reset_index(drop=True)
 
 
-def _unit(features):
+def _normalised(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)

@@ -1,243 +1,251 @@
-"""What the cells' files say, read into one place."""
+"""Read what the other stages wrote about every cell."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.params import Cell, Params
+from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
 
-METRICS, PLOTS = Path("metrics"), Path("plots")
-DTYPES = {
-    **{"seed": int, "epoch": int, "loss": float, "accuracy": float},
-    **dict.fromkeys(("cell", "split", "which", "image", "label", "predicted"), str),
+Epoch = Literal["best", "last"]
+EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
+Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth", "activations"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
+TIMING_CONDITIONS = ("processor", "cores", "device", "workers")
+"""What a time depends on besides the cell; only times under the same conditions are compared."""
+VERSIONS = ("headswap", "torch", "torchvision", "pillow", "python")
+
+TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
+DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | {
+    "seed": int,
+    "epoch": int,
+    "loss": float,
+    "accuracy": float,
 }
-"""Of the columns of the cells' tables, which may be empty."""
-COSTS = ("parameters", "trainable_parameters", "gmacs", "depth", "activations")
-TIMED_ON = ("processor", "cores", "device", "workers")
-"""What a time depends on besides the cell; times are compared where these are the same."""
-MADE_BY = ("headswap", "torch", "torchvision", "pillow", "python")
+"""Stated, because an empty table has no types and a class may be called ``01`` or ``None``."""
 COLUMNS = {
     "summary": ("best_val_accuracy", "train_seconds"),
     "curves": ("epoch", "split", "loss", "accuracy"),
     "predictions": ("epoch", "which", "image", "label", "predicted"),
 }
-"""What each kind of table has at the least."""
+"""The required columns of each kind of table."""
 KEYS = {
-    "cells": (
-        *("best_val_accuracy_mean", "last_val_accuracy_mean"),
-        *("best_epoch_mean", "val_loss_last_mean", "seeds", "diverged", *COSTS),
-    ),
-    "timing": ("seconds_per_run", *TIMED_ON, "revision", "dirty", *MADE_BY),
-    "embed": ("seconds", *TIMED_ON),
+    "cells": ("seeds", "diverged", *COSTS),
+    "timing": ("seconds_per_run", *TIMING_CONDITIONS, "revision", "dirty", *VERSIONS),
+    "embed": ("seconds", *TIMING_CONDITIONS),
     "dataset": ("images", "train", "val", "in_both_splits"),
 }
-"""What each kind of JSON has at the least."""
-PUBLISHED = Path("data/published")
+"""The required keys of each kind of JSON file."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that is compared.
+    """The results of all cells of a matrix.
 
     Attributes
     ----------
-    params : Params
-    cells : dict of str to Cell
-        The cells by their names, in the order of the parameters.
-    figures : pandas.DataFrame
-        A row a cell, by its name: all of ``metrics/cells/<cell>.json``.
-    timing : dict of str to dict
-        Of each cell ``metrics/timing/<cell>.json``; ``features_seconds`` is what a `probe` run's
-        share of computing the features took.
-    curves, predictions : pandas.DataFrame
-        The cells' tables in one, with a first column ``cell``.
-    counts : dict of str to int
-        The images: ``metrics/dataset.json``.
-    published : dict of str to pandas.DataFrame
-        The write-up's ``summary`` and ``curves``, without networks that have a factory of one's
-        own; empty if it used other images or weights.
-    correct : dict of tuple of (str, str) to pandas.DataFrame of bool
-        For each cell and epoch (``best`` or ``last``) which images its finished replicates got
-        right: a row a seed, a column an image.
+    params
+        The parameters that name the cells.
+    cells
+        The cells by name, in the order of the parameters.
+    figures
+        A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``.
+    timing
+        For each cell the content of ``metrics/timing/<cell>.json``; ``features_seconds`` is added,
+        each `probe` run's share of the time that its features took.
+    curves, predictions
+        The tables of all cells in one, with a first column ``cell``.
+    counts
+        The numbers of images: ``metrics/dataset.json``.
+    published
+        The write-up's tables, ``summary`` and ``curves``, without networks that have a factory of
+        their own; empty if the write-up used other images or weights.
+    correct
+        For each cell and epoch which images were classified correctly: a boolean table with a row
+        per finished seed and a column per image.
     """
 
     params: Params
     cells: dict[str, Cell]
     figures: pd.DataFrame
-    timing: dict
+    timing: dict[str, dict[str, Any]]
     curves: pd.DataFrame
     predictions: pd.DataFrame
-    counts: dict
-    published: dict
-    correct: dict
+    counts: dict[str, int]
+    published: dict[str, pd.DataFrame]
+    correct: dict[tuple[str, str], pd.DataFrame]
 
-    def contrast(self, weights, which="best"):
-        """Add up the hits of cells with weights, seed by seed and image by image.
+    def contrast(self, weights: Mapping[str, float], which: Epoch = "best") -> NDArray[np.float64]:
+        """Return a weighted sum of several cells' correct predictions.
 
         Parameters
         ----------
-        weights : dict of str to float
-            By cell.
-        which : {"best", "last"}
+        weights
+            The weight of each cell, by name.
+        which
             The epoch.
 
         Returns
         -------
         numpy.ndarray
-            Shape (replicates, images); of the seeds that all the cells finished, maybe none.
+            Shape (replicates, images), for the seeds that all of the cells finished (maybe none).
         """
         correct = {cell: self.correct[cell, which] for cell in weights}
         seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in correct.values())))
         if not seeds:
             return np.empty((0, 0))
-        return sum(
-            weight * correct[cell].loc[seeds].to_numpy(dtype=float)
-            for cell, weight in weights.items()
-        )
+        terms = [weight * correct[cell].loc[seeds].to_numpy(float) for cell, weight in weights.items()]
+        return np.sum(terms, axis=0)
 
-    def seconds(self, cell):
-        """Return how long a cell's finished runs took; a probe's with their share of features.
+    def seconds(self, cell: str) -> pd.Series:
+        """Return the seconds of each finished run, in `probe` with its share of the features.
 
-        Features are computed once, so their share has no spread.
+        Features are computed once for all runs, so their share is the same in each.
         """
         timing = self.timing[cell]
         return pd.Series(timing["seconds_per_run"], dtype=float) + timing["features_seconds"]
 
-    def timed_alike(self, cells):
-        """Tell whether all runs of some cells had the same of all that `TIMED_ON` names."""
-        seen = [tuple(self.timing[cell][key] for key in TIMED_ON) for cell in cells]
-        mixed = any(isinstance(value, list) for of_cell in seen for value in of_cell)
-        return not mixed and len(set(seen)) == 1
+    def timed_under_same_conditions(self, cells: Iterable[str]) -> bool:
+        """Return whether all `TIMING_CONDITIONS` were the same for all runs of some cells."""
+        conditions = [[self.timing[cell][key] for key in TIMING_CONDITIONS] for cell in cells]
+        mixed = any(isinstance(value, list) for of_cell in conditions for value in of_cell)
+        return not mixed and all(of_cell == conditions[0] for of_cell in conditions)
 
 
-def read(params):
-    """Read the cells that the parameters name; others leave no trace.
-
-    Parameters
-    ----------
-    params : Params
-        Whose ``models`` and ``modes`` name the cells.
-
-    Returns
-    -------
-    Results
+def read_results(params: Params) -> Results:
+    """Read the results of the cells that the parameters name, and of no others.
 
     Raises
     ------
     UserError
-        If a cell has not been trained yet, a file is damaged, or cells saw different images.
+        If a cell has no results yet, a file is damaged, or cells were validated on different
+        images.
     """
     cells = {cell.name: cell for cell in params.cells()}
-    missing = [cell for cell in cells if not (METRICS / f"cells/{cell}.json").exists()]
+    missing = [cell for cell in cells if not (CELL_METRICS / f"{cell}.json").exists()]
     if missing:
         raise UserError(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
-    counts = _json(METRICS / "dataset.json", "dataset")
-    same = params.weights == "imagenet" and counts == _json(PUBLISHED / "dataset.json", "dataset")
+    counts = _read_json(METRICS / "dataset.json", "dataset")
+    same_images = counts == _read_json(PUBLISHED / "dataset.json", "dataset")
+    comparable = [
+        name
+        for name, cell in cells.items()
+        if same_images and params.weights == "imagenet" and cell.model not in params.factories
+    ]
     published = {
-        kind: _table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
+        kind: _read_table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
         for kind in ("summary", "curves")
     }
-    comparable = [name for name, cell in cells.items() if cell.model not in params.factories]
-    figures = {cell: _json(METRICS / f"cells/{cell}.json", "cells") for cell in cells}
-    timing = {cell.name: _timing(cell) for cell in params.cells()}
-    predictions = _stacked(cells, "predictions")
+    figures = {cell: _read_json(CELL_METRICS / f"{cell}.json", "cells") for cell in cells}
+    timing = {name: _read_timing(cell) for name, cell in cells.items()}
+    predictions = _read_tables(cells, PREDICTIONS, COLUMNS["predictions"])
     for cell in cells:
-        _check_runs(cell, predictions, figures[cell], timing[cell])
+        _check_runs(cell, predictions[predictions["cell"] == cell], figures[cell], timing[cell])
     _check_images(predictions)
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
         timing=timing,
-        curves=_stacked(cells, "curves"),
+        curves=_read_tables(cells, CURVES, COLUMNS["curves"]),
         predictions=predictions,
         counts=counts,
         published={
-            name: table[same & table["cell"].isin(comparable)] for name, table in published.items()
+            kind: table[table["cell"].isin(comparable)] for kind, table in published.items()
         },
         correct={
-            (cell, which): right(predictions[predictions["cell"] == cell], which)
+            (cell, which): correct_predictions(predictions[predictions["cell"] == cell], which)
             for cell in cells
-            for which in ("best", "last")
+            for which in EPOCHS
         },
     )
 
 
-def right(predictions, which):
-    """Return which images a cell's replicates got right: a row a seed, a column an image.
+def correct_predictions(predictions: pd.DataFrame, which: Epoch) -> pd.DataFrame:
+    """Return which images each replicate of a cell classified correctly.
 
     Parameters
     ----------
-    predictions : pandas.DataFrame
-        The cell's table.
-    which : {"best", "last"}
+    predictions
+        The cell's table of predictions.
+    which
         The epoch.
 
     Returns
     -------
-    pandas.DataFrame of bool
+    pandas.DataFrame
+        Boolean, with a row per seed and a column per image.
     """
     rows = predictions[predictions["which"] == which]
-    rows = rows.assign(hit=rows["label"] == rows["predicted"])
-    return rows.pivot(index="seed", columns="image", values="hit")
+    rows = rows.assign(correct=rows["label"] == rows["predicted"])
+    return rows.pivot(index="seed", columns="image", values="correct")
 
 
-def confidence(results, cell):
-    """Return each predicted class's probability at the best epoch, and whether it was right."""
+def confidence(results: Results, cell: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the predicted class's probability at the best epoch, and whether it was correct.
+
+    Returns
+    -------
+    probabilities, correct : numpy.ndarray
+        Shape (predictions,), over all finished replicates and images.
+    """
     rows = results.predictions
     rows = rows[(rows["cell"] == cell) & (rows["which"] == "best")]
     probabilities = rows.filter(regex="^p_").max(axis=1)
     return probabilities.to_numpy(), (rows["label"] == rows["predicted"]).to_numpy()
 
 
-def _timing(cell):
-    """Return a cell's times, with what the features of a probe cost each of its runs.
+def _read_timing(cell: Cell) -> dict[str, Any]:
+    """Return a cell's times, and in `probe` each run's share of the time of the features.
 
-    Where features and runs were timed on different things, both are listed.
+    Where features and runs were timed under different conditions, both are listed.
     """
-    timing = _json(METRICS / f"timing/{cell.name}.json", "timing")
+    timing = _read_json(TIMING / f"{cell.name}.json", "timing")
     share = 0.0
     if cell.mode == "probe":
-        embedding = _json(METRICS / f"timing/{cell.model}-embed.json", "embed")
+        embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
         share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
-        for key in TIMED_ON:
+        for key in TIMING_CONDITIONS:
             if embedding[key] != timing[key]:
                 timing[key] = [timing[key], embedding[key]]
     return {**timing, "features_seconds": share}
 
 
-def _check_runs(cell, predictions, figures, timing):
-    """Raise a UserError unless each finished run of a cell has a row an image and a time."""
-    path = PLOTS / f"predictions/{cell}.csv"
-    rows = predictions[predictions["cell"] == cell]
-    runs = rows.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
-    finished = figures["seeds"] - figures["diverged"]
-    numbers = {len(runs.loc[[which]]) if which in runs.index else 0 for which in ("best", "last")}
-    if (runs != rows["image"].nunique()).any(axis=None):
-        raise _damaged(path, "not every run has one row an image")
-    if {*numbers, len(timing["seconds_per_run"])} != {finished}:
-        raise _damaged(path, f"it, the times and the metrics of {cell} speak of other runs")
+def _check_runs(
+    cell: str, predictions: pd.DataFrame, figures: dict[str, Any], timing: dict[str, Any]
+) -> None:
+    """Raise a UserError unless each finished run has one prediction per image, and a time."""
+    path = PREDICTIONS / f"{cell}.csv"
+    images = predictions.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
+    if (images != predictions["image"].nunique()).any(axis=None):
+        raise _damaged(path, "not every run has one row per image")
+    runs = predictions.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
+    if {*runs, len(timing["seconds_per_run"])} != {figures["seeds"] - figures["diverged"]}:
+        raise _damaged(path, f"{cell} has different runs in predictions, timing and metrics")
 
 
-def _check_images(predictions):
-    """Raise a UserError unless all cells were held against the same images, labelled alike."""
-    seen = {
-        cell: frozenset(rows[["image", "label"]].itertuples(index=False))
+def _check_images(predictions: pd.DataFrame) -> None:
+    """Raise a UserError unless all cells were validated on the same images and labels."""
+    images = {
+        cell: frozenset(zip(rows["image"], rows["label"], strict=True))
         for cell, rows in predictions.groupby("cell")
     }
-    if len(set(seen.values())) > 1:
+    if len(set(images.values())) > 1:
         raise UserError(
-            f"These cells were not validated on the same images: {', '.join(seen)}.\n"
+            f"These cells were not validated on the same images: {', '.join(map(str, images))}.\n"
             "Bring all up to date with: dvc repro"
         )
 
 
-def _json(path, kind):
-    """Read a JSON file with at least the keys of its kind; raise a UserError if it is damaged."""
+def _read_json(path: Path, kind: str) -> dict[str, Any]:
+    """Read a JSON file; raise a UserError if it is damaged or lacks a required key."""
     try:
         content = read_json(path)
         if lacking := sorted(set(KEYS[kind]) - set(content)):
@@ -247,26 +255,25 @@ def _json(path, kind):
     return content
 
 
-def _table(path, columns):
-    """Read a table with at least the given columns; raise a UserError if it is damaged."""
+def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Read a CSV file; raise a UserError if it is damaged or lacks a required column."""
     try:
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    except (OSError, ValueError) as error:  # those of pandas among them
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise _damaged(path, error) from error
     return table
 
 
-def _damaged(path, why):
+def _read_tables(cells: Iterable[str], folder: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Return a kind of table of all cells in one, with a first column ``cell``."""
+    tables = {cell: _read_table(folder / f"{cell}.csv", ("seed", *columns)) for cell in cells}
+    stacked = pd.concat(tables, names=["cell"]).copy()  # defragments a table of 1,000 columns
+    return stacked.reset_index(level="cell").reset_index(drop=True)
+
+
+def _damaged(path: Path, reason: object) -> UserError:
     return UserError(
-        f"{path} cannot be read: {why}\nRestore it with: dvc checkout, or git checkout"
+        f"{path} cannot be read: {reason}\nRestore it with: dvc checkout, or git checkout"
     )
-
-
-def _stacked(cells, kind):
-    """Return the tables of all cells in one, with a first column ``cell``."""
-    columns = ("seed", *COLUMNS[kind])
-    tables = {cell: _table(PLOTS / kind / f"{cell}.csv", columns) for cell in cells}
-    whole = pd.concat(tables, names=["cell"]).copy()  # in one piece, even of 1,000 columns
-    return whole.reset_index(level="cell").reset_index(drop=True)

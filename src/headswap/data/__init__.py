@@ -1,1 +1,1 @@
-"""The data wing: brings the photographs here and verifies them. It needs no torch."""
+"""The data wing: fetches the photographs and verifies them. It does not import torch."""

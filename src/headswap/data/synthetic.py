@@ -1,77 +1,78 @@
-"""Generated images: a small two-class set of our own drawings, for where there is no network."""
+"""Synthetic images: a small set of drawn ants and bees, for where there is no network."""
 
 import csv
 import hashlib
 import io
 import zipfile
+from os import PathLike
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from headswap.data.manifest import COLUMNS
+
 SIDE = 96
+"""Pixels."""
 COUNTS = {"train": 24, "val": 20}
 """Images of each class in each split."""
 SCALE = 4
-"""Drawn this many times larger, then reduced, so that edges are smooth."""
+"""Images are drawn this many times larger and then reduced, so that edges are smooth."""
+MANIFEST = "manifest.csv"
+"""The name of the manifest in the archive."""
+
+Colour = tuple[int, int, int, int]
 
 
-def draw_archive(path, manifest):
-    """Write the whole set as a zip, with its manifest in it.
-
-    Parameters
-    ----------
-    path : path-like
-        The zip to write; always the same bytes.
-    manifest : str
-        The name that the manifest has in it.
-    """
-    rows = [("path", "bytes", "sha256")]
+def draw_archive(path: str | PathLike[str]) -> None:
+    """Write all images and their manifest as a zip, always the same bytes."""
+    rows: list[tuple[object, ...]] = [COLUMNS]
+    groups = [(split, label) for split in COUNTS for label in ("ants", "bees")]
     with zipfile.ZipFile(path, "w") as archive:
-        for number, (split, label) in enumerate(
-            (split, label) for split in COUNTS for label in ("ants", "bees")
-        ):
+        for number, (split, label) in enumerate(groups):
             for index in range(COUNTS[split]):
                 name = f"{split}/{label}/{index:03d}.png"
                 encoded = io.BytesIO()
-                draw(label, np.random.default_rng([number, index])).save(encoded, "png")
+                draw_insect(label, np.random.default_rng([number, index])).save(encoded, "png")
                 archive.writestr(zipfile.ZipInfo(name), encoded.getvalue())
                 digest = hashlib.sha256(encoded.getvalue()).hexdigest()
                 rows.append((name, len(encoded.getvalue()), digest))
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows(rows)
-        archive.writestr(zipfile.ZipInfo(manifest), table.getvalue())
+        archive.writestr(zipfile.ZipInfo(MANIFEST), table.getvalue())
 
 
-def draw(label, random):
-    """Draw one insect on a blurred ground.
+def draw_insect(label: str, random: np.random.Generator) -> Image.Image:
+    """Draw an insect on a blurred background.
 
     Parameters
     ----------
     label : {"ants", "bees"}
-        Ants are dark, thin, of three segments with long legs, on pale ground; bees are thick,
-        striped yellow and black, winged, on green ground.
-    random : numpy.random.Generator
-        Decides on colours, place, size and direction.
+        Ants are dark and thin, with three segments and long legs, on a pale background; bees are
+        thick, striped yellow and black, with wings, on a green background.
+    random
+        Decides on colours, position, size and direction.
 
     Returns
     -------
     PIL.Image.Image
-        RGB, `SIDE` pixels square.
+        RGB, `SIDE` × `SIDE` pixels.
     """
     side = SIDE * SCALE
-    ground = (196, 178, 150) if label == "ants" else (92, 140, 84)
-    noise = random.normal(0, 30, (12, 12, 3)) + ground + random.normal(0, 22, 3)
-    image = Image.fromarray(np.uint8(np.clip(noise, 0, 255))).resize((side, side), Image.BICUBIC)
+    background = (196, 178, 150) if label == "ants" else (92, 140, 84)
+    noise = random.normal(0, 30, (12, 12, 3)) + background + random.normal(0, 22, 3)
+    pixels = np.clip(noise, 0, 255).astype(np.uint8)
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
     insect = Image.new("RGBA", (side, side))
     (_draw_ant if label == "ants" else _draw_bee)(ImageDraw.Draw(insect), side, random)
     size = int(side * random.uniform(0.7, 1.1))
-    insect = insect.rotate(random.uniform(0, 360), Image.BICUBIC).resize((size, size))
-    shift = tuple(int(x) for x in (side - size) / 2 + random.uniform(-0.12, 0.12, 2) * side)
-    image.paste(insect, shift, insect)
-    return image.filter(ImageFilter.GaussianBlur(2)).resize((SIDE, SIDE), Image.LANCZOS)
+    turned = insect.rotate(random.uniform(0, 360), Image.Resampling.BICUBIC).resize((size, size))
+    x, y = (side - size) / 2 + random.uniform(-0.12, 0.12, 2) * side
+    image.paste(turned, (int(x), int(y)), turned)
+    blurred = image.filter(ImageFilter.GaussianBlur(2))
+    return blurred.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def _draw_ant(pen, side, random):
+def _draw_ant(pen: ImageDraw.ImageDraw, side: int, random: np.random.Generator) -> None:
     middle, tone = side / 2, int(random.uniform(15, 70))
     dark = (tone + 20, tone, tone, 255)
     for sign in (-1, 1):
@@ -83,7 +84,7 @@ def _draw_ant(pen, side, random):
         _oval(pen, middle + offset * side, middle, length * side, width * side, dark)
 
 
-def _draw_bee(pen, side, random):
+def _draw_bee(pen: ImageDraw.ImageDraw, side: int, random: np.random.Generator) -> None:
     middle = side / 2
     yellow = (int(random.uniform(205, 255)), int(random.uniform(140, 195)), 30, 255)
     for sign in (-1, 1):
@@ -99,5 +100,7 @@ def _draw_bee(pen, side, random):
     _oval(pen, middle - 0.3 * side, middle, 0.09 * side, 0.1 * side, (30, 25, 20, 255))
 
 
-def _oval(pen, x, y, length, width, colour):
+def _oval(
+    pen: ImageDraw.ImageDraw, x: float, y: float, length: float, width: float, colour: Colour
+) -> None:
     pen.ellipse([x - length, y - width, x + length, y + width], fill=colour)

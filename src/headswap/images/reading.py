@@ -20,8 +20,15 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
 
     Raises
     ------
-    OSError, ValueError, SyntaxError
-        If Pillow cannot read the file.
+    OSError, ValueError
+        If Pillow cannot read the file, or the image has more than 8 bits a channel.
     """
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":  # Pillow would convert all but black to white
+                raise ValueError("16 or 32 bits a pixel; save it with 8 bits a channel")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # Pillow raises errors of many types for a damaged file
+        raise ValueError(f"{type(error).__name__}: {error}") from error

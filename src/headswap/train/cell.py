@@ -1,65 +1,106 @@
-"""A cell: its runs, side by side, and its five outputs, made from the finished ones.
+"""A cell: trains its runs in parallel, and writes its five outputs from the finished ones.
 
-The runs need torch and import it in processes of their own (`runs`); this one does without.
+This module does not import torch: where all runs are finished, none is needed.
 """
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headswap.images.folders import classes_in, images_by_split
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
-from headswap.paths import EMBEDDINGS, RUNS
-from headswap.train.workers import Job, only_one, side_by_side
+from headswap.params import Cell, Params
+from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
+from headswap.progress import console
+from headswap.train.locks import file_lock
+from headswap.train.run_cache import (
+    cache_key,
+    changes_since_last_run,
+    delete_checkpoint,
+    is_finished,
+    run_folder,
+)
+from headswap.train.workers import OnProgress, Task, run_parallel
 
-MODELS = Path("models")
-METRICS = Path("metrics/cells")
-TIMING = Path("metrics/timing")
-CURVES = Path("plots/curves")
-PREDICTIONS = Path("plots/predictions")
+Probabilities = dict[str, np.ndarray]
+"""Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""
 
 
-def train_cell(cell, params, on_progress):
-    """Train the runs of a cell that are not finished yet, side by side; write what all found.
+def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
+    """Train the unfinished runs of a cell in parallel, and write the outputs of all its runs.
 
     Parameters
     ----------
-    cell : params.Cell
-        Its seeds are those of its parameters.
-    tell : callable
-        Called with a run's name and a dict after each of its epochs.
+    cell
+        What to train.
+    params
+        Its ``seeds`` are the cell's replicates.
+    on_progress
+        Called with the name of a run and a message after each of its epochs.
 
     Raises
     ------
     UserError
-        If the cell is being trained already, or a run fails. Nothing is written then; the
-        finished epochs of every run are kept.
+        If another process trains the cell, or a run fails. Then nothing is written; the finished
+        epochs of every run are saved.
     """
-    with only_one(RUNS / cell.name / "lock"):
-        jobs = [
-            Job(f"{cell.name} seed {seed}", "headswap.train.run.train_run", (cell, params, seed))
-            for seed in sorted(params.seeds)
+    with file_lock(RUNS / cell.name / "lock"):
+        key = cache_key(cell, params)
+        folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
+        unfinished = [seed for seed, folder in folders.items() if not is_finished(folder)]
+        if len(unfinished) == len(folders) and (changes := changes_since_last_run(cell, key)):
+            console.print(
+                f"{cell.name}: the finished runs in {RUNS / cell.name} are not used, because of "
+                f"other {', '.join(changes)}.",
+                markup=False,
+            )
+        for folder in folders.values():
+            if is_finished(folder):
+                delete_checkpoint(folder)  # left by a process that was killed at the end of the run
+        tasks = [
+            Task(f"{cell.name} seed {seed}", _train_run, (cell, params, seed, key))
+            for seed in unfinished
         ]
-        write(cell, params, side_by_side(jobs, on_progress))
+        run_parallel(tasks, on_progress)
+        write_outputs(cell, params, list(folders.values()))
 
 
-def write(cell, params, folders):
-    """Write a cell's five outputs.
+def _train_run(
+    cell: Cell,
+    params: Params,
+    seed: int,
+    key: dict[str, Any],
+    *,
+    on_progress: Callable[..., None],
+) -> None:
+    """Call `run.train_run` in a worker: only there torch is imported."""
+    from headswap.train.run import train_run
+
+    train_run(cell, params, seed, key, on_progress=on_progress)
+
+
+def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
+    """Write a cell's metrics, times, curves, predictions and models.
 
     Parameters
     ----------
-    cell : params.Cell
+    cell, params
         Whose runs they are.
-    folders : list of pathlib.Path
-        Of its finished runs, as `runs.finish` leaves them.
+    folders
+        Of its finished runs, as `run.train_run` writes them.
     """
     runs = [read_json(folder / "run.json") for folder in folders]
-    classes, names = _images(cell)
+    classes, names = _classes_and_names(cell)
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
     probabilities = [_probabilities(folder) for folder in folders]
-    write_json(METRICS / f"{cell.name}.json", _metrics(runs, probabilities, labels))
-    write_json(TIMING / f"{cell.name}.json", _timing(params, len(names["train"]), folders, runs))
+    write_json(CELL_METRICS / f"{cell.name}.json", _metrics(runs, probabilities, labels))
+    write_json(
+        TIMING / f"{cell.name}.json",
+        {**_timing(len(names["train"]), folders, runs), "precision": params.precision},
+    )
     write_csv(
         CURVES / f"{cell.name}.csv",
         ["seed", "epoch", "split", "loss", "accuracy"],
@@ -71,108 +112,124 @@ def write(cell, params, folders):
         + [f"p_{name}" for name in classes],
         _predictions(classes, names["val"], runs, probabilities, labels),
     )
-    _keep_weights(cell, folders, runs)
+    _write_models(cell, folders, runs)
 
 
-def _images(cell):
-    """Return the classes, sorted, and the paths of each split's images, sorted."""
+def _classes_and_names(cell: Cell) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the sorted classes, and for each split the sorted paths of its images."""
     if cell.mode == "probe":
         _, metadata = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
         return metadata["classes"], metadata["names"]
     return classes_in(), images_by_split()
 
 
-def _probabilities(folder):
-    """Return a run's probabilities at its best and last epoch, none if it diverged at once."""
+def _probabilities(folder: Path) -> Probabilities:
+    """Return a run's probabilities, none if it diverged in its first epoch."""
     path = folder / "probabilities.safetensors"
-    if not path.exists():
-        return {}
-    return read_tensors(path)[0]
+    return read_tensors(path)[0] if path.exists() else {}
 
 
-def _metrics(runs, probabilities, labels):
-    """Return what was counted and measured; intervals are the comparison's alone."""
+def _metrics(
+    runs: list[dict[str, Any]], probabilities: list[Probabilities], labels: np.ndarray
+) -> dict[str, Any]:
+    """Return what was counted and measured; intervals are computed in the comparison."""
     finished = [number for number, run in enumerate(runs) if run["diverged"] is None]
-    accuracies = {
-        which: [(probabilities[number][which].argmax(1) == labels).mean() for number in finished]
+    values = {
+        f"{which}_val_accuracy_mean": [
+            (probabilities[number][which].argmax(1) == labels).mean() for number in finished
+        ]
         for which in ("best", "last")
     }
-    means = {
-        "best_val_accuracy_mean": accuracies["best"],
-        "last_val_accuracy_mean": accuracies["last"],
-        "best_epoch_mean": [runs[number]["best"]["epoch"] for number in finished],
-        "val_loss_last_mean": [runs[number]["curves"][-1][2] for number in finished],
-    }
+    values["best_epoch_mean"] = [runs[number]["best"]["epoch"] for number in finished]
+    values["val_loss_last_mean"] = [runs[number]["curves"][-1][2] for number in finished]
     return {
-        **{key: _rounded(np.mean(values)) if finished else None for key, values in means.items()},
-        **runs[0]["costs"],
+        **{key: _mean(of_runs, 6) if finished else None for key, of_runs in values.items()},
+        **runs[0]["complexity"],
         "seeds": len(runs),
         "diverged": len(runs) - len(finished),
-        **{f"{name}_digest": of_input for name, of_input in runs[0]["inputs"].items()},
+        **{f"{name}_digest": digest for name, digest in runs[0]["inputs"].items()},
     }
 
 
-def _timing(params, images, folders, runs):
-    """Return what the clocks said of the runs that did not diverge, and what they ran on.
+def _timing(images: int, folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the times of the runs that did not diverge, and what they were measured on.
 
-    Runs of one cell may come from several machines or revisions: then all are listed.
+    Where runs of a cell come from several machines or revisions, all values are listed.
+
+    Parameters
+    ----------
+    images
+        Number of training images.
+    folders, runs
+        Of all runs.
     """
-    kept = [read_json(folder / "timing.json") for folder in folders]
-    whole = [of["epochs"] for of, run in zip(kept, runs, strict=True) if run["diverged"] is None]
-    seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in whole]
-    timing = {"seconds_per_run": [round(of_run, 3) for of_run in seconds]}
-    if whole:
-        epochs = sum(whole, [])
-        phases = {phase: np.mean([epoch[phase] for epoch in epochs]) for phase in epochs[0]}
+    timings = [read_json(folder / "timing.json") for folder in folders]
+    finished = [
+        timing["epochs"]
+        for timing, run in zip(timings, runs, strict=True)
+        if run["diverged"] is None
+    ]
+    seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in finished]
+    result: dict[str, Any] = {"seconds_per_run": [round(of_run, 3) for of_run in seconds]}
+    if finished:
+        epochs = [epoch for of_run in finished for epoch in of_run]
+        phases = {phase: _mean([epoch[phase] for epoch in epochs]) for phase in epochs[0]}
         training = sum(phases.values()) - phases["val"] - phases["checkpoint"]
-        timing |= {
-            "seconds_per_run_mean": round(np.mean(seconds), 3),
+        result |= {
+            "seconds_per_run_mean": _mean(seconds, 3),
             "seconds_per_epoch_mean": round(sum(phases.values()), 4),
             **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in phases},
             "train_images_per_second": round(images / training, 2),
         }
-    for key in kept[0].keys() - {"epochs"}:
-        values = list(dict.fromkeys(of[key] for of in kept))
-        timing[key] = values[0] if len(values) == 1 else values
-    return {**timing, "precision": params.precision}
+    for key in timings[0]:
+        if key != "epochs":
+            values = list(dict.fromkeys(timing[key] for timing in timings))
+            result[key] = values[0] if len(values) == 1 else values
+    return result
 
 
-def _predictions(classes, images, runs, probabilities, labels):
+def _predictions(
+    classes: list[str],
+    images: list[str],
+    runs: list[dict[str, Any]],
+    probabilities: list[Probabilities],
+    labels: np.ndarray,
+) -> Iterator[list[Any]]:
+    """Yield a row for each finished run, epoch (best or last) and validation image."""
     for run, of_run in zip(runs, probabilities, strict=True):
         for which in ("best", "last") if run["diverged"] is None else ():
-            rows = zip(images, labels, of_run[which], strict=True)
-            for image, label, shares in rows:
+            for image, label, of_image in zip(images, labels, of_run[which], strict=True):
                 yield [
                     run["seed"],
                     run[which]["epoch"],
                     which,
                     image.removeprefix("val/"),
                     classes[label],
-                    classes[shares.argmax()],
-                    *(f"{share:.6g}" for share in shares),
+                    classes[of_image.argmax()],
+                    *(f"{probability:.6g}" for probability in of_image),
                 ]
 
 
-def _keep_weights(cell, folders, runs):
-    """Write ``models/<cell>/``: a record of each run, and the weights worth keeping.
+def _write_models(cell: Cell, folders: list[Path], runs: list[dict[str, Any]]) -> None:
+    """Write ``models/<cell>/``: a record of each run, and trained weights.
 
-    Of `frozen` and `probe` every run's head (and buffers), which give its predictions again
-    together with the backbone; of `finetune` the best run's network.
+    For `frozen` and `probe` these are the heads (and buffers) of all runs, which together with the
+    backbone reproduce their predictions; for `finetune` the network of the best run.
     """
     with atomic_write(MODELS / cell.name) as target:
         target.mkdir()
         for folder, run in zip(folders, runs, strict=True):
             write_json(target / f"run-{run['seed']}.json", run)
-            if cell.mode != "finetune":
-                for which in ("best", "last"):
-                    if (folder / f"{which}.safetensors").exists():
-                        name = f"run-{run['seed']}-{which}.safetensors"
-                        shutil.copyfile(folder / f"{which}.safetensors", target / name)
-        ranked = [number for number, run in enumerate(runs) if run["diverged"] is None]
-        if cell.mode == "finetune" and ranked:
-            best = max(ranked, key=lambda number: runs[number]["best"]["accuracy"])
+            for which in ("best", "last") if cell.mode != "finetune" else ():
+                if (folder / f"{which}.safetensors").exists():
+                    name = f"run-{run['seed']}-{which}.safetensors"
+                    shutil.copyfile(folder / f"{which}.safetensors", target / name)
+        finished = [number for number, run in enumerate(runs) if run["diverged"] is None]
+        if cell.mode == "finetune" and finished:
+            best = max(finished, key=lambda number: runs[number]["best"]["accuracy"])
             shutil.copyfile(folders[best] / "best.safetensors", target / "best.safetensors")
 
 
-def _rounded(value):
-    return round(float(value), 6)
+def _mean(values: list[Any], digits: int | None = None) -> float:
+    mean = float(np.mean(values))
+    return mean if digits is None else round(mean, digits)

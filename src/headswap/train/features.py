@@ -1,176 +1,194 @@
-"""Embeddings: what the head sees of an image when the backbone is truly frozen."""
+"""Features: the head's inputs for all images, when the backbone is frozen and in eval mode."""
 
-import gc
 import shutil
 import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from headswap.io import digest, read_tensors, sha256, write_json
-from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
-from headswap.train import backbones as networks
-from headswap.train import pretrained as weights
-from headswap.train.dataset import VAL_BATCH, Photographs, normalise
-from headswap.train.loop import pick, products
+from headswap.params import Params
+from headswap.paths import EMBEDDINGS, RUNS, TIMING, WEIGHTS
+from headswap.train.backbones import replace_layer
+from headswap.train.complexity import measure_complexity
+from headswap.train.dataset import Batches, ImageDataset
+from headswap.train.devices import resolve_device
+from headswap.train.locks import file_lock
+from headswap.train.loop import make_autocast
+from headswap.train.pretrained import load_pretrained
 from headswap.train.provenance import code_digest, images_digest, machine, versions
 from headswap.train.seeds import generator
-from headswap.train.workers import Job, how_many, only_one, side_by_side
-
-TIMING = Path("metrics/timing")
-gc.freeze()  # all that came with torch: neither forked workers nor a process's end look through it
+from headswap.train.tensors import save_tensors
+from headswap.train.workers import OnProgress, Task, run_parallel, worker_count
 
 
-class Embeddings:
+class FeatureDataset:
     """The features of a data set, in place of its images.
 
     Parameters
     ----------
-    path : path-like
-        What `provide` wrote.
+    path
+        A file that `write_features` wrote.
 
     Attributes
     ----------
     classes : list of str
-        Sorted; a label is a place in it.
+        Sorted; a label is an index into it.
     names : dict of str to list of str
-        For each split the images' paths, sorted.
+        For each split the paths of its images, sorted.
     labels : dict of str to torch.Tensor
         For each split int64, shape (images,).
     backbone : dict
-        Its costs (see `networks.describe`), without a head.
+        Its complexity without a head (see `complexity.measure_complexity`).
     features : int
-        Numbers for each image.
+        The number of features of an image.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         tensors, metadata = read_tensors(path, "pt")
         self.classes, self.names = metadata["classes"], metadata["names"]
         self.backbone = metadata["backbone"]
         self.labels = {"train": tensors["train_labels"], "val": tensors["val_labels"]}
-        # Copied out of the mapped file: where a tensor begins in memory decides how MKL sums.
+        # Copied out of the mapped file: the order of MKL's sums depends on a tensor's alignment.
         self._train, self._val = tensors["train"], tensors["val"].clone()
         self.features = self._val.shape[1]
 
-    def train(self, seed, epoch, batch_size):
-        """Yield an epoch's batches, each image in one view of the pool: see `Photographs.train`."""
+    def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
+        """Yield the batches of an epoch, each image in a random one of its augmented views."""
         views, images, _ = self._train.shape
         order = torch.randperm(images, generator=generator(seed, "order", epoch))
-        pick_view = generator(seed, "augmentation", epoch)
-        view = torch.randint(views, (images,), generator=pick_view)
-        for chunk in order.split(batch_size):
-            yield self._train[view[chunk], chunk], self.labels["train"][chunk]
+        random = generator(seed, "augmentation", epoch)
+        view = torch.randint(views, (images,), generator=random)
+        for indices in order.split(batch_size):
+            yield self._train[view[indices], indices], self.labels["train"][indices]
 
-    def val(self):
+    def val_batches(self) -> Batches:
         """Yield the validation images in one batch."""
         yield self._val, self.labels["val"]
 
 
-def write_features(model, params, on_progress):
-    """Compute a backbone's features, several views side by side; write them and the time it took.
+def write_features(model: str, params: Params, on_progress: OnProgress) -> None:
+    """Compute the features of a backbone, in parallel, and write them and the time it took.
 
     Parameters
     ----------
-    model : str
+    model
         A model of ``params.yaml``.
-    params : Params
+    params
         All parameters.
-    tell : callable
-        Called with the model's name and a dict after each view.
+    on_progress
+        Called after each part: a split, or an augmented view of the training images.
 
     Raises
     ------
     UserError
-        If a worker fails; the views that are done are kept.
+        If a worker fails. The finished parts are kept for the next attempt.
     """
-    identity = {
+    key = {
         **params.model_dump(include={"embed": {"seed"}, "image": True, "precision": True}),
-        "device": pick(params.device),
+        "device": resolve_device(params.device),
         "images": images_digest(),
         "weights": sha256(WEIGHTS / f"{model}.safetensors"),
         "code": code_digest(),
         "versions": versions(),
     }
-    folder = RUNS / f"{model}-embed" / digest(identity)
+    folder = RUNS / f"{model}-embed" / digest(key)
     parts = ["val", "train", *map(str, range(params.embed.views))]
-    todo = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
-    shares = [todo[worker :: how_many()] for worker in range(how_many())]
-    jobs = [
-        Job(f"{model} views", "headswap.train.features.embed", (model, params, share, folder))
+    unfinished = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
+    shares = [unfinished[worker :: worker_count()] for worker in range(worker_count())]
+    tasks = [
+        Task(f"{model} views", compute_parts, (model, params, share, folder))
         for share in shares
         if share
     ]
-    with only_one(folder.with_name("lock")):
-        side_by_side(jobs, on_progress)
-        _gather(model, params, folder, parts)
+    with file_lock(folder.with_name("lock")):
+        run_parallel(tasks, on_progress)
+        _write_joined(model, params, folder, parts)
         shutil.rmtree(folder)
 
 
-def embed(model, params, parts, folder, *, on_progress):
-    """Compute some parts, and keep each in a file of its own.
+def compute_parts(
+    model: str,
+    params: Params,
+    parts: list[str],
+    folder: Path,
+    *,
+    on_progress: Callable[..., None],
+) -> None:
+    """Compute parts of the features, and write each to a file of its own.
 
-    A part is a split, its images centred, or the number of an augmented view of ``train``.
+    A part is a split, whose images are center-cropped, or the number of an augmented view of the
+    training images.
     """
     torch.set_num_threads(1)
-    device = pick(params.device)
-    network = _backbone(model, params)
-    network.to(device=device, memory_format=torch.channels_last)
-    photographs = Photographs(params.image)
+    device = resolve_device(params.device)
+    backbone = _backbone(model, params)
+    backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dataset = ImageDataset(params.image)
     for part in parts:
-        started = time.perf_counter()
+        start = time.perf_counter()
+        batches: Iterable[torch.Tensor]
         if part == "val":
-            batches = (inputs for inputs, _ in photographs.val())
+            batches = (inputs for inputs, _ in dataset.val_batches())
         elif part == "train":
-            batches = photographs.train_centred()
+            batches = dataset.center_cropped_train_batches()
         else:
-            batches = view(photographs, params.embed.seed, int(part))
-        computed = features(network, batches, products(params.precision, device), device)
-        seconds = time.perf_counter() - started
-        weights.save(folder / f"{part}.safetensors", {"features": computed}, seconds=seconds)
+            batches = dataset.augmented_batches(params.embed.seed, int(part))
+        autocast = make_autocast(params.precision, device)
+        features = compute_features(backbone, batches, autocast, device)
+        seconds = time.perf_counter() - start
+        save_tensors(folder / f"{part}.safetensors", {"features": features}, seconds=seconds)
         on_progress()
 
 
-def _backbone(model, params):
-    network, head = weights.pretrained(model, params)
-    networks.replace(network, head, nn.Identity())
-    return network
-
-
-@torch.no_grad()  # autocast keeps what it has cast, which in inference mode it does not
-def features(backbone, batches, precisely, device):
-    """Return what a backbone, left as it is, makes of images: float32, shape (images, features)."""
+@torch.no_grad()  # not inference mode, in which autocast does not cache the weights that it casts
+def compute_features(
+    backbone: nn.Module,
+    batches: Iterable[torch.Tensor],
+    autocast: AbstractContextManager[Any],
+    device: str,
+) -> torch.Tensor:
+    """Return the outputs of a backbone in eval mode: float32, shape (images, features)."""
     backbone.eval()
-    with precisely:
+    with autocast:
         return torch.cat([backbone(batch.to(device)).float().cpu() for batch in batches])
 
 
-def view(photographs, seed, number):
-    """Yield one augmented view of every training image, in batches."""
-    images = range(len(photographs.names["train"]))
-    for start in range(0, len(images), VAL_BATCH):
-        chunk = images[start : start + VAL_BATCH]
-        yield normalise([photographs.view(index, seed, number) for index in chunk])
+def _backbone(model: str, params: Params) -> nn.Module:
+    """Return a pretrained network whose output is the input of its head."""
+    network, head = load_pretrained(model, params)
+    replace_layer(network, head, nn.Identity())
+    return network
 
 
-def _gather(model, params, folder, parts):
-    """Put the parts together into one file, which `Embeddings` reads, and their times."""
-    photographs = Photographs(params.image)
-    kept = {part: read_tensors(folder / f"{part}.safetensors", "pt") for part in parts}
-    features_of = {part: tensors["features"] for part, (tensors, _) in kept.items()}
-    seconds = sum(metadata["seconds"] for _, metadata in kept.values())
-    made_on = {"precision": params.precision, **machine(pick(params.device)), **versions()}
-    write_json(TIMING / f"{model}-embed.json", {"seconds": round(seconds, 3), **made_on})
-    weights.save(
+def _write_joined(model: str, params: Params, folder: Path, parts: list[str]) -> None:
+    """Join the parts into the file that `FeatureDataset` reads, and sum their times."""
+    dataset = ImageDataset(params.image)
+    features, seconds = {}, 0.0
+    for part in parts:
+        tensors, metadata = read_tensors(folder / f"{part}.safetensors", "pt")
+        features[part] = tensors["features"]
+        seconds += metadata["seconds"]
+    origin = {
+        "precision": params.precision,
+        **machine(resolve_device(params.device)),
+        **versions(),
+    }
+    write_json(TIMING / f"{model}-embed.json", {"seconds": round(seconds, 3), **origin})
+    save_tensors(
         EMBEDDINGS / f"{model}.safetensors",
         {
-            "train": torch.stack([features_of[str(view)] for view in range(params.embed.views)]),
-            "train_centred": features_of["train"],
-            "val": features_of["val"],
-            "train_labels": photographs.labels["train"],
-            "val_labels": photographs.labels["val"],
+            "train": torch.stack([features[str(view)] for view in range(params.embed.views)]),
+            "train_centred": features["train"],
+            "val": features["val"],
+            "train_labels": dataset.labels["train"],
+            "val_labels": dataset.labels["val"],
         },
-        classes=photographs.classes,
-        names=photographs.names,
-        backbone=networks.describe(_backbone(model, params), params.image.size),
+        classes=dataset.classes,
+        names=dataset.names,
+        backbone=measure_complexity(_backbone(model, params), params.image.size),
     )

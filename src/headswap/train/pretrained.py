@@ -1,89 +1,87 @@
-"""The weights a network starts from: fetched, checked, and kept as safetensors."""
+"""The weights that a network starts from: fetched, verified, and saved as safetensors."""
 
-import json
-import re
-import sys
+import hashlib
+import importlib
+import inspect
+import os
 import tempfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from modulefinder import ModuleFinder
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from torch import nn
 
-from headswap.download import obtain
+from headswap.download import download_file
 from headswap.errors import UserError
-from headswap.io import atomic_write, digest, read_tensors, sha256
+from headswap.io import digest, read_tensors, sha256
+from headswap.params import Params
 from headswap.paths import WEIGHTS
-from headswap.train import backbones as networks
+from headswap.train.backbones import build, find_head, reset_weights
 from headswap.train.seeds import seeded
+from headswap.train.tensors import save_tensors
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-"""The auxiliary classifiers of googlenet and inception_v3, which `networks.build` leaves out."""
+"""The auxiliary classifiers of googlenet and inception_v3, which `backbones.build` leaves out."""
 
 
-def write_weights(name, params, destination):
-    """Write the state of a network, pretrained or random, and where it came from.
+def write_weights(name: str, params: Params, destination: Path) -> None:
+    """Write the weights of a network, pretrained or random, and their origin.
 
     Parameters
     ----------
-    name : str
+    name
         A model of ``params.yaml``.
-    params : Params
-        Of which ``weights``, ``factories`` and ``image.size`` matter.
-    destination : path-like
-        The safetensors file to write. Its metadata tell the ``source``, the ``head``, and of a
-        factory its name and the digest of its module and of what that imports beside it.
+    params
+        Of which ``weights``, ``factories`` and ``image.size`` are used.
+    destination
+        The safetensors file to write. Its metadata are the ``source``; the ``head``; the ``sha256``
+        of the tensors; for a factory its name and the digest of its code, which is its module and
+        what that imports from the same folder. torchvision's pretrained weights are not downloaded
+        again if the file has them already.
 
     Raises
     ------
     UserError
-        If the network has no head, or its weights cannot be had.
+        If the network has no head, or its weights are not available.
     """
+    origin = {}
+    pretrained = params.weights == "imagenet" and name not in params.factories
+    url = _imagenet_url(name) if pretrained else None
     with seeded(0, "weights"):
-        network = networks.build(name, params.factories)
+        network = build(name, params.factories)
         if params.weights == "random" and name in params.factories:
-            networks.randomise(network, name)
-    head = networks.find_head(network, name, params.image.size)
-    if params.weights == "random":
-        source = "random"
-    elif name in params.factories:
-        source = params.factories[name]
+            reset_weights(network, name)
+    head = find_head(network, name, params.image.size)
+    if url:
+        source = url
+        state = _saved_state(destination, url) or _imagenet_state(name, url)
+        network.load_state_dict(_with_metadata(state, network))
     else:
-        source = _load_imagenet(network, name)
-    made_by = {}
+        source = "random" if params.weights == "random" else params.factories[name]
     if name in params.factories:
         module = params.factories[name].partition(":")[0]
-        made_by = {"factory": params.factories[name], "code": _code(module)}
-    save(destination, network.state_dict(), source=source, head=head, **made_by)
+        origin = {"factory": params.factories[name], "code": _factory_code(module)}
+    state = network.state_dict()
+    save_tensors(
+        destination, state, source=source, head=head, sha256=_tensors_digest(state), **origin
+    )
 
 
-def _code(name):
-    """Return the digest of an imported module, and of all that it imports from the same folder."""
-    module = sys.modules[name]
-    file = Path(module.__file__)
-    root = file.parents[name.count(".") + hasattr(module, "__path__")]
-    files = {file}
-    if "site-packages" not in root.parts:
-        finder = ModuleFinder([str(root)])
-        finder.import_hook(name)
-        files |= {Path(found.__file__) for found in finder.modules.values() if found.__file__}
-    return digest(sorted((path.relative_to(root).as_posix(), sha256(path)) for path in files))
-
-
-def pretrained(name, params, folder=WEIGHTS):
-    """Build a network with the weights that `provide` kept.
+def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[nn.Module, str]:
+    """Build a network with the weights that `write_weights` wrote.
 
     Parameters
     ----------
-    name : str
+    name
         A model of ``params.yaml``.
-    params : Params
-        Of which ``factories`` matters.
-    folder : path-like
-        Where the weights are.
+    params
+        Of which ``factories`` is used.
+    folder
+        The folder of the weights.
 
     Returns
     -------
@@ -94,14 +92,13 @@ def pretrained(name, params, folder=WEIGHTS):
     Raises
     ------
     UserError
-        If the weights are missing, damaged, or another network's.
+        If the weights are missing, damaged, or those of another network.
     """
-    path = Path(folder) / f"{name}.safetensors"
+    path = folder / f"{name}.safetensors"
     tensors, metadata = read_tensors(path, "pt")
-    network = networks.build(name, params.factories)
-    tensors = _state(tensors, network.state_dict())
+    network = build(name, params.factories)
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(_with_metadata(tensors, network))
         return network, metadata["head"]
     except (RuntimeError, KeyError) as error:
         raise UserError(
@@ -110,64 +107,88 @@ def pretrained(name, params, folder=WEIGHTS):
         ) from error
 
 
-def _load_imagenet(network, name):
-    """Load torchvision's IMAGENET1K_V1 weights into `network`; return their address."""
+def _factory_code(name: str) -> str:
+    """Return the digest of an imported module and of all that it imports from the same folder."""
+    module = importlib.import_module(name)
+    file = Path(inspect.getfile(module))
+    root = file.parents[name.count(".") + hasattr(module, "__path__")]
+    files = {file}
+    if "site-packages" not in root.parts:
+        finder = ModuleFinder([str(root)])
+        finder.import_hook(name)
+        paths = (getattr(found, "__file__", None) for found in finder.modules.values())
+        files |= {Path(path) for path in paths if path}
+    return digest(sorted((path.relative_to(root).as_posix(), sha256(path)) for path in files))
+
+
+def _imagenet_url(name: str) -> str:
     try:
-        url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+        return torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
     except KeyError:
         raise UserError(
-            f"torchvision has no IMAGENET1K_V1 weights of {name}.\nTake it out of models."
+            f"torchvision has no IMAGENET1K_V1 weights for {name}.\nRemove it from models."
         ) from None
+
+
+def _imagenet_state(name: str, url: str) -> dict[str, torch.Tensor]:
+    """Load torchvision's weights with torchvision's own loader.
+
+    The file comes from the mirror, torch's hub cache or `url`, and is verified before it is loaded
+    from a temporary hub cache; code in it is not executed.
+    """
     filename = url.rsplit("/", 1)[-1]
+    cached = Path(torch.hub.get_dir(), "checkpoints", filename)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / filename
-        cache = Path(torch.hub.get_dir(), "checkpoints", filename)
-        obtain(url, file, check_digest, [cache], pinned=False)  # its name has 8 digits of 64
+        # Its name has 8 of the 64 digits of its SHA-256, so plain HTTP is not safe.
+        download_file(
+            url, Path(folder, "hub/checkpoints", filename), check_digest, [cached], pinned=False
+        )
+        options = {"TORCH_HOME": folder, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            ours = {_renamed(key): state[key] for key in state if not key.startswith(AUXILIARY)}
-            network.load_state_dict(_state(ours, state))
-        except Exception as error:  # any content can stand behind a right digest's first digits
-            raise UserError(f"{filename} does not hold {name}'s weights: {error}") from error
-    return url
+            with mock.patch.dict(os.environ, options):
+                network = torchvision.models.get_model(name, weights="IMAGENET1K_V1")
+        except Exception as error:  # a file whose digest matches may still have any content
+            raise UserError(f"{filename} does not contain {name}'s weights: {error}") from error
+    state = network.state_dict()
+    return {key: state[key] for key in state if not key.startswith(AUXILIARY)}
 
 
-def _state(tensors, original):
-    """Return tensors as a state dict of the layers' versions in `original`, which some ask for."""
+def _saved_state(path: Path, url: str) -> dict[str, torch.Tensor] | None:
+    """Return the weights that were fetched from `url` earlier, None if `path` has no such."""
+    try:
+        tensors, metadata = read_tensors(path, "pt")
+    except UserError:
+        return None
+    same = metadata.get("source") == url and metadata.get("sha256") == _tensors_digest(tensors)
+    return tensors if same else None
+
+
+def _tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of tensors and their names."""
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().flatten()
+        content.update(name.encode())
+        content.update(flat.view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def _with_metadata(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> OrderedDict:
+    """Return tensors as a state dict with the layers' versions, which some networks ask for."""
     state = OrderedDict(tensors)
-    state._metadata = getattr(original, "_metadata", None)
+    state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
     return state
 
 
-def _renamed(key):
-    """Translate the names of old DenseNet files, as torchvision's own loader does."""
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
-
-
-def check_digest(path):
-    """Raise ValueError unless a file's SHA-256 begins with the digits that its name ends in.
+def check_digest(path: Path) -> None:
+    """Raise ValueError unless a file's SHA-256 begins with the digits at the end of its name.
 
     Parameters
     ----------
-    path : pathlib.Path
-        Named as torchvision names its weights, ``resnet18-f37072fd.pth``.
+    path
+        Named as torchvision names its weights, such as ``resnet18-f37072fd.pth``.
     """
     expected = path.stem.rpartition("-")[2]
     found = sha256(path)
     if not found.startswith(expected):
-        raise ValueError(f"has SHA-256 {found[:8]}…, not {expected}…; not the original file")
-
-
-def save(path, tensors, **metadata):
-    """Write tensors and their metadata (JSON-like) as safetensors.
-
-    The bytes depend on nothing else: the format's own metadata come in random order where there
-    is more than one, so all are in one.
-    """
-    contiguous = {
-        name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
-    }
-    with atomic_write(path, SafetensorError) as temporary:
-        save_file(
-            contiguous, temporary, metadata={"headswap": json.dumps(metadata, sort_keys=True)}
-        )
+        raise ValueError(f"has SHA-256 {found[:8]}…, not {expected}…; it is not the original file")

@@ -1,4 +1,4 @@
-"""What made a result: digests of code and images, versions, machine, revision."""
+"""What made a result: code, package versions, machine, revision."""
 
 import ast
 import os
@@ -10,27 +10,33 @@ from pathlib import Path
 from headswap.images.folders import images_in
 from headswap.io import digest, sha256
 from headswap.paths import IMAGES
-from headswap.train.workers import how_many
+from headswap.train.workers import worker_count
+
+PACKAGES = ("headswap", "torch", "torchvision", "pillow")
+"""The packages that compute."""
 
 
-def images_digest(folder=IMAGES):
+def images_digest(folder: Path = IMAGES) -> str:
     """Return a digest of the names and contents of all images."""
     return digest([(name, sha256(path)) for name, path in images_in(folder).items()])
 
 
-def code_digest() -> str:
-    """Return a digest of the code of the training wing and of how images are read.
+def code_digest(package: Path = Path(__file__).parents[1]) -> str:
+    """Return a digest of the code that trains: of the wing `train` and of `images`.
 
-    It is taken of the syntax trees without docstrings, so that comments, docstrings and formatting
-    do not change it.
+    It covers the syntax trees without docstrings, so comments, docstrings and formatting do not
+    change it.
+
+    Parameters
+    ----------
+    package
+        The folder of the package ``headswap``.
     """
-    package = Path(__file__).parents[1]
     paths = sorted(path for wing in ("images", "train") for path in (package / wing).rglob("*.py"))
-    return digest([(str(path.relative_to(package)), _code(path)) for path in paths])
+    return digest([(path.relative_to(package).as_posix(), _syntax_tree(path)) for path in paths])
 
 
-def _code(path: Path) -> str:
-    """Return the syntax tree of a module without its docstrings."""
+def _syntax_tree(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -39,7 +45,7 @@ def _code(path: Path) -> str:
 
 
 def _is_string(statement: ast.stmt) -> bool:
-    """Tell whether a statement is a docstring, or a string that documents a constant."""
+    """Tell whether a statement is a docstring, or the string below a constant."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -47,25 +53,25 @@ def _is_string(statement: ast.stmt) -> bool:
     )
 
 
-def versions():
-    """Return the versions of what computes."""
-    names = ("headswap", "torch", "torchvision", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def machine(device="cpu"):
+def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
     """Return what a measured time depends on besides the code, and the state of the checkout.
 
     Parameters
     ----------
-    device : {"cpu", "cuda", "mps"}
-        What computes; of a GPU its name is told.
+    device
+        ``cpu``, ``cuda`` or ``mps``.
 
     Returns
     -------
     dict
-        ``processor``, ``cores``, ``device``, ``workers`` (side by side), ``system``, ``revision``
-        (None outside a checkout) and whether it is ``dirty``.
+        ``processor``; ``cores``; ``device``, of a CUDA device its model; ``workers``, the maximum
+        number of runs in parallel; ``system``; ``revision``, None outside a Git checkout;
+        ``dirty``, whether the checkout has uncommitted changes.
     """
     if device == "cuda":
         import torch
@@ -75,14 +81,14 @@ def machine(device="cpu"):
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": device,
-        "workers": how_many(),
+        "workers": worker_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "revision": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 
 
-def _processor():
+def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
@@ -90,10 +96,10 @@ def _processor():
         return platform.processor() or "unknown"
 
 
-def _git(*arguments):
-    """Return what Git says, or None outside a checkout or without Git."""
+def _git(*arguments: str) -> str | None:
+    """Return the output of a Git command, None outside a checkout or without Git."""
     try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None

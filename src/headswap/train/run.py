@@ -1,153 +1,126 @@
-"""One run: what it depends on, and its training to the end, in a process of its own."""
+"""One run: a cell trained with one seed to its end, in a process of its own."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
 
-from headswap.io import digest, sha256, write_json
-from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
-from headswap.train import backbones as networks
-from headswap.train import features as embedding
-from headswap.train import pretrained as weights
-from headswap.train.dataset import Photographs
-from headswap.train.loop import moving, pick, train
-from headswap.train.provenance import code_digest, images_digest, machine, versions
+from headswap.io import write_json
+from headswap.params import Cell, Params
+from headswap.paths import EMBEDDINGS
+from headswap.train.backbones import freeze_all_but, new_head, replace_layer
+from headswap.train.checkpoint import trainable_state
+from headswap.train.complexity import measure_complexity
+from headswap.train.dataset import ImageDataset
+from headswap.train.features import FeatureDataset
+from headswap.train.loop import train
+from headswap.train.pretrained import load_pretrained
+from headswap.train.provenance import machine, versions
+from headswap.train.run_cache import delete_checkpoint, run_folder
 from headswap.train.seeds import generator
-
-CODE = code_digest()
-"""Of the code that this process runs: what is edited from here on is for another one."""
+from headswap.train.tensors import save_tensors
 
 
-def unused(params):
-    """Return the folders under ``runs/`` that no cell of the parameters would take a run from."""
-    used = {RUNS / cell.name / digest(cache_key(cell, params)) for cell in params.cells()}
-    return sorted(folder for folder in RUNS.glob("*/*/") if folder not in used)
+def train_run(
+    cell: Cell,
+    params: Params,
+    seed: int,
+    key: dict[str, Any],
+    *,
+    on_progress: Callable[..., None],
+) -> None:
+    """Train a run to its end, from its last finished epoch on, and save its result.
 
-
-def cache_key(cell, params):
-    """Return all that the results of a cell's runs depend on but the seed, JSON-like."""
-    if cell.mode == "probe":
-        parameters = {}
-        inputs = {"embeddings": sha256(EMBEDDINGS / f"{cell.model}.safetensors")}
-    else:
-        parameters = {"image": params.image.model_dump()}
-        inputs = {
-            "images": images_digest(),
-            "weights": sha256(WEIGHTS / f"{cell.model}.safetensors"),
-        }
-    return {
-        "cell": cell.name,
-        "recipe": params.recipe(cell).model_dump(),
-        "precision": params.precision,
-        "device": pick(params.device),
-        **parameters,
-        "inputs": {**inputs, "code": CODE},
-        "versions": versions(),
-    }
-
-
-def open_dataset(cell, params):
-    """Open what a cell is trained on: `Photographs` or `Embeddings`."""
-    if cell.mode == "probe":
-        return embedding.Embeddings(EMBEDDINGS / f"{cell.model}.safetensors")
-    return Photographs(params.image)
-
-
-def network(cell, params, feed, seed):
-    """Build the network of a run, its head new; in `probe` the head is all of it."""
-    random = generator(seed, "head")
-    if cell.mode == "probe":
-        return networks.new_head(feed.features, len(feed.classes), random)
-    network, head = weights.pretrained(cell.model, params)
-    features = network.get_submodule(head).in_features
-    networks.replace(network, head, networks.new_head(features, len(feed.classes), random))
-    if cell.mode == "frozen":
-        networks.freeze(network, head)
-    return network
-
-
-def costs(cell, params, feed, network):
-    """Return the number of trained parameters, and what `networks.describe` says of the whole."""
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    if cell.mode != "probe":
-        return {
-            "trainable_parameters": trained,
-            **networks.describe(network, params.image.size),
-        }
-    products = network.in_features * network.out_features
-    return {
-        "trainable_parameters": trained,
-        "parameters": feed.backbone["parameters"] + trained,
-        "gmacs": round(feed.backbone["gmacs"] + products / 1e9, 6),
-        "activations": feed.backbone["activations"] + network.out_features,
-        "depth": feed.backbone["depth"] + 1,
-    }
-
-
-def train_run(cell, params, seed, *, on_progress):
-    """Train one run to its end, from its last finished epoch, and keep its result.
+    The folder of the run (`run_cache.run_folder`) then has ``timing.json``;
+    ``probabilities.safetensors`` (of the validation images at the best and the last epoch);
+    ``best.safetensors`` and ``last.safetensors`` (the trainable state; of `finetune` the best
+    only); and ``run.json`` (everything but times). ``run.json`` is written last: with it the run is
+    finished.
 
     Parameters
     ----------
-    cell : params.Cell
-    seed : int
-    on_progress : callable
-        Called after each epoch (see `training.train`).
-
-    Returns
-    -------
-    pathlib.Path
-        The folder of the run, named after all that its result depends on: ``timing.json``,
-        ``probabilities.safetensors`` (of the validation images at the best and the last epoch),
-        ``best.safetensors`` and ``last.safetensors`` (the state that training moved; of
-        `finetune` the best only), and ``run.json`` (all but clocks), which comes last: with it,
-        the run is whole, and is not trained again.
+    cell, params, seed
+        What is trained.
+    key
+        The cell's cache key (`run_cache.cache_key`), after which the run's folder is named.
+    on_progress
+        Called after each epoch (see `loop.train`).
     """
-    made_of = cache_key(cell, params)
-    folder = RUNS / cell.name / digest(made_of) / f"seed-{seed}"
-    if (folder / "run.json").exists():
-        _forget_epochs(folder)
-        return folder
+    folder = run_folder(cell, key, seed)
     torch.set_num_threads(1)
-    data = open_dataset(cell, params)
-    trained = network(cell, params, data, seed)
-    counted = costs(cell, params, data, trained)
+    dataset = open_dataset(cell, params)
+    network = build_network(cell, params, dataset, seed)
+    complexity = _complexity(cell, params, dataset, network)
     history = train(
-        trained,
-        data,
+        network,
+        dataset,
         params.recipe(cell),
         seed,
         precision=params.precision,
-        device=pick(params.device),
+        device=key["device"],
         checkpoint=folder / "checkpoint.pt",
         on_progress=on_progress,
     )
     if history.best:
-        weights.save(folder / "best.safetensors", history.best.pop("state"))
+        save_tensors(folder / "best.safetensors", history.best.pop("state"))
         if cell.mode != "finetune" and history.diverged is None:
-            weights.save(folder / "last.safetensors", moving(trained))
+            save_tensors(folder / "last.safetensors", trainable_state(network))
         epochs = {"best": history.best, "last": history.last}
-        weights.save(
-            folder / "probabilities.safetensors",
-            {which: epoch.pop("probabilities") for which, epoch in epochs.items()},
-        )
-    clocks = {"epochs": history.seconds, **machine(made_of["device"]), **versions()}
-    write_json(folder / "timing.json", clocks)
+        probabilities = {which: epoch.pop("probabilities") for which, epoch in epochs.items()}
+        save_tensors(folder / "probabilities.safetensors", probabilities)
+    times = {"epochs": history.seconds, **machine(key["device"]), **versions()}
+    write_json(folder / "timing.json", times)
     write_json(
         folder / "run.json",
         {
-            **made_of,
+            **key,
             "seed": seed,
-            "costs": counted,
+            "complexity": complexity,
             "diverged": history.diverged,
             "best": history.best or None,
             "last": history.last or None,
             "curves": history.curves,
         },
     )
-    _forget_epochs(folder)
-    return folder
+    delete_checkpoint(folder)
 
 
-def _forget_epochs(folder):
-    """Remove what `train` kept for the case that it was interrupted."""
-    for path in folder.glob("*.pt"):
-        path.unlink()
+def open_dataset(cell: Cell, params: Params) -> ImageDataset | FeatureDataset:
+    """Open what a cell is trained on: images, or in `probe` features."""
+    if cell.mode == "probe":
+        return FeatureDataset(EMBEDDINGS / f"{cell.model}.safetensors")
+    return ImageDataset(params.image)
+
+
+def build_network(
+    cell: Cell, params: Params, dataset: ImageDataset | FeatureDataset, seed: int
+) -> nn.Module:
+    """Build the network of a run, with a new head; in `probe` the head is all of it."""
+    random, classes = generator(seed, "head"), len(dataset.classes)
+    if isinstance(dataset, FeatureDataset):
+        return new_head(dataset.features, classes, random)
+    network, head = load_pretrained(cell.model, params)
+    features: Any = network.get_submodule(head).in_features
+    replace_layer(network, head, new_head(features, classes, random))
+    if cell.mode == "frozen":
+        freeze_all_but(network, head)
+    return network
+
+
+def _complexity(
+    cell: Cell, params: Params, dataset: ImageDataset | FeatureDataset, network: nn.Module
+) -> dict[str, Any]:
+    """Return the number of trained parameters, and the complexity of backbone and head."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    if isinstance(dataset, ImageDataset):
+        complexity = measure_complexity(network, params.image.size)
+        return {"trainable_parameters": trained, **complexity}
+    classes = len(dataset.classes)
+    return {
+        "trainable_parameters": trained,
+        "parameters": dataset.backbone["parameters"] + trained,
+        "gmacs": round(dataset.backbone["gmacs"] + dataset.features * classes / 1e9, 6),
+        "activations": dataset.backbone["activations"] + classes,
+        "depth": dataset.backbone["depth"] + 1,
+    }

@@ -2,21 +2,22 @@
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
 
-def derive(seed, purpose, *numbers):
-    """Return a seed of its own for one purpose of a run.
+def derive(seed: int, purpose: str, *numbers: int) -> int:
+    """Return a seed for one purpose of a run.
 
     Parameters
     ----------
-    seed : int
+    seed
         The run's seed, from ``params.yaml``.
-    purpose : str
-        ``head``, ``order``, ``augmentation``, ``dropout`` …
-    *numbers : int
-        What tells the draws of one purpose apart: epoch, image.
+    purpose
+        ``head``, ``order``, ``augmentation``, ``dropout`` or ``weights``.
+    *numbers
+        What distinguishes the draws of one purpose: epoch, image.
 
     Returns
     -------
@@ -34,14 +35,14 @@ def derive(seed, purpose, *numbers):
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed, purpose, *numbers):
-    """Return a `torch.Generator` on the CPU, started from `derive`."""
+def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
+    """Return a generator on the CPU, seeded with `derive`."""
     return torch.Generator().manual_seed(derive(seed, purpose, *numbers))
 
 
 @contextlib.contextmanager
-def seeded(seed, purpose, *numbers):
-    """Start torch's default generator on the CPU from `derive`, and put it back afterwards.
+def seeded(seed: int, purpose: str, *numbers: int) -> Iterator[None]:
+    """Seed torch's default generator on the CPU with `derive`, and restore its state afterwards.
 
     For library code that takes no generator: torchvision's transforms and initialisers.
     """

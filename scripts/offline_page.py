@@ -1,6 +1,6 @@
 """Make ``.dvc/plots/page.html``, in which `dvc plots show` draws without a network.
 
-    .venv/bin/python tools/offline_page.py
+    .venv/bin/python scripts/offline_page.py
 
 The page carries Vega, Vega-Lite and Vega-Embed (BSD-3-Clause) from vl-convert's bundle, wrapped in
 a function of its own because its short global names would clash with the page's.
@@ -16,7 +16,7 @@ PAGE = """<!DOCTYPE html>
 {refresh_tag}
 <meta charset="utf-8">
 <title>headswap: plots</title>
-<!-- Made by tools/offline_page.py with vl-convert-python %s. -->
+<!-- Made by scripts/offline_page.py with vl-convert-python %s. -->
 <script>(function () {
 %s
 const draw = window.vegaEmbed;

@@ -1,6 +1,8 @@
 """The loop is the classic recipe's, and what is kept of a run gives its predictions again."""
 
 import copy
+import itertools
+import shutil
 
 import my_networks
 import pytest
@@ -9,14 +11,17 @@ from torch import nn, optim
 from torchvision import datasets, transforms
 
 from headswap import params
-from headswap.data import dataset
+from headswap.data.fetch import fetch_archive
+from headswap.data.verify import verify_images
 from headswap.errors import UserError
-from headswap.train import backbones as networks
-from headswap.train import dataset as images
-from headswap.train import features as embedding
-from headswap.train import loop as training
-from headswap.train import pretrained as weights
+from headswap.images.folders import images_in
+from headswap.train import backbones, loop
+from headswap.train.dataset import ImageDataset
+from headswap.train.features import FeatureDataset, compute_features
 from headswap.train.seeds import derive, generator
+from headswap.train.speed.image_cache import ImageCache
+from headswap.train.tensors import save_tensors
+from headswap.train.transforms import decode
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
 IMAGE = params.Image(size=64, resize=72)
@@ -25,24 +30,24 @@ IMAGE = params.Image(size=64, resize=72)
 class Few:
     """The first images of each class of a feed, so that a large network is tried in seconds."""
 
-    def __init__(self, feed, most):
-        self.feed, self.most, self.labels = feed, most, feed.labels
+    def __init__(self, data, most):
+        self.data, self.most, self.labels = data, most, data.labels
 
-    def train(self, seed, epoch, batch_size):
-        batches = list(self.feed.train(seed, epoch, batch_size))
+    def train_batches(self, seed, epoch, batch_size):
+        batches = list(self.data.train_batches(seed, epoch, batch_size))
         return batches[: self.most]
 
-    def val(self):
-        return list(self.feed.val())
+    def val_batches(self):
+        return list(self.data.val_batches())
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generated")
     chosen = params.Dataset(url="generated", manifest="none")
-    dataset.fetch(chosen, folder / "archive.zip")
-    dataset.verify(chosen, folder / "archive.zip", folder / "images")
-    made = images.Photographs(IMAGE, folder / "images")
+    fetch_archive(chosen, folder / "archive.zip")
+    verify_images(chosen, folder / "archive.zip", folder / "images")
+    made = ImageDataset(IMAGE, folder / "images")
     made.folder = folder / "images"
     return made
 
@@ -50,16 +55,16 @@ def photographs(tmp_path_factory):
 def two_class(name, mode, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        network = networks.build(name, {})
-    head = networks.find_head(network, name, IMAGE.size)
+        network = backbones.build(name, {})
+    head = backbones.find_head(network, name, IMAGE.size)
     features = network.get_submodule(head).in_features
-    networks.replace(network, head, networks.new_head(features, 2, generator(seed, "head")))
+    backbones.replace_layer(network, head, backbones.new_head(features, 2, generator(seed, "head")))
     if mode == "frozen":
-        networks.freeze(network, head)
+        backbones.freeze_all_but(network, head)
     return network
 
 
-def classic_script(model, feed, seed):
+def classic_script(model, data, seed):
     """Train as the PyTorch transfer-learning tutorial does, written from its recipe."""
     criterion = nn.CrossEntropyLoss()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -70,7 +75,11 @@ def classic_script(model, feed, seed):
         torch.manual_seed(derive(seed, "dropout", epoch))
         for phase in ("train", "val"):
             model.train(phase == "train")
-            batches = feed.train(seed, epoch, RECIPE.batch_size) if phase == "train" else feed.val()
+            batches = (
+                data.train_batches(seed, epoch, RECIPE.batch_size)
+                if phase == "train"
+                else data.val_batches()
+            )
             running_loss, running_corrects, size = 0.0, 0, 0
             for inputs, labels in batches:
                 optimizer.zero_grad()
@@ -96,10 +105,10 @@ def classic_script(model, feed, seed):
 @pytest.mark.parametrize("mode", ["finetune", "frozen"])
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
 def test_training_agrees_epoch_by_epoch_with_the_classic_script(photographs, name, mode):
-    feed = Few(photographs, 4)
+    data = Few(photographs, 4)
     network = two_class(name, mode)
-    expected, best_weights = classic_script(copy.deepcopy(network), feed, seed=3)
-    history = training.train(network, feed, RECIPE, seed=3)
+    expected, best_weights = classic_script(copy.deepcopy(network), data, seed=3)
+    history = loop.train(network, data, RECIPE, seed=3)
     assert [point[:2] for point in history.curves] == [point[:2] for point in expected]
     for (*_, loss, accuracy), (*_, its_loss, its_accuracy) in zip(
         history.curves, expected, strict=True
@@ -113,7 +122,7 @@ def test_training_agrees_epoch_by_epoch_with_the_classic_script(photographs, nam
 def test_a_frozen_network_moves_in_its_head_and_the_buffers_of_batch_norm_alone(photographs):
     network = two_class("resnet18", "frozen")
     before = copy.deepcopy(network.state_dict())
-    training.train(network, Few(photographs, 2), RECIPE, seed=0)
+    loop.train(network, Few(photographs, 2), RECIPE, seed=0)
     moved = {key for key, value in network.state_dict().items() if not value.equal(before[key])}
     buffers = {key for key, _ in network.named_buffers()}
     assert moved == {"fc.weight", "fc.bias"} | buffers
@@ -127,11 +136,11 @@ def test_validation_of_a_frozen_network_is_computed_again_only_if_it_changed(
     seen = []
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.register_forward_hook(lambda module, *_: seen.append(network.training))
-    feed = Few(photographs, 1)
-    history = training.train(network, feed, RECIPE, seed=0)
-    assert seen.count(False) == passes * len(feed.val())
-    _, _, expected = training.evaluate(
-        network, feed.val(), training.products("float32", "cpu"), "cpu"
+    data = Few(photographs, 1)
+    history = loop.train(network, data, RECIPE, seed=0)
+    assert seen.count(False) == passes * len(data.val_batches())
+    _, _, expected = loop.evaluate(
+        network, data.val_batches(), loop.make_autocast("float32", "cpu"), "cpu"
     )
     assert history.last["probabilities"].equal(expected)
 
@@ -139,9 +148,9 @@ def test_validation_of_a_frozen_network_is_computed_again_only_if_it_changed(
 def test_embedding_leaves_every_tensor_of_the_backbone_as_it_was(photographs):
     network = two_class("resnet18", "finetune").train()
     before = copy.deepcopy(network.state_dict())
-    batches = [inputs for inputs, _ in photographs.val()]
-    precisely = training.products("float32", "cpu")
-    once, twice = (embedding.features(network, batches, precisely, "cpu") for _ in range(2))
+    batches = [inputs for inputs, _ in photographs.val_batches()]
+    autocast = loop.make_autocast("float32", "cpu")
+    once, twice = (compute_features(network, batches, autocast, "cpu") for _ in range(2))
     assert once.equal(twice)
     after = network.state_dict()
     assert after.keys() == before.keys()
@@ -152,7 +161,7 @@ def test_embedding_leaves_every_tensor_of_the_backbone_as_it_was(photographs):
 def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path, seed, cut, best):
     def run(epochs, checkpoint=None):
         network, recipe = my_networks.tiny(), RECIPE.model_copy(update={"epochs": epochs})
-        history = training.train(network, photographs, recipe, seed, checkpoint=checkpoint)
+        history = loop.train(network, photographs, recipe, seed, checkpoint=checkpoint)
         return history, network.state_dict()
 
     whole, end = run(cut + 1)
@@ -174,8 +183,8 @@ def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path, seed,
 def test_an_interrupted_alexnet_goes_on_to_the_same_bits(photographs, tmp_path, precision):
     def run(recipe, checkpoint=None):
         network = two_class("alexnet", "finetune")
-        feed, how = Few(photographs, 2), {"precision": precision, "checkpoint": checkpoint}
-        history = training.train(network, feed, recipe, seed=5, **how)
+        data, how = Few(photographs, 2), {"precision": precision, "checkpoint": checkpoint}
+        history = loop.train(network, data, recipe, seed=5, **how)
         return history, network.state_dict()
 
     whole, end = run(RECIPE)
@@ -189,7 +198,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_so(photographs):
     told = []
     hot = RECIPE.model_copy(update={"lr": 1e30})
     network = two_class("resnet18", "finetune")
-    history = training.train(
+    history = loop.train(
         network, Few(photographs, 3), hot, seed=0, on_progress=lambda **news: told.append(news)
     )
     assert history.diverged == 0
@@ -206,37 +215,44 @@ def test_validation_images_are_what_the_tutorials_transforms_make_of_them(photog
         ]
     )
     expected = datasets.ImageFolder(photographs.folder / "val", transform)
-    inputs, labels = map(torch.cat, zip(*photographs.val(), strict=True))
+    inputs, labels = map(torch.cat, zip(*photographs.val_batches(), strict=True))
     assert labels.tolist() == expected.targets
     for ours, (theirs, _) in zip(inputs, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)  # a grey level is 0.017
 
 
-def test_training_images_are_normalised_crops_of_all_sizes_some_of_them_flipped(photographs):
-    photographs = copy.deepcopy(photographs)
-    inputs, _ = next(photographs.train(0, 0, len(photographs.labels["train"])))
+def test_training_images_are_normalised_crops_of_all_sizes_some_of_them_flipped(
+    photographs, tmp_path
+):
+    inputs, _ = next(photographs.train_batches(0, 0, len(photographs.labels["train"])))
     assert inputs.min() < -0.5 and 0.5 < inputs.max() < 2.7
-    flat = photographs._train._kept[0] = torch.arange(256).expand(3, 200, 256).to(torch.uint8)
-    views = [photographs.view(0, 0, number).float() for number in range(40)]
+    flat = torch.arange(256).expand(3, 200, 256).to(torch.uint8)
+    for split, label in itertools.product(("train", "val"), "ab"):
+        path = tmp_path / split / label / "ramp.png"
+        path.parent.mkdir(parents=True)
+        transforms.functional.to_pil_image(flat).save(path)
+    ramps = ImageDataset(IMAGE, tmp_path)
+    views = [ramps.augmented_view(0, 0, number).float() for number in range(40)]
     slopes = torch.tensor([float(view[0, 0, -1] - view[0, 0, 0]) for view in views])
     assert 8 < (slopes < 0).sum() < 32
     assert slopes.abs().min() < 150 < 210 < slopes.abs().max() <= flat.max()
 
 
-def test_a_view_depends_on_its_image_seed_and_epoch_alone(photographs):
-    photographs = copy.deepcopy(photographs)
-    first = photographs.view(5, 0, 0)
+def test_a_view_depends_on_its_image_seed_and_epoch_alone(photographs, tmp_path):
+    first = photographs.augmented_view(5, 0, 0)
     torch.rand(3)
-    assert first.equal(photographs.view(5, 0, 0))
-    assert not first.equal(photographs.view(5, 0, 1))
-    assert not first.equal(photographs.view(5, 1, 0))
-    photographs._train._kept[6] = photographs._train[5]
-    assert not first.equal(photographs.view(6, 0, 0))
+    assert first.equal(photographs.augmented_view(5, 0, 0))
+    assert not first.equal(photographs.augmented_view(5, 0, 1))
+    assert not first.equal(photographs.augmented_view(5, 1, 0))
+    shutil.copytree(photographs.folder, tmp_path / "images")
+    paths = images_in(tmp_path / "images")
+    shutil.copy(paths[photographs.names["train"][5]], paths[photographs.names["train"][6]])
+    assert not first.equal(ImageDataset(IMAGE, tmp_path / "images").augmented_view(6, 0, 0))
 
 
 def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photographs):
     def labels(seed, epoch):
-        return torch.cat([labels for _, labels in photographs.train(seed, epoch, 4)])
+        return torch.cat([labels for _, labels in photographs.train_batches(seed, epoch, 4)])
 
     assert labels(0, 0).sort()[0].equal(photographs.labels["train"].sort()[0])
     assert not labels(0, 0).equal(labels(0, 1))
@@ -246,14 +262,14 @@ def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photogr
 def test_images_that_do_not_fit_are_decoded_again_whenever_they_are_used(photographs):
     decoded = []
 
-    def decode(path):
+    def counting_decode(path):
         decoded.append(path)
-        return images.decode(path)
+        return decode(path)
 
-    paths = images.images_in(photographs.folder)
+    paths = images_in(photographs.folder)
     paths = [paths[name] for name in photographs.names["train"]]
-    fits = [images.decode(path) for path in paths]
-    held = images.Held(paths, decode, room=sum(image.nbytes for image in fits[:3]))
+    fits = [decode(path) for path in paths]
+    held = ImageCache(paths, counting_decode, capacity=sum(image.nbytes for image in fits[:3]))
     for _ in range(2):
         for index, image in enumerate(fits):
             assert held[index].equal(image)
@@ -263,23 +279,23 @@ def test_images_that_do_not_fit_are_decoded_again_whenever_they_are_used(photogr
 @pytest.mark.parametrize("classes", [["a"], ["ab"], ["abcdefghijk"]])
 def test_features_lie_in_memory_as_any_tensor_does_whatever_the_files_header(tmp_path, classes):
     tensors = {name: torch.ones(3, 5) for name in ("train", "val", "train_labels", "val_labels")}
-    weights.save(tmp_path / "features", tensors, classes=classes, names={}, backbone={})
-    ((inputs, _),) = embedding.Embeddings(tmp_path / "features").val()
+    save_tensors(tmp_path / "features", tensors, classes=classes, names={}, backbone={})
+    ((inputs, _),) = FeatureDataset(tmp_path / "features").val_batches()
     assert inputs.data_ptr() % 64 == 0
 
 
 def test_a_probe_draws_another_view_for_each_image_and_epoch(tmp_path):
     views = torch.arange(16.0).reshape(16, 1, 1).expand(16, 30, 4)
     labels = torch.arange(30)
-    weights.save(
+    save_tensors(
         tmp_path / "features",
         {"train": views, "train_labels": labels, "val": views[0], "val_labels": labels},
         **{"classes": [], "names": {}, "backbone": {}},
     )
-    feed = embedding.Embeddings(tmp_path / "features")
+    data = FeatureDataset(tmp_path / "features")
 
     def drawn(seed, epoch):
-        (inputs, order), *_ = feed.train(seed, epoch, 30)
+        (inputs, order), *_ = data.train_batches(seed, epoch, 30)
         return inputs[order.argsort(), 0]
 
     assert len(drawn(0, 0).unique()) > 8
@@ -291,10 +307,10 @@ class Ones:
 
     labels = {"val": torch.tensor([0, 1])}
 
-    def train(self, seed, epoch, batch_size):
+    def train_batches(self, seed, epoch, batch_size):
         yield torch.ones(2, 1, 8, 8), self.labels["val"]
 
-    def val(self):
+    def val_batches(self):
         yield torch.ones(2, 1, 8, 8), self.labels["val"]
 
 
@@ -308,14 +324,14 @@ def test_dropout_draws_anew_in_every_epoch_and_for_every_seed():
 
     network[1].register_forward_hook(look)
     for seed in (0, 0, 1):
-        training.train(network, Ones(), RECIPE, seed)
+        loop.train(network, Ones(), RECIPE, seed)
     assert all(seen[epoch].equal(seen[3 + epoch]) for epoch in range(3))
     assert len({tuple(kept.flatten().tolist()) for kept in seen}) == 6
 
 
 def test_of_equally_good_epochs_the_first_is_the_best():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    history = training.train(network, Ones(), RECIPE, seed=0)
+    history = loop.train(network, Ones(), RECIPE, seed=0)
     assert {accuracy for *_, split, _, accuracy in history.curves if split == "val"} == {0.5}
     assert (history.best["epoch"], history.last["epoch"]) == (0, 2)
 
@@ -324,15 +340,15 @@ def test_batch_norm_that_meets_a_single_image_says_what_to_change(photographs):
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64**2), nn.Linear(3 * 64**2, 2))
     odd = RECIPE.model_copy(update={"batch_size": len(photographs.labels["train"]) - 1})
     with pytest.raises(UserError, match="single image.*\nSet batch_size"):
-        training.train(network, photographs, odd, seed=0)
+        loop.train(network, photographs, odd, seed=0)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "no best"])
 def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_path, damage):
     checkpoint, told = tmp_path / "checkpoint.pt", []
 
-    def run(report=None):
-        return training.train(
+    def run(report=lambda **message: None):
+        return loop.train(
             my_networks.tiny(),
             Few(photographs, 2),
             RECIPE,
@@ -349,18 +365,18 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_p
         damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99}
         checkpoint.write_bytes(damaged[damage])
     history = run(lambda **news: told.append(news))
-    assert "starts anew" in told[0]["note"]
+    assert "starts from the first epoch" in told[0]["note"]
     assert history.curves == whole.curves
 
 
 def test_frozen_weights_that_are_cast_once_make_what_autocast_makes(photographs, monkeypatch):
     def run():
         network = two_class("resnet18", "frozen")
-        history = training.train(network, Few(photographs, 2), RECIPE, 0, precision="bfloat16")
+        history = loop.train(network, Few(photographs, 2), RECIPE, 0, precision="bfloat16")
         return history.curves, {parameter.dtype for parameter in network.parameters()}
 
     cast, dtypes = run()
-    monkeypatch.setattr(training, "_cast_frozen", lambda network: None)
+    monkeypatch.setattr(loop, "cast_frozen_weights", lambda network: None)
     assert run() == (cast, {torch.float32})
     assert dtypes == {torch.float32, torch.bfloat16}
 
@@ -370,7 +386,7 @@ def test_bfloat16_trains_in_its_own_precision_and_keeps_its_parameters_in_float3
     losses = {}
     for precision in ("float32", "bfloat16"):
         network = two_class("resnet18", "finetune")
-        history = training.train(network, Few(photographs, 1), one, seed=0, precision=precision)
+        history = loop.train(network, Few(photographs, 1), one, seed=0, precision=precision)
         losses[precision] = history.curves[0][2]
         assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert losses["bfloat16"] != losses["float32"]

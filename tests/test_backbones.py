@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 
 from headswap.errors import UserError
-from headswap.train import backbones as networks
+from headswap.train import backbones
+from headswap.train.complexity import measure_complexity
 from headswap.train.seeds import generator
 
 NAMED_DEPTHS = {"alexnet": 8, "vgg11": 11, "resnet18": 18, "resnet50": 50, "densenet121": 121}
@@ -14,17 +15,19 @@ OTHERS = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16", 
 
 
 def swap_head(network, classes):
-    head = networks.find_head(network, "mine")
+    head = backbones.find_head(network, "mine")
     features = network.get_submodule(head).in_features
-    networks.replace(network, head, networks.new_head(features, classes, generator(0, "head")))
+    backbones.replace_layer(
+        network, head, backbones.new_head(features, classes, generator(0, "head"))
+    )
     return head
 
 
 @pytest.mark.parametrize("name", [*NAMED_DEPTHS, *OTHERS])
 def test_costs_are_the_published_ones_and_the_head_is_swapped(name):
-    network = networks.build(name, {})
+    network = backbones.build(name, {})
     published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].meta
-    costs = networks.describe(network, 224)
+    costs = measure_complexity(network, 224)
     assert costs["parameters"] == published["num_params"]
     assert costs["gmacs"] == pytest.approx(published["_ops"], rel=0.01)
     if name in NAMED_DEPTHS:
@@ -32,7 +35,7 @@ def test_costs_are_the_published_ones_and_the_head_is_swapped(name):
     head = swap_head(network, 3)
     with torch.no_grad():
         assert network(torch.zeros(2, 3, 224, 224)).shape == (2, 3)
-    networks.freeze(network, head)
+    backbones.freeze_all_but(network, head)
     trained = [path for path, value in network.named_parameters() if value.requires_grad]
     assert trained == [f"{head}.weight", f"{head}.bias"]
 
@@ -41,10 +44,10 @@ def test_costs_are_the_published_ones_and_the_head_is_swapped(name):
     ("name", "parameters", "trained"), [("alexnet", 57012034, 8194), ("resnet18", 11177538, 1026)]
 )
 def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters, trained):
-    network = networks.build(name, {})
+    network = backbones.build(name, {})
     head = swap_head(network, 2)
     assert sum(value.numel() for value in network.parameters()) == parameters
-    networks.freeze(network, head)
+    backbones.freeze_all_but(network, head)
     assert sum(value.numel() for value in network.parameters() if value.requires_grad) == trained
 
 
@@ -52,15 +55,15 @@ def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters
 def test_activations_are_the_published_ones(name, millions):
     # ResNet-50's as in "Designing Network Design Spaces", table 9; AlexNet's by hand:
     # 64 * 55**2 + 192 * 27**2 + (384 + 256 + 256) * 13**2 + 2 * 4096 + 1000
-    assert networks.describe(networks.build(name, {}), 224)["activations"] / 1e6 == pytest.approx(
+    assert measure_complexity(backbones.build(name, {}), 224)["activations"] / 1e6 == pytest.approx(
         millions, abs=0.05
     )
 
 
 def test_a_frozen_network_is_as_deep_as_before():
-    network = networks.build("resnet18", {})
-    networks.freeze(network, "fc")
-    assert networks.describe(network, 224)["depth"] == 18
+    network = backbones.build("resnet18", {})
+    backbones.freeze_all_but(network, "fc")
+    assert measure_complexity(network, 224)["depth"] == 18
     trained = [path for path, value in network.named_parameters() if value.requires_grad]
     assert trained == ["fc.weight", "fc.bias"]
 
@@ -73,7 +76,7 @@ class Demanding(nn.Sequential):
 
 def test_costs_are_those_of_an_image_of_the_size_that_the_network_is_made_for():
     network = Demanding(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
-    assert networks.describe(network, 64)["gmacs"] == pytest.approx(
+    assert measure_complexity(network, 64)["gmacs"] == pytest.approx(
         3 * 64 * 64 * 10 / 1e9, abs=1e-6
     )
 
@@ -105,17 +108,19 @@ def without_bias(features, classes):
     ids=["convolution last", "softmax last", "tanh last", "nothing linear", "two outputs"],
 )
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
-    with pytest.raises(UserError, match="mine does not end in a linear layer.*\nTake it out"):
-        networks.find_head(network, "mine")
+    with pytest.raises(
+        UserError, match="mine does not end in a linear layer.*\nRemove it from models"
+    ):
+        backbones.find_head(network, "mine")
 
 
 def test_images_that_a_network_cannot_take_are_named():
     with pytest.raises(UserError, match="fails on an image of 16 x 16"):
-        networks.find_head(networks.build("alexnet", {}), "alexnet", 16)
+        backbones.find_head(backbones.build("alexnet", {}), "alexnet", 16)
 
 
 def test_a_head_starts_the_same_for_the_same_seed_within_torchs_own_bounds():
-    first, same, other = (networks.new_head(50, 2, generator(s, "head")) for s in (0, 0, 1))
+    first, same, other = (backbones.new_head(50, 2, generator(s, "head")) for s in (0, 0, 1))
     assert first.weight.equal(same.weight) and first.bias.equal(same.bias)
     assert not first.weight.equal(other.weight)
     assert 0.9 / 50**0.5 < first.weight.abs().max() <= 1 / 50**0.5
@@ -128,9 +133,9 @@ def test_a_factory_that_fails_or_gives_no_network_is_refused(tmp_path, monkeypat
         "def fails():\n    raise OSError('no weights')\n\n\ndef seven():\n    return 7\n"
     )
     with pytest.raises(UserError, match="OSError: no weights"):
-        networks.build("mine", {"mine": "broken_networks:fails"})
+        backbones.build("mine", {"mine": "broken_networks:fails"})
     with pytest.raises(UserError, match="returned <class 'int'>"):
-        networks.build("mine", {"mine": "broken_networks:seven"})
+        backbones.build("mine", {"mine": "broken_networks:seven"})
 
 
 @pytest.mark.parametrize(("place", "named"), [("", "outermost"), ("0", "0")])
@@ -138,4 +143,4 @@ def test_a_layer_that_cannot_be_reset_is_named(place, named):
     network = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
     network.get_submodule(place).register_parameter("scale", nn.Parameter(torch.ones(1)))
     with pytest.raises(UserError, match=f"for mine: its {named} layer, a Sequential, has no"):
-        networks.randomise(network, "mine")
+        backbones.reset_weights(network, "mine")

@@ -15,12 +15,14 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT
+from safetensors.torch import save_file
 from torch import nn
 
 from headswap import params
 from headswap.errors import UserError
 from headswap.io import read_tensors, sha256
-from headswap.train import pretrained as weights
+from headswap.train import pretrained
+from headswap.train.tensors import save_tensors
 
 SMALL = "shufflenet_v2_x0_5"
 NOWHERE = "http://127.0.0.1:9"
@@ -69,11 +71,11 @@ def put_into_hub_cache(file):
     return file.rename(cache / file.name)
 
 
-def provide(name, folder, **changes):
+def write_and_load(name, folder, **changes):
     """Provide the weights of a network and return the network that starts from them."""
     chosen = params.load(ROOT / "params.yaml").model_copy(update=changes)
-    weights.write_weights(name, chosen, folder / f"{name}.safetensors")
-    return weights.pretrained(name, chosen, folder)
+    pretrained.write_weights(name, chosen, folder / f"{name}.safetensors")
+    return pretrained.load_pretrained(name, chosen, folder)
 
 
 def same(first, second):
@@ -92,7 +94,7 @@ def test_torchvisions_weights_are_found_in_every_place(
         monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
     if place == "hub cache":
         put_into_hub_cache(file)
-    network, head = provide(SMALL, tmp_path)
+    network, head = write_and_load(SMALL, tmp_path)
     assert head == "fc" and same(network, original)
     _, metadata = read_tensors(tmp_path / f"{SMALL}.safetensors")
     assert metadata["source"] == f"{url}/{file.name}"
@@ -122,15 +124,15 @@ def test_a_network_starts_as_torchvisions_own_loader_gives_it(publish, tmp_path,
     original = torchvision.models.get_model(name, **options)
     put_into_hub_cache(publish(name, published(original.state_dict())))
     expected = torchvision.models.get_model(name, weights="IMAGENET1K_V1").eval()
-    network, _ = provide(name, tmp_path)
+    network, _ = write_and_load(name, tmp_path)
     image = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         assert network.eval()(image).equal(expected(image))
 
 
-def test_a_network_without_the_classic_weights_is_refused():
+def test_a_network_without_the_classic_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="vit_h_14"):
-        weights._load_imagenet(nn.Identity(), "vit_h_14")
+        write_and_load("vit_h_14", tmp_path)
 
 
 def test_a_damaged_file_is_refused_and_nothing_is_written(publish, tmp_path, monkeypatch):
@@ -138,7 +140,7 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(publish, tmp_path, mon
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
     with pytest.raises(UserError, match="has SHA-256 .* not the original file"):
-        provide(SMALL, tmp_path)
+        write_and_load(SMALL, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
@@ -154,20 +156,20 @@ def test_code_in_a_weights_file_is_not_run(publish, tmp_path, monkeypatch):
     trace = tmp_path / "code was run"
     file = publish(SMALL, {"fc.weight": Evil(trace)})
     monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
-    with pytest.raises(UserError, match=f"does not hold {SMALL}'s weights"):
-        provide(SMALL, tmp_path)
+    with pytest.raises(UserError, match=f"does not contain {SMALL}'s weights"):
+        write_and_load(SMALL, tmp_path)
     assert not trace.exists()
 
 
 def test_another_networks_file_is_refused(publish, tmp_path, monkeypatch):
     file = publish(SMALL, nn.Linear(2, 2).state_dict())
     monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
-    with pytest.raises(UserError, match=f"does not hold {SMALL}'s weights"):
-        provide(SMALL, tmp_path)
+    with pytest.raises(UserError, match=f"does not contain {SMALL}'s weights"):
+        write_and_load(SMALL, tmp_path)
 
 
 def test_a_factorys_own_weights_are_kept(tmp_path):
-    network, head = provide("tiny", tmp_path, **TINY)
+    network, head = write_and_load("tiny", tmp_path, **TINY)
     assert head == "6" and same(network, my_networks.tiny())
     assert read_tensors(tmp_path / "tiny.safetensors")[1]["source"] == "my_networks:tiny"
 
@@ -184,7 +186,7 @@ def test_an_edit_to_what_a_factory_imports_changes_what_it_made(tmp_path, monkey
     changes = {"factories": {"tiny": "mine_with_parts.nets:make"}}
 
     def code():
-        provide("tiny", tmp_path, **changes)
+        write_and_load("tiny", tmp_path, **changes)
         return read_tensors(tmp_path / "tiny.safetensors")[1]["code"]
 
     before = code()
@@ -197,9 +199,9 @@ def test_an_edit_to_what_a_factory_imports_changes_what_it_made(tmp_path, monkey
 @pytest.mark.parametrize("name", [SMALL, "tiny"])
 def test_random_weights_are_the_same_bytes_each_time(tmp_path, name):
     first, second = tmp_path / "first", tmp_path / "second"
-    network, _ = provide(name, first, weights="random", **TINY)
+    network, _ = write_and_load(name, first, weights="random", **TINY)
     torch.manual_seed(99)
-    provide(name, second, weights="random", **TINY)
+    write_and_load(name, second, weights="random", **TINY)
     assert (first / f"{name}.safetensors").read_bytes() == (
         second / f"{name}.safetensors"
     ).read_bytes()
@@ -210,7 +212,7 @@ def test_random_weights_are_the_same_bytes_each_time(tmp_path, name):
 def write(path, turn):
     tensors = {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor(7), "c": torch.ones(0)}
     metadata = {"source": "s", "head": "h", "classes": ["ä", "b"], "n": 0.1, "names": {"val": []}}
-    weights.save(path, dict([*tensors.items()][::turn]), **dict([*metadata.items()][::turn]))
+    save_tensors(path, dict([*tensors.items()][::turn]), **dict([*metadata.items()][::turn]))
 
 
 def test_what_is_saved_is_loaded_and_its_bytes_depend_on_nothing_else(tmp_path):
@@ -227,7 +229,7 @@ def test_what_is_saved_is_loaded_and_its_bytes_depend_on_nothing_else(tmp_path):
 @pytest.mark.parametrize("length", [0, 4, 100, -1])
 def test_a_truncated_file_is_named_with_what_to_type(tmp_path, length):
     path = tmp_path / "tiny.safetensors"
-    weights.save(path, {"a": torch.ones(50)}, head="a")
+    save_tensors(path, {"a": torch.ones(50)}, head="a")
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match="tiny.safetensors cannot be read.*\n.*dvc repro"):
         read_tensors(path)
@@ -235,13 +237,13 @@ def test_a_truncated_file_is_named_with_what_to_type(tmp_path, length):
 
 @pytest.mark.parametrize("metadata", [{"headswap": "{"}, {}, None])
 def test_a_file_that_is_not_headswaps_is_refused(tmp_path, metadata):
-    weights.save_file({"a": torch.ones(1)}, tmp_path / "other", metadata=metadata)
+    save_file({"a": torch.ones(1)}, tmp_path / "other", metadata=metadata)
     with pytest.raises(UserError, match="other cannot be read"):
         read_tensors(tmp_path / "other")
 
 
 def test_the_weights_of_a_network_that_has_changed_since_are_refused(tmp_path):
-    weights.save(tmp_path / "tiny.safetensors", nn.Linear(2, 2).state_dict(), head="6")
+    save_tensors(tmp_path / "tiny.safetensors", nn.Linear(2, 2).state_dict(), head="6")
     chosen = params.load(ROOT / "params.yaml").model_copy(update=TINY)
     with pytest.raises(UserError, match="does not fit tiny"):
-        weights.pretrained("tiny", chosen, tmp_path)
+        pretrained.load_pretrained("tiny", chosen, tmp_path)

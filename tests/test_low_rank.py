@@ -1,4 +1,4 @@
-"""Factors in place of gradients: the same steps as torch's SGD takes."""
+"""With low-rank gradients SGD takes the same steps."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from headswap.params import Recipe
-from headswap.train.sgd import SGD
+from headswap.train.speed.low_rank import LowRankUpdates
 
 RECIPE = Recipe(epochs=1, batch_size=2, lr=0.002, momentum=0.8, lr_step=1, lr_gamma=0.5)
 WIDE = 400  # 75 steps until momentum has forgotten a gradient: 150 rows a side, of 400
@@ -101,8 +101,14 @@ def train(network, optimizer, batches, precision="float32", between=lambda: None
     return network.state_dict()
 
 
-def torchs(network, recipe=RECIPE):
+def sgd(network, recipe=RECIPE):
     return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+
+
+def low_rank_sgd(network, recipe=RECIPE):
+    """Return an optimizer, and the low-rank updates that come with its steps."""
+    optimizer = sgd(network, recipe)
+    return optimizer, LowRankUpdates(network, optimizer, recipe.batch_size)
 
 
 ODD = [sliced, transposed, Twice, MoreAxes, Tied]
@@ -110,53 +116,37 @@ ODD = [sliced, transposed, Twice, MoreAxes, Tied]
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 @pytest.mark.parametrize("make", [plain, lambda: plain(bias=False), *ODD])
-def test_it_takes_the_steps_of_torchs_sgd(make, momentum):
+def test_the_weights_are_those_of_plain_sgd(make, momentum):
     recipe = RECIPE.model_copy(update={"momentum": momentum})
     network = make()
     start, same = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
-    expected = train(same, torchs(same, recipe), batches(200))
-    optimizer = SGD(network, recipe)
+    expected = train(same, sgd(same, recipe), batches(200))
+    optimizer, updates = low_rank_sgd(network, recipe)
     train(network, optimizer, batches(200))
-    optimizer.settle()
+    updates.flush()
     for name, value in network.state_dict().items():
         assert not value.equal(start[name])
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_with_channels_last_it_takes_them_too_and_copies_no_gradient():
-    network = nn.Sequential(
-        *(nn.Unflatten(1, (4, 10, 10)), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 3, groups=6)),
-        *(nn.Conv2d(6, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)),
-    ).to(memory_format=torch.channels_last)
-    start, same = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
-    expected = train(same, torchs(same), batches(50))
-    optimizer = SGD(network, RECIPE)
-    train(network, optimizer, batches(50))
-    for name, value in network.state_dict().items():
-        assert not value.equal(start[name])
-        torch.testing.assert_close(value, expected[name])
-    assert not network[1].weight.grad.is_contiguous()
-    assert all(flat.grad.is_contiguous() for flat in optimizer.param_groups[0]["params"])
-
-
-def test_a_learning_rate_of_nothing_moves_nothing_however_long():
+def test_a_learning_rate_of_zero_changes_no_weight():
     network = plain()
-    optimizer = SGD(network, RECIPE)
+    optimizer, updates = low_rank_sgd(network)
     before = copy.deepcopy(network.state_dict())
     optimizer.param_groups[0]["lr"] = 0.0
     train(network, optimizer, batches(200))
-    optimizer.settle()
+    updates.flush()
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_large_layer_gets_no_gradient_and_no_momentum_of_its_size():
+def test_a_large_layer_has_no_gradient_and_no_momentum_of_its_size():
     network = plain()
-    optimizer = SGD(network, RECIPE)
+    optimizer, updates = low_rank_sgd(network)
     train(network, optimizer, batches(3))
     assert network[3].weight.grad is None and network[5].weight.grad is not None
-    kept = optimizer.state_dict()
-    assert all(of["momentum_buffer"].numel() < 1000 for of in kept["state"].values())
-    rows, grads, velocity = kept["factors"][1]
+    states = optimizer.state_dict()["state"].values()
+    assert states and all(state["momentum_buffer"].numel() < 1000 for state in states)
+    rows, grads, velocity = updates.state_dict()[1]
     assert not rows.requires_grad
     assert rows.shape == grads.shape == (6, WIDE)
     assert velocity.tolist() == pytest.approx([0.64, 0.64, 0.8, 0.8, 1, 1])
@@ -165,27 +155,27 @@ def test_a_large_layer_gets_no_gradient_and_no_momentum_of_its_size():
 @pytest.mark.parametrize(
     "change", [{"batch_size": 16}, {"momentum": 0.99}], ids=["large batches", "long memory"]
 )
-def test_where_factors_were_larger_than_the_gradient_all_is_torchs(change):
+def test_a_layer_smaller_than_its_factors_keeps_its_gradient(change):
     network = plain()
-    SGD(network, RECIPE.model_copy(update=change))
-    train(network, torchs(network), batches(1))
+    optimizer, _ = low_rank_sgd(network, RECIPE.model_copy(update=change))
+    train(network, optimizer, batches(1))
     assert network[0].weight.grad is not None
 
 
 @pytest.mark.parametrize("make", [plain, transposed])
-def test_from_a_batch_larger_than_the_recipes_on_all_is_torchs(make):
+def test_a_batch_larger_than_the_batch_size_returns_the_layer_to_the_optimizer(make):
     network = make()
     same = copy.deepcopy(network)
     mixed = [*batches(2), *batches(2, rows=5), *batches(2)]
-    expected = train(same, torchs(same), mixed)
-    optimizer = SGD(network, RECIPE)
+    expected = train(same, sgd(same), mixed)
+    optimizer, updates = low_rank_sgd(network)
     train(network, optimizer, mixed)
-    optimizer.settle()
+    updates.flush()
     torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=1e-4, atol=1e-6)
-    assert optimizer.state_dict()["factors"] == [None, None]
+    assert updates.state_dict() == [None, None]
 
 
-def test_a_look_at_the_network_between_two_steps_sees_the_weights_of_now():
+def test_evaluation_between_two_steps_uses_the_current_weights():
     network = plain()
     same = copy.deepcopy(network)
     seen, expected = [], []
@@ -197,33 +187,35 @@ def test_a_look_at_the_network_between_two_steps_sees_the_weights_of_now():
             into.append(network(probe))
         network.train()
 
-    train(same, torchs(same), batches(5), between=lambda: look(same, expected))
-    train(network, SGD(network, RECIPE), batches(5), between=lambda: look(network, seen))
+    train(same, sgd(same), batches(5), between=lambda: look(same, expected))
+    train(network, low_rank_sgd(network)[0], batches(5), between=lambda: look(network, seen))
     torch.testing.assert_close(seen, expected)
     assert not seen[0].equal(seen[1])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("make", [plain, Twice, MoreAxes])
-def test_it_goes_on_from_its_state_to_the_same_bits(make, precision):
+def test_training_continues_from_a_saved_state_to_the_same_bits(make, precision):
     network = make()
     other = copy.deepcopy(network)
-    optimizer = SGD(network, RECIPE)
+    optimizer, updates = low_rank_sgd(network)
     train(network, optimizer, batches(90), precision)
-    optimizer.settle()
-    kept = copy.deepcopy((network.state_dict(), optimizer.state_dict()))
+    updates.flush()
+    states = (network.state_dict(), optimizer.state_dict(), updates.state_dict())
+    saved = copy.deepcopy(states)
     expected = train(network, optimizer, batches(90), precision)
-    optimizer.settle()
-    resumed = SGD(other, RECIPE)
-    other.load_state_dict(kept[0])
-    resumed.load_state_dict(kept[1])
+    updates.flush()
+    resumed, resumed_updates = low_rank_sgd(other)
+    other.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    resumed_updates.load_state_dict(saved[2])
     train(other, resumed, batches(90), precision)
-    resumed.settle()
+    resumed_updates.flush()
     assert all(value.equal(expected[name]) for name, value in other.state_dict().items())
 
 
 @pytest.mark.parametrize("forgetful", ["optimizer", "network"])
-def test_a_layer_that_some_steps_leave_out_moves_in_the_others_alone(forgetful):
+def test_a_layer_that_is_unused_in_some_steps_changes_only_in_the_others(forgetful):
     class Sometimes(nn.Module):
         def __init__(self):
             super().__init__()
@@ -236,24 +228,24 @@ def test_a_layer_that_some_steps_leave_out_moves_in_the_others_alone(forgetful):
 
     network = Sometimes()
     same = copy.deepcopy(network)
-    optimizer = torchs(same)
+    optimizer = sgd(same)
     expected = train(same, optimizer, batches(20))
-    optimizer = SGD(network, RECIPE)
+    optimizer, updates = low_rank_sgd(network)
     if forgetful == "network":
         optimizer.zero_grad = network.zero_grad
     train(network, optimizer, batches(20))
-    optimizer.settle()
+    updates.flush()
     torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=1e-4, atol=1e-6)
 
 
-def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_sgd_is():
+def test_in_bfloat16_it_is_as_close_to_float32_as_plain_sgd():
     start = plain()
     networks = [copy.deepcopy(start) for _ in range(3)]
     exact, theirs = networks[:2]
-    train(exact, torchs(exact), batches(60))
-    train(theirs, torchs(theirs), batches(60), "bfloat16")
-    optimizer = SGD(networks[2], RECIPE)
+    train(exact, sgd(exact), batches(60))
+    train(theirs, sgd(theirs), batches(60), "bfloat16")
+    optimizer, updates = low_rank_sgd(networks[2])
     train(networks[2], optimizer, batches(60), "bfloat16")
-    optimizer.settle()
+    updates.flush()
     wanted, found, ours = (network[0].weight - start[0].weight for network in networks)
     assert 0 < (ours - wanted).norm() < 1.1 * (found - wanted).norm()
