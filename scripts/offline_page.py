@@ -23,13 +23,22 @@ const draw = window.vegaEmbed;
 window.vegaEmbed = (element, spec) => draw(element, spec, {renderer: "svg"}); // sharp in print
 })();</script>
 <style>
-body { font-family: system-ui, sans-serif; margin: 2rem; }
-body > div { margin-bottom: 2.5rem; }
+body { font-family: system-ui, sans-serif; margin: 1rem 2rem; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%%, 36rem), 1fr)); }
+main { gap: 2.5rem 2rem; align-items: start; }
+main > div { min-width: 0; border: none !important; white-space: normal !important; }
+.vega-embed svg, img { max-width: 100%%; height: auto; }
+.chart-wrapper { max-width: 100%%; }
+/* What DVC writes above an image: its path, for which it has a title, and a single revision. */
+main > div > p, main > div > div:only-of-type > p { display: none; }
+main > div > div { border: none !important; margin: 0 !important; text-align: left; }
 </style>
 </head>
 <body>
 <h1>headswap</h1>
+<main>
 {plot_divs}
+</main>
 </body>
 </html>
 """
