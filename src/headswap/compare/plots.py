@@ -56,6 +56,8 @@ def write(
         for name, of_picture in rows.items():
             if name != "differences":
                 of_picture = with_every_cell(of_picture, cells)
+            elif of_picture.empty:
+                of_picture = of_picture.reindex([0])  # a row of nulls: DVC draws nothing from none
             lines = ",\n".join(map(json.dumps, records(of_picture)))
             (folder / f"{name}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
             (folder / f"{name}.png").write_bytes(png(name, of_picture))
