@@ -23,13 +23,25 @@ const draw = window.vegaEmbed;
 window.vegaEmbed = (element, spec) => draw(element, spec, {renderer: "svg"}); // sharp in print
 })();</script>
 <style>
-body { font-family: system-ui, sans-serif; margin: 2rem; }
-body > div { margin-bottom: 2.5rem; }
+body { font-family: system-ui, sans-serif; margin: 1.5rem; }
+main {
+  display: grid;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%%, 36rem), 1fr));
+  gap: 2.5rem 1.5rem;
+  align-items: start;
+}
+main > div { overflow-x: auto; }
+main img { max-width: 100%%; }
+/* DVC's frame around an image, its path, and the name of the only revision */
+main > div, main > div > div { border: none !important; margin: 0 !important; }
+main > div > p, main > div > div:only-of-type > p { display: none; }
 </style>
 </head>
 <body>
 <h1>headswap</h1>
+<main>
 {plot_divs}
+</main>
 </body>
 </html>
 """

@@ -16,12 +16,11 @@ from headswap.compare.plot_rows import (
     differences,
     phases,
     times,
-    write_rows,
 )
 from headswap.compare.results import EPOCHS, Results, confidence, read_results
 from headswap.io import write_json, write_text
 from headswap.params import Params
-from headswap.paths import COMPARISON_PLOTS, METRICS
+from headswap.paths import METRICS
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
@@ -51,15 +50,12 @@ def write_comparison(params: Params) -> None:
         "time": times(results, table),
     }
     facts = report.facts(results, table, rows, verdicts, misclassified, duplicates)
-    photographs = plots.thumbnails(misclassified.head(12))
+    gallery = plots.gallery(misclassified.head(12))
     write_json(METRICS / "summary.json", summary(table))
     write_json(METRICS / "claims.json", verdicts)
     write_text(METRICS / "comparison.csv", table.to_csv(index=False))
     write_text(METRICS / "comparison.md", report.render("report.md", facts))
-    for name, of_plot in rows.items():
-        write_rows(COMPARISON_PLOTS / f"{name}.json", of_plot)
-        getattr(plots, name)(list(results.cells), of_plot, COMPARISON_PLOTS / f"{name}.png")
-    plots.gallery(misclassified.head(12), photographs, COMPARISON_PLOTS / "gallery.png")
+    plots.write(rows, results.cells, gallery)
     terminal.show(facts)
 
 
@@ -96,7 +92,7 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
 
 
 def _accuracies(results: Results, cell: str) -> dict[str, float]:
-    row = {}
+    row: dict[str, float] = {}
     for which in EPOCHS:
         correct = results.correct[cell, which]
         estimate = accuracy(correct) if len(correct) else UNKNOWN
@@ -106,9 +102,10 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
             f"{which}_val_accuracy_ci_low": estimate.low,
             f"{which}_val_accuracy_ci_high": estimate.high,
         }
-    finished = results.correct[cell, "last"].index
-    best = results.predictions.query("cell == @cell and which == 'best'")
-    val = results.curves.query("cell == @cell and split == 'val' and seed in @finished")
+    best = results.predictions[results.predictions["which"] == "best"]
+    val = results.curves[results.curves["split"] == "val"]
+    best, val = (rows[rows["cell"] == cell] for rows in (best, val))
+    val = val[val["seed"].isin(results.correct[cell, "last"].index)]
     return row | {
         "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
         "val_loss_last_mean": val.groupby("seed")["loss"].last().mean(),
