@@ -1,4 +1,4 @@
-"""Files of cells as training would leave them, for given hits: what `compare` reads."""
+"""Write the files that training would write, for given correct predictions."""
 
 import json
 from pathlib import Path
@@ -26,27 +26,21 @@ def image_name(number, classes=CLASSES):
 
 
 def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES, curves=None):
-    """Write a cell's files.
+    """Write the files of a cell, a `params.Cell`.
 
-    `best` and `last` say what is right, shape (replicates, images); `seconds` are those of each
-    run; `curves` are rows of seed, epoch, split, loss and accuracy.
+    `best` and `last` are the correct predictions, shape (replicates, images); `seconds` are those
+    of each run; `curves` are rows of seed, epoch, split, loss and accuracy.
     """
     best = np.asarray(best, dtype=bool)
     last = best if last is None else np.asarray(last, dtype=bool)
-    model, _, mode = cell.rpartition("-")
-    figures = {}
-    for which, correct in (("best", best), ("last", last)):
-        figures[f"{which}_val_accuracy_mean"] = float(correct.mean()) if len(correct) else None
+    model, mode = cell.model, cell.mode
     costs = COSTS[model]
     trained = costs["parameters"] if mode == "finetune" else TRAINED[model]
     write_json(
-        f"metrics/cells/{cell}.json",
+        f"metrics/cells/{cell.name}.json",
         {
-            **figures,
             **costs,
             "trainable_parameters": trained,
-            "best_epoch_mean": 1.0,
-            "val_loss_last_mean": 0.25 if len(best) else None,
             "seeds": len(best) + diverged,
             "diverged": diverged,
             "images_digest": "0123" * 16,
@@ -61,7 +55,7 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
         means = {"seconds_per_run_mean": mean, "seconds_per_epoch_mean": mean / 2}
         means |= {f"{phase}_seconds_per_epoch_mean": mean / 2 / len(PHASES) for phase in PHASES}
     write_json(
-        f"metrics/timing/{cell}.json",
+        f"metrics/timing/{cell.name}.json",
         {
             "seconds_per_run": list(seconds),
             **means,
@@ -79,20 +73,22 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
         for epoch in range(2)
         for split in ("train", "val")
     ]
-    write_csv(f"plots/curves/{cell}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves)
+    write_csv(
+        f"plots/curves/{cell.name}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves
+    )
     rows = []
     for which, correct in (("best", best), ("last", last)):
         for seed, of_seed in enumerate(correct):
-            for image, hit in enumerate(of_seed):
+            for image, is_correct in enumerate(of_seed):
                 label = classes[image % len(classes)]
-                predicted = label if hit else classes[(image + 1) % len(classes)]
+                predicted = label if is_correct else classes[(image + 1) % len(classes)]
                 others = 0.2 / (len(classes) - 1)
                 probabilities = [0.8 if name == predicted else others for name in classes]
                 name = image_name(image, classes)
                 rows.append([seed, 1, which, name, label, predicted, *probabilities])
     probabilities = [f"p_{name}" for name in classes]
     columns = ["seed", "epoch", "which", "image", "label", "predicted", *probabilities]
-    write_csv(f"plots/predictions/{cell}.csv", columns, rows)
+    write_csv(f"plots/predictions/{cell.name}.csv", columns, rows)
 
 
 def write_images(count, counts=None, classes=CLASSES):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,11 @@ def test_a_network_added_trains_its_own_cells_and_one_removed_is_gone():
         *("train@second-finetune", "train@second-frozen"),
     }
     assert not ran & {"embed@tiny", "train@tiny-finetune", "train@tiny-frozen", "probe@tiny"}
-    written = ("metrics/summary.json", "metrics/comparison.csv", "plots/curves.json")
+    written = ("metrics/summary.json", "metrics/comparison.csv", "plots/comparison/curves.json")
     assert all("second-probe" in Path(name).read_text() for name in written)
     edit(models=["second"])
     assert repro() <= {"check", "compare"}
-    outputs = [*Path("metrics").glob("*.*"), *Path("plots").glob("*.json")]
+    outputs = [*Path("metrics").glob("*.*"), *Path("plots/comparison").glob("*.json")]
     assert not [path for path in outputs if "tiny-" in path.read_text()]
 
 
@@ -110,8 +111,26 @@ def test_a_further_seed_trains_one_run_a_cell():
     }
 
 
+def test_an_edited_comment_downloads_and_trains_nothing():
+    archive = Path("data/archive.zip").read_bytes()
+    edit(dataset={"url": "http://127.0.0.1:9/images.zip", "manifest": "mine.csv"})
+    with zipfile.ZipFile("data/archive.zip") as file:
+        Path("mine.csv").write_bytes(file.read("manifest.csv"))
+    output = sh("dvc", "repro")
+    assert "nothing to download" in output
+    for wing in ("data/fetch.py", "data/verify.py", "images/reading.py", "train/loop.py"):
+        module = Path("src/headswap", wing)
+        module.write_text(module.read_text() + "\n# A comment.\n")
+    output = sh("dvc", "repro")
+    assert {"fetch", "weights@tiny", "train@tiny-frozen"} <= set(
+        re.findall(r"Running stage '([^']+)'", output)
+    )
+    assert "epoch 1/" not in output
+    assert Path("data/archive.zip").read_bytes() == archive
+
+
 def test_an_edit_to_the_comparison_retrains_nothing():
-    module = Path("src/headswap/compare.py")
+    module = Path("src/headswap/compare/comparison.py")
     module.write_text(module.read_text() + "\n# A remark.\n")
     assert repro() == {"compare"}
 
@@ -127,7 +146,7 @@ def test_metrics_diff_between_branches_shows_what_a_branch_changed():
 
 
 PICTURES = (
-    *("accuracy", "differences", "curves_of_accuracy", "curves_of_loss", "confusion"),
+    *("accuracy", "differences", "curves", "confusion"),
     *("time", "costs", "phases", "reliability"),
 )
 

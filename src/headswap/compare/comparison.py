@@ -92,7 +92,7 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
 
 
 def _accuracies(results: Results, cell: str) -> dict[str, float]:
-    row = {}
+    row: dict[str, float] = {}
     for which in EPOCHS:
         correct = results.correct[cell, which]
         estimate = accuracy(correct) if len(correct) else UNKNOWN
@@ -102,9 +102,10 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
             f"{which}_val_accuracy_ci_low": estimate.low,
             f"{which}_val_accuracy_ci_high": estimate.high,
         }
-    finished = results.correct[cell, "last"].index
-    best = results.predictions.query("cell == @cell and which == 'best'")
-    val = results.curves.query("cell == @cell and split == 'val' and seed in @finished")
+    best = results.predictions[results.predictions["which"] == "best"]
+    val = results.curves[results.curves["split"] == "val"]
+    best, val = (rows[rows["cell"] == cell] for rows in (best, val))
+    val = val[val["seed"].isin(results.correct[cell, "last"].index)]
     return row | {
         "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
         "val_loss_last_mean": val.groupby("seed")["loss"].last().mean(),

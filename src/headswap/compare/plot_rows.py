@@ -269,9 +269,7 @@ def calibration(results):
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as DVC's plots read them: the same keys in each, None for a missing value."""
-    return [
-        {key: or_none(value) for key, value in row.items()} for row in rows.to_dict("records")
-    ]
+    return [{key: or_none(value) for key, value in row.items()} for row in rows.to_dict("records")]
 
 
 def or_none(value: Any) -> Any:

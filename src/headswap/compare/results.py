@@ -101,7 +101,9 @@ class Results:
         seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in correct.values())))
         if not seeds:
             return np.empty((0, 0))
-        terms = [weight * correct[cell].loc[seeds].to_numpy(float) for cell, weight in weights.items()]
+        terms = [
+            weight * correct[cell].loc[seeds].to_numpy(float) for cell, weight in weights.items()
+        ]
         return np.sum(terms, axis=0)
 
     def seconds(self, cell: str) -> pd.Series:
