@@ -158,9 +158,7 @@ def _reason_not_tested(claim: Claim, results: Results) -> str | None:
     return None
 
 
-def _effect(
-    claim: Claim, weights: Mapping[str, float], results: Results
-) -> tuple[Estimate, float]:
+def _effect(claim: Claim, weights: Mapping[str, float], results: Results) -> tuple[Estimate, float]:
     """Return a comparison's estimate and the write-up's figure, both zero for no effect."""
     if claim.quantity == "accuracy":
         published = sum(weight * claim.published[cell] for cell, weight in weights.items())

@@ -96,7 +96,7 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
 
 
 def _accuracies(results: Results, cell: str) -> dict[str, float]:
-    row = {}
+    row: dict[str, float] = {}
     for which in EPOCHS:
         correct = results.correct[cell, which]
         estimate = accuracy(correct) if len(correct) else UNKNOWN
@@ -106,12 +106,12 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
             f"{which}_val_accuracy_ci_low": estimate.low,
             f"{which}_val_accuracy_ci_high": estimate.high,
         }
-    finished = results.correct[cell, "last"].index
     best = results.predictions.query("cell == @cell and which == 'best'")
-    val = results.curves.query("cell == @cell and split == 'val' and seed in @finished")
+    val = results.curves.query("cell == @cell and split == 'val'")
+    last_losses = val.groupby("seed")["loss"].last()
     return row | {
         "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
-        "val_loss_last_mean": val.groupby("seed")["loss"].last().mean(),
+        "val_loss_last_mean": last_losses[best["seed"].unique()].mean(),
     }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from headswap.compare.intervals import LEVEL
-from headswap.compare.results import COSTS, TIMING_CONDITIONS, VERSIONS, Results
+from headswap.compare.results import TIMING_CONDITIONS, VERSIONS, Results
 
 UNKNOWN = "–"
 MOST_PAIRS = 20
@@ -87,9 +87,9 @@ def escaped(text: object) -> str:
 
 def markdown_table(table: pd.DataFrame, align: str = "right") -> str:
     """Return a table of texts in Markdown; its first column is aligned to the left."""
-    return table.map(escaped).rename(columns=escaped).to_markdown(
-        index=False, colalign=("left", *[align] * (table.shape[1] - 1)), disable_numparse=True
-    )
+    texts = table.map(escaped).rename(columns=escaped)
+    align_all = ("left", *[align] * (texts.shape[1] - 1))
+    return texts.to_markdown(index=False, colalign=align_all, disable_numparse=True)
 
 
 def facts(
@@ -357,7 +357,7 @@ def phases(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def misclassification(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the most misclassified images as a table of texts, and how many every run got wrong."""
+    """Return the most misclassified images as a table of texts, and how many there are."""
     first = rows.head(MOST_IMAGES)
     lines = pd.DataFrame(
         {
