@@ -20,15 +20,16 @@ TIMED_ON = {"processor": "a processor", "cores": 2, "device": "cpu", "workers": 
 SECONDS = {"finetune": 80.0, "frozen": 40.0, "probe": 1.0}
 
 
-def image_name(number):
-    """Return the name of a validation image; the even ones are ants."""
-    return f"{CLASSES[number % 2]}/{number:03d}.jpg"
+def image_name(number, classes=CLASSES):
+    """Return the name of a validation image; of two classes, the even ones are ants."""
+    return f"{classes[number % len(classes)]}/{number:03d}.jpg"
 
 
-def write_cell(cell, best, last=None, diverged=0, seconds=None):
+def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES, curves=None):
     """Write a cell's files.
 
-    `best` and `last` are hits, shape (replicates, images); `seconds` are those of each run.
+    `best` and `last` say what is right, shape (replicates, images); `seconds` are those of each
+    run; `curves` are rows of seed, epoch, split, loss and accuracy.
     """
     best = np.asarray(best, dtype=bool)
     last = best if last is None else np.asarray(last, dtype=bool)
@@ -72,7 +73,7 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None):
     )
     if mode == "probe":
         write_json(f"metrics/timing/{model}-embed.json", {"seconds": 20.0, **TIMED_ON})
-    curves = [
+    curves = curves or [
         [seed, epoch, split, 0.5, 0.9]
         for seed in range(len(best))
         for epoch in range(2)
@@ -83,19 +84,22 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None):
     for which, correct in (("best", best), ("last", last)):
         for seed, of_seed in enumerate(correct):
             for image, hit in enumerate(of_seed):
-                label = CLASSES[image % 2]
-                predicted = label if hit else CLASSES[1 - image % 2]
-                probabilities = [0.8 if name == predicted else 0.2 for name in CLASSES]
-                rows.append([seed, 1, which, image_name(image), label, predicted, *probabilities])
-    columns = ["seed", "epoch", "which", "image", "label", "predicted", "p_ants", "p_bees"]
+                label = classes[image % len(classes)]
+                predicted = label if hit else classes[(image + 1) % len(classes)]
+                others = 0.2 / (len(classes) - 1)
+                probabilities = [0.8 if name == predicted else others for name in classes]
+                name = image_name(image, classes)
+                rows.append([seed, 1, which, name, label, predicted, *probabilities])
+    probabilities = [f"p_{name}" for name in classes]
+    columns = ["seed", "epoch", "which", "image", "label", "predicted", *probabilities]
     write_csv(f"plots/predictions/{cell}.csv", columns, rows)
 
 
-def write_images(count, counts=None):
+def write_images(count, counts=None, classes=CLASSES):
     """Write `count` validation images, and the record of the set: the write-up's by default."""
     write_json("metrics/dataset.json", counts or read_json("data/published/dataset.json"))
     for number in range(count):
-        path = Path("data/images/val", image_name(number))
+        path = Path("data/images/val", image_name(number, classes))
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (number * 5 % 256, 90, 200)).save(path)
 

@@ -1,18 +1,73 @@
-"""The rows of the plots: what each picture shows, as tables."""
+"""The rows of the pictures: what each shows, as tables."""
 
 import itertools
-import json
+import math
+import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from headswap.compare.intervals import contrast, reliability
-from headswap.compare.results import COSTS, confidence
-from headswap.io import write_text
+from headswap.compare.results import COSTS, Results, confidence
+from headswap.params import Cell
 
 MOST_CLASSES = 20
 """In a confusion matrix."""
+MODE_COLOURS = {"finetune": "#0072B2", "frozen": "#E69F00", "probe": "#009E73"}
+"""The colour of a mode in every picture, from Okabe and Ito's palette for colour-blind readers."""
+QUANTITIES = {
+    "parameters": ("parameters, millions", 1e6),
+    "trainable_parameters": ("trained parameters, millions", 1e6),
+    "gmacs": ("multiply-accumulates, 10⁹", 1),
+    "depth": ("layers", 1),
+    "activations": ("activations, millions", 1e6),
+}
+"""Of each of `COSTS` the heading of its picture, with the unit, and how much the unit is."""
+
+
+def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
+    """Complete the rows of a picture that is made of cells.
+
+    Parameters
+    ----------
+    rows
+        With a column ``cell``.
+    cells
+        All cells by their names, in order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In the order of the cells, with columns ``model``, ``mode``, ``heading`` (both, in lines
+        that fit a panel) and ``colour`` more. A cell without rows has one, otherwise empty.
+    """
+    named = [
+        {
+            "cell": name,
+            "model": cell.model,
+            "mode": cell.mode,
+            "heading": "\n".join([*wrapped(cell.model), cell.mode]),
+            "colour": MODE_COLOURS[cell.mode],
+        }
+        for name, cell in cells.items()
+    ]
+    return pd.DataFrame(named).merge(rows, on="cell", how="left")
+
+
+def wrapped(text: str, width: int = 26) -> list[str]:
+    """Break a text into lines, where there are spaces, hyphens or underscores if possible.
+
+    >>> wrapped("a_network_with_a_long_name", 12)
+    ['a_network_', 'with_a_long_', 'name']
+    """
+    lines = [""]
+    for word in re.findall(rf"[^ _-]{{1,{width - 1}}}[ _-]*|[ _-]+", text):
+        if lines[-1] and len(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return [line.strip() for line in lines]
 
 
 def accuracies(results, table):
@@ -41,13 +96,28 @@ def accuracies(results, table):
     return rows.reindex(columns=["cell", "what", "seed", "accuracy", "low", "high"]).round(6)
 
 
-def curves(results):
-    """Return the learning curves, ours (``what`` is ``replicate``) and the write-up's."""
-    ours = results.curves.assign(what="replicate")
-    theirs = results.published["curves"].assign(what="write-up")
+def curves(results: Results) -> pd.DataFrame:
+    """Return the learning curves: the replicates' and the write-up's.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``cell``, ``what`` (``replicates`` or ``write-up``), ``split``, ``epoch`` (from 1),
+        ``loss`` and ``accuracy``: the means over the replicates, with ``_low`` and ``_high``,
+        the lowest and the highest; ``loss_limit``, up to which losses are drawn, so that one
+        cell whose loss explodes leaves the others readable: twice the loss of guessing, unless
+        every cell's is higher.
+    """
+    theirs = results.published["curves"]
     theirs = theirs[theirs["cell"].isin(list(results.cells))]
-    rows = pd.concat([ours, theirs]) if len(theirs) else ours
-    return rows[["cell", "what", "seed", "epoch", "split", "loss", "accuracy"]]
+    every = pd.concat([results.curves.assign(what="replicates"), theirs.assign(what="write-up")])
+    every["epoch"] += 1
+    by_epoch = every.groupby(["cell", "what", "split", "epoch"], sort=False)[["loss", "accuracy"]]
+    parts = {"": by_epoch.mean(), "_low": by_epoch.min(), "_high": by_epoch.max()}
+    rows = pd.concat([of_part.add_suffix(part) for part, of_part in parts.items()], axis=1)
+    guessing = math.log(max(2, results.predictions["label"].nunique()))
+    highest = rows.groupby("cell")["loss_high"].max()
+    return rows.assign(loss_limit=np.nanmax([2 * guessing, highest.min()])).reset_index().round(6)
 
 
 def differences(results):
@@ -87,8 +157,9 @@ def confusions(results):
     Returns
     -------
     pandas.DataFrame
-        ``cell``, ``label``, ``predicted``, ``images`` (mean of the best epochs) and ``share`` of
-        the label's images. Of more than `MOST_CLASSES` classes only the most confused.
+        ``cell``, ``label``, ``predicted``, ``images`` (mean of the best epochs), ``share`` of
+        the label's images, ``shown`` and ``classes``, how many of how many classes there are
+        rows of: of more than `MOST_CLASSES` only the most confused.
     """
     best = results.predictions[results.predictions["which"] == "best"]
     wrong = best[best["label"] != best["predicted"]]
@@ -105,7 +176,8 @@ def confusions(results):
     images = counted.div(replicates, level="cell").rename("images")
     of_label = best.groupby(["cell", "label"]).size().div(replicates, level="cell")
     probabilities = images.div(of_label).reindex(every).rename("share")
-    return pd.concat([images, probabilities], axis=1).reset_index().round(6)
+    rows = pd.concat([images, probabilities], axis=1).reset_index().round(6)
+    return rows.assign(shown=len(classes), classes=len(every_class))
 
 
 def times(results, table):
@@ -154,13 +226,15 @@ def costs(table, alike=True):
     -------
     pandas.DataFrame
         ``cell``, ``cost`` (its name), ``amount`` (to three digits: what differs by less takes
-        as long), ``seconds`` of a run, and of all cells with a finished run
-        ``rank_correlation``, Spearman's, of amounts and seconds (empty if they are equal, or if
-        the times are those of unlike machines).
+        as long), ``quantity`` (the cost with its unit) and ``in_unit`` (the amount in it),
+        ``seconds`` of a run, and of all cells with a finished run ``rank_correlation``,
+        Spearman's, of amounts and seconds (empty if they are equal, or if the times are those of
+        unlike machines).
     """
     rows, timed = [], table.dropna(subset="seconds_per_run_mean")
     seconds = timed["seconds_per_run_mean"]
     for cost in COSTS:
+        quantity, unit = QUANTITIES[cost]
         amounts = table[cost].map(lambda amount: float(f"{amount:.3g}"))
         known = amounts[timed.index]
         varies = alike and known.nunique() > 1 and seconds.nunique() > 1
@@ -171,6 +245,8 @@ def costs(table, alike=True):
                     "cell": table["cell"],
                     "cost": cost,
                     "amount": amounts,
+                    "quantity": quantity,
+                    "in_unit": amounts / unit,
                     "seconds": table["seconds_per_run_mean"],
                     "rank_correlation": correlation,
                 }
@@ -191,14 +267,11 @@ def calibration(results):
     return pd.DataFrame(rows, columns=columns).round(6)
 
 
-def write_rows(path, rows):
-    """Write rows for DVC's plots: a JSON array with one row a line, the same keys in each."""
-    records = [
-        {key: or_none(value) for key, value in row.items()} for row in rows.to_dict("records")
-    ]
-    write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in records) + "\n]\n")
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as DVC's plots read them: the same keys in each, None for a missing value."""
+    return [{key: or_none(value) for key, value in row.items()} for row in rows.to_dict("records")]
 
 
-def or_none(value):
+def or_none(value: Any) -> Any:
     """Return None for a missing value, else the value: JSON has no NaN."""
     return None if pd.isna(value) else value

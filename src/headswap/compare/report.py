@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from headswap.compare.comparison import Comparison
 from headswap.compare.intervals import LEVEL
 from headswap.compare.results import TIMING_CONDITIONS, VERSIONS, Results
 
@@ -92,31 +93,9 @@ def markdown_table(table: pd.DataFrame, align: str = "right") -> str:
     return texts.to_markdown(index=False, colalign=align_all, disable_numparse=True)
 
 
-def facts(
-    results: Results,
-    table: pd.DataFrame,
-    rows: Mapping[str, pd.DataFrame],
-    verdicts: list[dict[str, Any]],
-    misclassified: pd.DataFrame,
-    duplicates: pd.DataFrame | None,
-) -> dict[str, Any]:
-    """Return all facts of the report.
-
-    Parameters
-    ----------
-    results
-        What the cells' files say.
-    table
-        From `comparison.comparison_table`.
-    rows
-        The rows of the plots: ``costs``, ``differences`` and ``phases`` are used.
-    verdicts
-        From `claims.evaluate_claim`.
-    misclassified
-        From `comparison.most_misclassified`.
-    duplicates
-        From `near_duplicates.near_duplicates`.
-    """
+def facts(results: Results, comparison: Comparison) -> dict[str, Any]:
+    """Return all facts of the report."""
+    table, rows = comparison.table, comparison.rows
     same_conditions = results.timed_under_same_conditions(results.cells)
     return {
         "params": results.params,
@@ -126,7 +105,7 @@ def facts(
         "accuracy": accuracy(table),
         "recall": recall(results),
         "differences": differences(rows["differences"]),
-        "claims": claims(verdicts),
+        "claims": claims(comparison.verdicts),
         "run_time": {
             "same_conditions": same_conditions,
             "conditions": TIMING_CONDITIONS,
@@ -134,8 +113,8 @@ def facts(
             "phases": phases(rows["phases"]),
         },
         "calibration_errors": table.set_index("cell")["calibration_error"].dropna(),
-        "misclassified": misclassification(misclassified),
-        "duplicates": near_duplication(table, duplicates),
+        "misclassified": misclassification(comparison.misclassified),
+        "duplicates": near_duplication(table, comparison.duplicates),
         "provenance": provenance(results),
     }
 
