@@ -1,4 +1,4 @@
-"""Files of cells as training would leave them, for given hits: what `compare` reads."""
+"""The files of cells as training writes them, for given predictions: the input of `compare`."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ COSTS = {
     "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18, "activations": 2483714},
 }
 TRAINED = {"alexnet": 8194, "resnet18": 1026}
-TIMED_ON = {"processor": "a processor", "cores": 2, "device": "cpu", "workers": 2}
+TIMING_CONDITIONS = {"processor": "a processor", "cores": 2, "device": "cpu", "workers": 2}
 SECONDS = {"finetune": 80.0, "frozen": 40.0, "probe": 1.0}
 
 
@@ -28,25 +28,19 @@ def image_name(number, classes=CLASSES):
 def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES, curves=None):
     """Write a cell's files.
 
-    `best` and `last` say what is right, shape (replicates, images); `seconds` are those of each
-    run; `curves` are rows of seed, epoch, split, loss and accuracy.
+    `best` and `last`, shape (replicates, images), say which predictions are correct; `seconds` are
+    those of each run; `curves` are rows of seed, epoch, split, loss and accuracy.
     """
     best = np.asarray(best, dtype=bool)
     last = best if last is None else np.asarray(last, dtype=bool)
     model, _, mode = cell.rpartition("-")
-    figures = {}
-    for which, correct in (("best", best), ("last", last)):
-        figures[f"{which}_val_accuracy_mean"] = float(correct.mean()) if len(correct) else None
     costs = COSTS[model]
     trained = costs["parameters"] if mode == "finetune" else TRAINED[model]
     write_json(
         f"metrics/cells/{cell}.json",
         {
-            **figures,
             **costs,
             "trainable_parameters": trained,
-            "best_epoch_mean": 1.0,
-            "val_loss_last_mean": 0.25 if len(best) else None,
             "seeds": len(best) + diverged,
             "diverged": diverged,
             "images_digest": "0123" * 16,
@@ -65,14 +59,14 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
         {
             "seconds_per_run": list(seconds),
             **means,
-            **TIMED_ON,
+            **TIMING_CONDITIONS,
             "revision": "0123456789abcdef",
             "dirty": False,
             **dict.fromkeys(("headswap", "torch", "torchvision", "pillow", "python"), "1.0"),
         },
     )
     if mode == "probe":
-        write_json(f"metrics/timing/{model}-embed.json", {"seconds": 20.0, **TIMED_ON})
+        write_json(f"metrics/timing/{model}-embed.json", {"seconds": 20.0, **TIMING_CONDITIONS})
     curves = curves or [
         [seed, epoch, split, 0.5, 0.9]
         for seed in range(len(best))
@@ -83,9 +77,9 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
     rows = []
     for which, correct in (("best", best), ("last", last)):
         for seed, of_seed in enumerate(correct):
-            for image, hit in enumerate(of_seed):
+            for image, is_correct in enumerate(of_seed):
                 label = classes[image % len(classes)]
-                predicted = label if hit else classes[(image + 1) % len(classes)]
+                predicted = label if is_correct else classes[(image + 1) % len(classes)]
                 others = 0.2 / (len(classes) - 1)
                 probabilities = [0.8 if name == predicted else others for name in classes]
                 name = image_name(image, classes)
@@ -96,7 +90,7 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
 
 
 def write_images(count, counts=None, classes=CLASSES):
-    """Write `count` validation images, and the record of the set: the write-up's by default."""
+    """Write `count` validation images, and ``metrics/dataset.json``: the write-up's by default."""
     write_json("metrics/dataset.json", counts or read_json("data/published/dataset.json"))
     for number in range(count):
         path = Path("data/images/val", image_name(number, classes))

@@ -1,4 +1,4 @@
-"""Verdicts follow from intervals, and a claim that cannot be tested says why."""
+"""Verdicts follow from intervals; a claim that cannot be tested has a reason."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from fake_cells import write_cell, write_images
 from ruamel.yaml import YAML
 
 from headswap import params
-from headswap.compare import claims, report
-from headswap.compare.results import read
+from headswap.compare import report
+from headswap.compare.claims import CLAIMS, evaluate_claim, read_claims
+from headswap.compare.results import read_results
 from headswap.errors import UserError
 from headswap.io import read_json, write_json
 
@@ -45,24 +46,24 @@ def chosen(workspace):
         update={"models": ["alexnet", "resnet18"], "factories": {}, "weights": "imagenet"}
     )
     for cell in [cell.name for cell in chosen.cells()]:
-        write_hits(cell, 130)
+        write_replicates(cell, 130)
     return chosen
 
 
-def write_hits(cell, right, **others):
-    """Write a cell whose replicates get about the first `right` images right."""
-    correct = np.tile(np.arange(IMAGES) < right, (5, 1))
+def write_replicates(cell, count, **others):
+    """Write a cell whose replicates classify about the first `count` images correctly."""
+    correct = np.tile(np.arange(IMAGES) < count, (5, 1))
     correct[np.arange(5), np.arange(5) * 20] ^= True
     write_cell(cell, correct, **others)
 
 
 def verdicts(chosen):
-    results = read(chosen)
-    return {claim.id: claims.test(claim, results) for claim in claims.read()}
+    results = read_results(chosen)
+    return {claim.id: evaluate_claim(claim, results) for claim in read_claims()}
 
 
 def test_the_claims_are_the_write_ups_and_their_figures_the_published_ones():
-    entries = claims.read()
+    entries = read_claims()
     assert [claim.id for claim in entries] == IDS
     summary = pd.read_csv("data/published/summary.csv").set_index("cell")
     column = {"accuracy": "best_val_accuracy", "seconds": "train_seconds"}
@@ -73,59 +74,61 @@ def test_the_claims_are_the_write_ups_and_their_figures_the_published_ones():
 
 
 @pytest.mark.parametrize(
-    ("right", "verdict"), [(150, "supported"), (131, "inconclusive"), (110, "contradicted")]
+    ("count", "verdict"), [(150, "supported"), (131, "inconclusive"), (110, "contradicted")]
 )
-def test_a_verdict_follows_from_the_interval(chosen, right, verdict):
-    write_hits("alexnet-frozen", right)
-    told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
-    (effect,) = told["effects"]
-    assert told["verdict"] == verdict and told["unit"] == "points"
-    assert effect["effect"] == pytest.approx(100 * (right - 130) / IMAGES, abs=1e-3)
+def test_a_verdict_follows_from_the_interval(chosen, count, verdict):
+    write_replicates("alexnet-frozen", count)
+    claim = verdicts(chosen)["frozen-beats-finetune-alexnet"]
+    (effect,) = claim["effects"]
+    assert claim["verdict"] == verdict and claim["unit"] == "points"
+    assert effect["effect"] == pytest.approx(100 * (count - 130) / IMAGES, abs=1e-3)
     assert effect["low"] < effect["effect"] < effect["high"]
     assert effect["published"] == pytest.approx(4.5751, abs=1e-4)
-    assert (effect["images_needed"] or 0) > IMAGES or verdict != "inconclusive"
-    assert effect["images_needed"] is None or verdict == "inconclusive"
+    if verdict == "inconclusive":
+        assert effect["images_needed"] > IMAGES
+    else:
+        assert effect["images_needed"] is None
 
 
 def test_a_difference_of_differences_is_one_claim(chosen):
-    write_hits("alexnet-frozen", 150)
-    write_hits("resnet18-finetune", 120)
+    write_replicates("alexnet-frozen", 150)
+    write_replicates("resnet18-finetune", 120)
     (effect,) = verdicts(chosen)["alexnet-gains-more"]["effects"]
     assert effect["effect"] == pytest.approx(100 * (20 - 10) / IMAGES, abs=1e-3)
 
 
 def test_times_are_ratios_with_their_spread(chosen):
-    write_hits("resnet18-finetune", 130, seconds=[200, 202, 198, 201, 199])
-    told = verdicts(chosen)
-    (slower,) = told["resnet18-slower"]["effects"]
-    assert told["resnet18-slower"]["verdict"] == "supported"
+    write_replicates("resnet18-finetune", 130, seconds=[200, 202, 198, 201, 199])
+    tested = verdicts(chosen)
+    (slower,) = tested["resnet18-slower"]["effects"]
+    assert tested["resnet18-slower"]["verdict"] == "supported"
     assert slower["effect"] == pytest.approx((200 + 40.8) / (81.6 + 40.8), rel=1e-3)
     assert slower["low"] > 1 and slower["published"] == pytest.approx(1805 / 1529, abs=1e-3)
-    assert told["parameters-predict-time"]["verdict"] == "contradicted"
-    assert told["depth-predicts-time"]["verdict"] == "supported"
-    faster = told["frozen-faster"]
+    assert tested["parameters-predict-time"]["verdict"] == "contradicted"
+    assert tested["depth-predicts-time"]["verdict"] == "supported"
+    faster = tested["frozen-faster"]
     assert faster["verdict"] == "supported" and len(faster["effects"]) == 2
 
 
 def test_a_claim_of_both_networks_fails_with_one(chosen):
-    write_hits("resnet18-frozen", 130, seconds=[100, 102, 98, 101, 99])
+    write_replicates("resnet18-frozen", 130, seconds=[100, 102, 98, 101, 99])
     assert verdicts(chosen)["frozen-faster"]["verdict"] == "contradicted"
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"models": ["alexnet"]}, "not in the matrix: resnet18-finetune, resnet18-frozen"),
-        ({"weights": "random"}, "it is about ImageNet weights"),
+        ({"models": ["alexnet"]}, "about cells that are not in the matrix"),
+        ({"weights": "random"}, "about ImageNet weights"),
         ({"factories": {"resnet18": "mine:resnet18"}}, "resnet18 has a factory of its own"),
     ],
 )
-def test_what_cannot_be_tested_says_why(chosen, changes, why):
-    told = verdicts(chosen.model_copy(update=changes))["resnet18-beats-alexnet"]
-    assert told["verdict"] == "not tested" and why in told["why"] and told["effects"] == []
+def test_a_claim_that_cannot_be_tested_has_a_reason(chosen, changes, why):
+    tested = verdicts(chosen.model_copy(update=changes))["resnet18-beats-alexnet"]
+    assert tested["verdict"] == "not tested" and why in tested["why"] and tested["effects"] == []
 
 
-def test_other_images_and_too_few_runs_say_why(chosen):
+def test_other_images_and_too_few_runs_are_reasons(chosen):
     write_images(0, counts={"images": 4, "train": 2, "val": 2, "in_both_splits": 0})
     assert "other images" in verdicts(chosen)["resnet18-beats-alexnet"]["why"]
     write_cell("alexnet-frozen", np.ones((1, IMAGES)))
@@ -135,18 +138,18 @@ def test_other_images_and_too_few_runs_say_why(chosen):
 
 
 @pytest.mark.parametrize("key", ["processor", "cores", "device", "workers"])
-def test_times_that_were_not_taken_alike_are_not_compared(chosen, key):
+def test_times_under_different_conditions_are_not_compared(chosen, key):
     path = Path("metrics/timing/alexnet-frozen.json")
     timing = read_json(path)
     for other in ("another", [timing[key], "another"]):
         write_json(path, {**timing, key: other})
-        told = verdicts(chosen)
-        assert "not timed alike" in told["frozen-faster"]["why"]
-        assert told["frozen-beats-finetune-alexnet"]["verdict"] != "not tested"
+        tested = verdicts(chosen)
+        assert "conditions of timing differed" in tested["frozen-faster"]["why"]
+        assert tested["frozen-beats-finetune-alexnet"]["verdict"] != "not tested"
 
 
 def test_a_ninth_claim_is_one_entry(chosen):
-    path = Path(claims.CLAIMS)
+    path = CLAIMS
     entries = YAML(typ="safe").load(path)
     YAML().dump([*entries, NINTH], path)
     assert verdicts(chosen)["probe-is-enough"]["verdict"] == "supported"
@@ -167,29 +170,50 @@ def test_a_ninth_claim_is_one_entry(chosen):
     ],
 )
 def test_a_mistake_in_a_claim_is_named(chosen, change, message):
-    YAML().dump([NINTH], Path(claims.CLAIMS))
-    assert len(claims.read()) == 1
-    YAML().dump([{**NINTH, **change}], Path(claims.CLAIMS))
+    YAML().dump([NINTH], CLAIMS)
+    assert len(read_claims()) == 1
+    YAML().dump([{**NINTH, **change}], CLAIMS)
     with pytest.raises(UserError, match=message):
-        claims.read()
-    YAML().dump([NINTH, NINTH], Path(claims.CLAIMS))
+        read_claims()
+    YAML().dump([NINTH, NINTH], CLAIMS)
     with pytest.raises(UserError, match="more than one is called probe-is-enough"):
-        claims.read()
+        read_claims()
 
 
 @pytest.mark.parametrize("text", ["", "- half", "a: [", "\0", None])
 def test_a_file_that_holds_no_claims_is_refused(chosen, text):
-    Path(claims.CLAIMS).unlink()
+    CLAIMS.unlink()
     if text is not None:
-        Path(claims.CLAIMS).write_text(text)
-    with pytest.raises(UserError, match=r"claims\.yaml is no list of claims"):
-        claims.read()
+        CLAIMS.write_text(text)
+    with pytest.raises(UserError, match=r"claims\.yaml is not a list of claims"):
+        read_claims()
 
 
-def test_replicates_that_disagree_ask_for_seeds(chosen):
+def test_replicates_that_vary_too_much_need_seeds_not_images(chosen):
     random = np.random.default_rng(4)
     probabilities = np.array([0.6, 0.95, 0.7, 0.9, 0.85])[:, None]
     write_cell("alexnet-frozen", random.random((5, IMAGES)) < probabilities)
-    told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
-    assert told["verdict"] == "inconclusive" and told["effects"][0]["images_needed"] is None
-    assert report._claim(told)[1] == "inconclusive; more images alone would not tell"
+    verdict = verdicts(chosen)["frozen-beats-finetune-alexnet"]
+    assert verdict["verdict"] == "inconclusive" and verdict["effects"][0]["images_needed"] is None
+    (line,) = report.claims([verdict])["tested"].itertuples()
+    assert line.verdict == "inconclusive; more images alone would not decide"
+
+
+def test_the_report_counts_verdicts_and_lists_the_tested_claims(chosen):
+    facts = report.claims(list(verdicts(chosen.model_copy(update={"weights": "random"})).values()))
+    reason = "not tested (about ImageNet weights, and these are random)"
+    assert facts["total"] == 8 and facts["verdicts"][reason] == 4
+    assert sum(facts["verdicts"].values()) == 8 and len(facts["tested"]) == 4
+    assert "77" in facts["tested"]["write-up"].iloc[-1]  # 666 / 863
+
+
+def test_claims_about_networks_that_are_not_in_the_matrix_take_one_line(chosen):
+    without_frozen = chosen.model_copy(update={"modes": ["finetune"]})
+    facts = report.claims(list(verdicts(without_frozen).values()))
+    assert facts["verdicts"] == {"not tested (about cells that are not in the matrix)": 8}
+    text = report.render("claims.md", {"claims": facts})
+    assert text.count("\n") == 1 and "8 not tested" in text
+
+
+def test_without_claims_the_report_has_no_section_on_them(chosen):
+    assert report.render("claims.md", {"claims": report.claims([])}) == ""
