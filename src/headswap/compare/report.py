@@ -81,7 +81,7 @@ def escaped(text: object) -> str:
     r"""Return a text that Markdown shows as it is, on one line.
 
     >>> print(escaped("under_$5_or_$ | *"))
-    under_\$5_or\_\$ \| \*
+    under\_\$5_or\_\$ \| \*
     """
     return MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
 
@@ -178,7 +178,7 @@ def accuracy(table: pd.DataFrame) -> dict[str, Any]:
             "best epoch, %": _mean_and_std(row, "best"),
             "interval (95 %)": _range(row.best_val_accuracy_ci_low, row.best_val_accuracy_ci_high),
             "last epoch, %": _mean_and_std(row, "last"),
-            "best − last": _with_range(row, "selection_optimism"),
+            "best − last, points": _with_range(row, "selection_optimism"),
             "last loss": _text(row.val_loss_last_mean, ".3f"),
             "parameters": f"{row.parameters:,}",
             "trained": f"{row.trainable_parameters:,}",
