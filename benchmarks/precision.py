@@ -1,8 +1,7 @@
-"""Ask whether bfloat16 finds what float32 finds.
+"""Compare the accuracies that bfloat16 and float32 reach.
 
-EfficientNet-Lite0 with its ImageNet weights (of the test extra) on the photographs that params.yaml
-names: `finetune`, `frozen`, and the probe of params.yaml, both ways, with the same seeds. Run it
-with:
+EfficientNet-Lite0, with its ImageNet weights from the test extra, is trained in all modes on the
+images that params.yaml names, in both precisions and with the same seeds. Run it with:
 
     python benchmarks/precision.py > benchmarks/PRECISION.md
 """
@@ -18,9 +17,8 @@ import pandas as pd
 import typer
 from bench import CORES, ROOT, measured
 
-from headswap.compare import intervals as statistics
-from headswap.compare.results import right
-from headswap.io import read_json
+from headswap.compare.intervals import Estimate, accuracy, contrast
+from headswap.compare.results import correct_predictions
 from headswap.train import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -33,7 +31,7 @@ MODES = ("finetune", "frozen", "probe")
 
 
 def train(folder, precision, seeds, epochs):
-    """Train all cells in a project of their own, from where an earlier try has left off."""
+    """Train all cells in a project folder, which continues what an earlier call has left."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "data/manifest.csv", folder / "data")
     shutil.copy(ROOT / "tests/my_networks.py", folder)
@@ -56,16 +54,25 @@ def train(folder, precision, seeds, epochs):
 
 
 def correct(folder, cell):
-    """Return which images each replicate got right at its last epoch."""
-    rows = pd.read_csv(folder / f"plots/predictions/{cell}.csv")
-    return right(rows, "last").to_numpy(float)
+    """Return which images each replicate classified correctly at its last epoch."""
+    predictions = pd.read_csv(folder / f"plots/predictions/{cell}.csv")
+    return correct_predictions(predictions, "last").to_numpy(float)
+
+
+def in_percent(estimate: Estimate, sign=""):
+    """Return an estimate and its interval as a text."""
+    value, low, high = (
+        format(100 * figure, f"{sign}.1f")
+        for figure in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} ({low} to {high})"
 
 
 def main(
     finetune: Annotated[int, typer.Option(help="Epochs of `finetune`.", min=1)] = 5,
     frozen: Annotated[int, typer.Option(help="Epochs of `frozen`.", min=1)] = 15,
-    seeds: Annotated[int, typer.Option(help="Of each cell.", min=2)] = 5,
-    place: Annotated[Path, typer.Option(help="Of the projects, which are kept.")] = PLACE,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of each cell.", min=2)] = 5,
+    place: Annotated[Path, typer.Option(help="The folder of the projects; it is kept.")] = PLACE,
 ):
     """Print the table as Markdown."""
     machine, made_by = provenance.machine(), provenance.versions()
@@ -74,18 +81,9 @@ def main(
         train(folder, precision, seeds, {"frozen": frozen, "finetune": finetune})
     lines = []
     for mode in MODES:
-        cell = f"{NAME}-{mode}"
-        row = [mode]
-        for folder in folders.values():
-            figures = read_json(folder / f"metrics/cells/{cell}.json")
-            mean, low, high = (
-                100 * figures[f"last_val_accuracy_{part}"] for part in ("mean", "ci_low", "ci_high")
-            )
-            row.append(f"{mean:.1f} ({low:.1f} to {high:.1f})")
-        gap = statistics.contrast(
-            100 * (correct(folders["bfloat16"], cell) - correct(folders["float32"], cell)), 100
-        )
-        lines.append([*row, f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"])
+        float32, bfloat16 = (correct(folder, f"{NAME}-{mode}") for folder in folders.values())
+        accuracies = [in_percent(accuracy(values)) for values in (float32, bfloat16)]
+        lines.append([mode, *accuracies, in_percent(contrast(bfloat16 - float32), "+")])
     print(f"""# bfloat16 against float32
 
 Accuracy of EfficientNet-Lite0 at the last epoch, in %, mean of {seeds} replicates, and the \

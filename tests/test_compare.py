@@ -12,8 +12,8 @@ from fake_cells import write_cell, write_embeddings, write_images
 
 from headswap import params
 from headswap.compare import plot_rows, plots
-from headswap.compare.comparison import write_comparison
 from headswap.compare.intervals import contrast
+from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
 from headswap.io import read_json, write_json
 from headswap.params import Cell

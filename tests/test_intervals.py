@@ -1,4 +1,4 @@
-"""Intervals cover what they say, and pairing pays."""
+"""Intervals cover the truth as often as they say, and pairing makes them narrower."""
 
 import importlib.util
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_real_difference_is_found(simulate):
     assert np.mean([difference.sign == 1 for difference in better]) > 0.95
 
 
-def test_the_share_of_images_is_what_a_bootstrap_over_images_gives(simulate):
+def test_the_variance_over_images_agrees_with_a_bootstrap_over_images(simulate):
     correct = simulate(0.9, (0.6, 0.3, 0), np.random.default_rng(3))[0][:1]
     resampled = stats.bootstrap(
         (correct[0],),
@@ -58,7 +58,7 @@ def test_the_share_of_images_is_what_a_bootstrap_over_images_gives(simulate):
     assert estimate.high - estimate.value == pytest.approx(half, rel=0.03)
 
 
-def test_replicates_that_differ_widen_the_interval():
+def test_replicates_that_differ_make_the_interval_wider():
     correct = np.random.default_rng(4).random((5, 153)) < 0.9
     shifted = correct - 0.5 + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
     narrow, wide = intervals.contrast(correct), intervals.contrast(shifted)
@@ -67,14 +67,14 @@ def test_replicates_that_differ_widen_the_interval():
     assert wide.high - wide.low == pytest.approx(t_test.high - t_test.low, rel=0.1)
 
 
-def test_pairing_by_image_makes_a_difference_sharper(simulate):
+def test_pairing_by_image_makes_the_interval_of_a_difference_narrower(simulate):
     first, second = simulate(0.9, (0.9, 0.05, 0), np.random.default_rng(5))
     shuffled = np.random.default_rng(6).permutation(second, axis=1)
     paired, unpaired = (intervals.contrast(other - first) for other in (second, shuffled))
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
 
 
-def test_the_number_of_images_needed_would_be_enough_and_half_of_it_would_not():
+def test_the_number_of_images_needed_is_enough_and_half_of_it_is_not():
     values = np.array([[1, 1, 1, -1, -1, 0, 0, 0, 0, 0]])
     estimate = intervals.contrast(values)
     assert estimate.sign == 0 and estimate.images_needed > 100
@@ -83,12 +83,12 @@ def test_the_number_of_images_needed_would_be_enough_and_half_of_it_would_not():
     assert intervals.contrast(np.tile(values, copies // 2)).sign == 0
 
 
-def test_no_number_of_images_settles_what_the_replicates_leave_open():
+def test_no_number_of_images_is_enough_if_the_replicates_vary_too_much():
     values = np.array([[0.5], [-0.45]]) + np.random.default_rng(0).normal(0, 0.01, (2, 50))
     assert intervals.contrast(values).images_needed is None
 
 
-def test_what_is_left_of_each_pair_is_counted_once():
+def test_the_interaction_of_images_and_replicates_is_counted_once():
     random = np.random.default_rng(9)
     variances = [
         sum(intervals.variance_components(random.normal(size=(5, 100)))[:2]) for _ in range(200)
@@ -96,7 +96,7 @@ def test_what_is_left_of_each_pair_is_counted_once():
     assert 1 < np.mean(variances) / (1 / 500) < 1.5
 
 
-def test_two_replicates_that_happen_to_agree_are_not_believed_as_many(simulate):
+def test_two_replicates_that_agree_by_chance_do_not_count_as_many(simulate):
     random = np.random.default_rng(11)
     experiments = [simulate(0.9, (0.5, 0.3, 0.03), random, replicates=2) for _ in range(800)]
     differ = [intervals.contrast(second - first).sign != 0 for first, second in experiments]
@@ -104,7 +104,7 @@ def test_two_replicates_that_happen_to_agree_are_not_believed_as_many(simulate):
 
 
 @pytest.mark.parametrize(("better", "sign"), [(0, 0), (4, 0), (6, 1)])
-def test_cells_that_hardly_differed_are_not_taken_for_known_without_doubt(better, sign):
+def test_the_difference_of_cells_that_hardly_differed_keeps_an_interval(better, sign):
     estimate = intervals.contrast([np.arange(153) < better] * 5)
     assert estimate.value == better / 153
     assert estimate.sign == sign
@@ -121,15 +121,15 @@ def test_a_ratio_of_times_has_the_interval_of_welchs_test_of_their_logarithms():
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 9))))
-def test_an_accuracy_lies_within_its_interval_and_that_between_0_and_1(correct):
+def test_an_accuracy_is_within_its_interval_and_that_within_0_and_1(correct):
     estimate = intervals.accuracy(correct)
     assert 0 <= estimate.low <= estimate.value + 1e-9
     assert estimate.value - 1e-9 <= estimate.high <= 1
     assert estimate.high > estimate.low
 
 
-@pytest.mark.parametrize("most", [1, 2])
-def test_a_difference_is_at_most_what_an_image_can_count(most):
-    estimate = intervals.contrast(most * np.array([[1.0, 1, 1], [-1, -1, 0]]), most)
-    assert (estimate.low, estimate.high) == (-most, most)
+@pytest.mark.parametrize("largest", [1, 2])
+def test_the_interval_of_a_difference_stays_within_what_is_possible(largest):
+    estimate = intervals.contrast(largest * np.array([[1.0, 1, 1], [-1, -1, 0]]), largest)
+    assert (estimate.low, estimate.high) == (-largest, largest)
     assert estimate.low < estimate.value < estimate.high

@@ -15,7 +15,7 @@ from PIL import Image
 
 from headswap import params
 from headswap.compare import plots
-from headswap.compare.comparison import write_comparison
+from headswap.compare.outputs import write_comparison
 from headswap.params import Cell
 
 IMAGES = 40
@@ -173,7 +173,8 @@ def test_epochs_are_whole_numbers_from_1(compare):
 
 def test_axes_of_accuracy_have_true_percentages(compare):
     curves = [
-        [0, epoch, split, 0.5, 0.63 + 0.007 * epoch]
+        [seed, epoch, split, 0.5, 0.63 + 0.007 * epoch]
+        for seed in range(3)
         for epoch in range(3)
         for split in ("train", "val")
     ]

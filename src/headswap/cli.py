@@ -167,7 +167,7 @@ def _train(model: str, mode: Mode, params: Params) -> None:
 @command
 def compare() -> None:
     """Put all cells into one table and its plots."""
-    from headswap.compare.comparison import write_comparison
+    from headswap.compare.outputs import write_comparison
 
     write_comparison(load())
 

@@ -1,62 +1,68 @@
-"""The comparison: all cells in one table, its plots, the verdicts on the claims, and a report."""
+"""The comparison: all cells in one table, and what follows from it."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from headswap.compare import plots, report, terminal
+from headswap.compare import plot_rows
 from headswap.compare.claims import evaluate_claim, read_claims
 from headswap.compare.intervals import Estimate, accuracy, mean_of_replicates, reliability
 from headswap.compare.near_duplicates import near_duplicates
-from headswap.compare.plot_rows import (
-    accuracies,
-    calibration,
-    confusions,
-    costs,
-    curves,
-    differences,
-    phases,
-    times,
-)
-from headswap.compare.results import EPOCHS, Results, confidence, read_results
-from headswap.io import write_json, write_text
-from headswap.params import Params
-from headswap.paths import METRICS
+from headswap.compare.results import EPOCHS, Results, confidence
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
-def write_comparison(params: Params) -> None:
-    """Write the comparison of the cells that the parameters name, and print its tables.
+@dataclass(frozen=True)
+class Comparison:
+    """What follows from the results of all cells.
+
+    Attributes
+    ----------
+    table
+        From `comparison_table`.
+    rows
+        The rows of each plot, by its name.
+    verdicts
+        For each claim, from `claims.evaluate_claim`.
+    misclassified
+        From `most_misclassified`.
+    duplicates
+        From `near_duplicates.near_duplicates`.
+    """
+
+    table: pd.DataFrame
+    rows: dict[str, pd.DataFrame]
+    verdicts: list[dict[str, Any]]
+    misclassified: pd.DataFrame
+    duplicates: pd.DataFrame | None
+
+
+def compare(results: Results) -> Comparison:
+    """Compare the cells.
 
     Raises
     ------
     UserError
-        If a cell has not been trained yet, or a file is missing or damaged: then nothing is
-        written.
+        If the claims or the embeddings are missing, damaged, or of other images.
     """
-    results = read_results(params)
     duplicates = near_duplicates(results)
     table = comparison_table(results, duplicates)
-    verdicts = [evaluate_claim(claim, results) for claim in read_claims()]
-    misclassified = most_misclassified(results)
+    same_conditions = results.timed_under_same_conditions(results.cells)
     rows = {
-        "accuracy": accuracies(results, table),
-        "confusion": confusions(results),
-        "costs": costs(table, results.timed_under_same_conditions(results.cells)),
-        "curves": curves(results),
-        "differences": differences(results),
-        "phases": phases(results),
-        "reliability": calibration(results),
-        "time": times(results, table),
+        "accuracy": plot_rows.accuracies(results, table),
+        "confusion": plot_rows.confusions(results),
+        "costs": plot_rows.costs(table, same_conditions),
+        "curves": plot_rows.curves(results),
+        "differences": plot_rows.differences(results),
+        "phases": plot_rows.phases(results),
+        "reliability": plot_rows.calibration(results),
+        "time": plot_rows.times(results, table),
     }
-    facts = report.facts(results, table, rows, verdicts, misclassified, duplicates)
-    gallery = plots.gallery(misclassified.head(12))
-    write_json(METRICS / "summary.json", summary(table))
-    write_json(METRICS / "claims.json", verdicts)
-    write_text(METRICS / "comparison.csv", table.to_csv(index=False))
-    write_text(METRICS / "comparison.md", report.render("report.md", facts))
-    plots.write(rows, results.cells, gallery)
-    terminal.show(facts)
+    verdicts = [evaluate_claim(claim, results) for claim in read_claims()]
+    return Comparison(table, rows, verdicts, most_misclassified(results), duplicates)
 
 
 def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.DataFrame:
@@ -102,13 +108,12 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
             f"{which}_val_accuracy_ci_low": estimate.low,
             f"{which}_val_accuracy_ci_high": estimate.high,
         }
-    best = results.predictions[results.predictions["which"] == "best"]
-    val = results.curves[results.curves["split"] == "val"]
-    best, val = (rows[rows["cell"] == cell] for rows in (best, val))
-    val = val[val["seed"].isin(results.correct[cell, "last"].index)]
+    best = results.predictions.query("cell == @cell and which == 'best'")
+    val = results.curves.query("cell == @cell and split == 'val'")
+    last_losses = val.groupby("seed")["loss"].last()
     return row | {
         "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
-        "val_loss_last_mean": val.groupby("seed")["loss"].last().mean(),
+        "val_loss_last_mean": last_losses[best["seed"].unique()].mean(),
     }
 
 
@@ -128,16 +133,6 @@ def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dic
         "calibration_error": round(calibration_error, 6),
         "seconds_per_run_mean": round(results.seconds(cell).mean(), 3),
         "accuracy_without_near_duplicates": round(without_duplicates, 6),
-    }
-
-
-def summary(table: pd.DataFrame) -> dict[str, float | None]:
-    """Return the flat metrics that DVC compares between branches: two keys per cell."""
-    means = table.set_index("cell")[[f"{which}_val_accuracy_mean" for which in EPOCHS]]
-    return {
-        f"{cell}.{which}": None if pd.isna(mean) else mean
-        for cell, of_cell in means.iterrows()
-        for which, mean in zip(EPOCHS, of_cell, strict=True)
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from headswap.compare.comparison import Comparison
 from headswap.compare.intervals import LEVEL
 from headswap.compare.results import TIMING_CONDITIONS, VERSIONS, Results
 
@@ -80,47 +81,21 @@ def escaped(text: object) -> str:
     r"""Return a text that Markdown shows as it is, on one line.
 
     >>> print(escaped("under_$5_or_$ | *"))
-    under_\$5_or\_\$ \| \*
+    under\_\$5_or\_\$ \| \*
     """
     return MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def markdown_table(table: pd.DataFrame, align: str = "right") -> str:
     """Return a table of texts in Markdown; its first column is aligned to the left."""
-    return (
-        table.map(escaped)
-        .rename(columns=escaped)
-        .to_markdown(
-            index=False, colalign=("left", *[align] * (table.shape[1] - 1)), disable_numparse=True
-        )
-    )
+    texts = table.map(escaped).rename(columns=escaped)
+    align_all = ("left", *[align] * (texts.shape[1] - 1))
+    return texts.to_markdown(index=False, colalign=align_all, disable_numparse=True)
 
 
-def facts(
-    results: Results,
-    table: pd.DataFrame,
-    rows: Mapping[str, pd.DataFrame],
-    verdicts: list[dict[str, Any]],
-    misclassified: pd.DataFrame,
-    duplicates: pd.DataFrame | None,
-) -> dict[str, Any]:
-    """Return all facts of the report.
-
-    Parameters
-    ----------
-    results
-        What the cells' files say.
-    table
-        From `comparison.comparison_table`.
-    rows
-        The rows of the plots: ``costs``, ``differences`` and ``phases`` are used.
-    verdicts
-        From `claims.evaluate_claim`.
-    misclassified
-        From `comparison.most_misclassified`.
-    duplicates
-        From `near_duplicates.near_duplicates`.
-    """
+def facts(results: Results, comparison: Comparison) -> dict[str, Any]:
+    """Return all facts of the report."""
+    table, rows = comparison.table, comparison.rows
     same_conditions = results.timed_under_same_conditions(results.cells)
     return {
         "params": results.params,
@@ -130,7 +105,7 @@ def facts(
         "accuracy": accuracy(table),
         "recall": recall(results),
         "differences": differences(rows["differences"]),
-        "claims": claims(verdicts),
+        "claims": claims(comparison.verdicts),
         "run_time": {
             "same_conditions": same_conditions,
             "conditions": TIMING_CONDITIONS,
@@ -138,8 +113,8 @@ def facts(
             "phases": phases(rows["phases"]),
         },
         "calibration_errors": table.set_index("cell")["calibration_error"].dropna(),
-        "misclassified": misclassification(misclassified),
-        "duplicates": near_duplication(table, duplicates),
+        "misclassified": misclassification(comparison.misclassified),
+        "duplicates": near_duplication(table, comparison.duplicates),
         "provenance": provenance(results),
     }
 
@@ -203,7 +178,7 @@ def accuracy(table: pd.DataFrame) -> dict[str, Any]:
             "best epoch, %": _mean_and_std(row, "best"),
             "interval (95 %)": _range(row.best_val_accuracy_ci_low, row.best_val_accuracy_ci_high),
             "last epoch, %": _mean_and_std(row, "last"),
-            "best − last": _with_range(row, "selection_optimism"),
+            "best − last, points": _with_range(row, "selection_optimism"),
             "last loss": _text(row.val_loss_last_mean, ".3f"),
             "parameters": f"{row.parameters:,}",
             "trained": f"{row.trainable_parameters:,}",
@@ -361,7 +336,7 @@ def phases(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def misclassification(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the most misclassified images as texts, and how many all runs misclassified."""
+    """Return the most misclassified images as a table of texts, and how many there are."""
     first = rows.head(MOST_IMAGES)
     lines = pd.DataFrame(
         {

@@ -101,10 +101,8 @@ class Results:
         seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in correct.values())))
         if not seeds:
             return np.empty((0, 0))
-        terms = [
-            weight * correct[cell].loc[seeds].to_numpy(float) for cell, weight in weights.items()
-        ]
-        return np.sum(terms, axis=0)
+        values = {cell: correct[cell].loc[seeds].to_numpy(float) for cell in weights}
+        return np.sum([weight * values[cell] for cell, weight in weights.items()], axis=0)
 
     def seconds(self, cell: str) -> pd.Series:
         """Return the seconds of each finished run, in `probe` with its share of the features.

@@ -1,0 +1,44 @@
+"""The outputs of the `compare` stage: metrics, a report, pictures, and tables on the terminal."""
+
+import pandas as pd
+
+from headswap.compare import plots, report, terminal
+from headswap.compare.comparison import compare
+from headswap.compare.results import EPOCHS, read_results
+from headswap.io import write_json, write_text
+from headswap.params import Params
+from headswap.paths import METRICS
+
+GALLERY = 12
+"""How many of the most misclassified images the gallery shows."""
+
+
+def write_comparison(params: Params) -> None:
+    """Write the comparison of the cells that the parameters name, and print its tables.
+
+    Raises
+    ------
+    UserError
+        If a cell has not been trained yet, or a file is missing or damaged: then nothing is
+        written.
+    """
+    results = read_results(params)
+    comparison = compare(results)
+    facts = report.facts(results, comparison)
+    gallery = plots.gallery(comparison.misclassified.head(GALLERY))
+    write_json(METRICS / "summary.json", summary(comparison.table))
+    write_json(METRICS / "claims.json", comparison.verdicts)
+    write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))
+    write_text(METRICS / "comparison.md", report.render("report.md", facts))
+    plots.write(comparison.rows, results.cells, gallery)
+    terminal.show(facts)
+
+
+def summary(table: pd.DataFrame) -> dict[str, float | None]:
+    """Return the flat metrics that DVC compares between branches: two keys per cell."""
+    means = table.set_index("cell")[[f"{which}_val_accuracy_mean" for which in EPOCHS]]
+    return {
+        f"{cell}.{which}": None if pd.isna(mean) else mean
+        for cell, of_cell in means.iterrows()
+        for which, mean in zip(EPOCHS, of_cell, strict=True)
+    }
