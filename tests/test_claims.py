@@ -79,9 +79,9 @@ def test_the_claims_are_the_write_ups_and_their_figures_the_published_ones():
 )
 def test_a_verdict_follows_from_the_interval(chosen, right, verdict):
     write_correct("alexnet-frozen", right)
-    told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
-    (effect,) = told["effects"]
-    assert told["verdict"] == verdict and told["unit"] == "points"
+    found = verdicts(chosen)["frozen-beats-finetune-alexnet"]
+    (effect,) = found["effects"]
+    assert found["verdict"] == verdict and found["unit"] == "points"
     assert effect["effect"] == pytest.approx(100 * (right - 130) / IMAGES, abs=1e-3)
     assert effect["low"] < effect["effect"] < effect["high"]
     assert effect["published"] == pytest.approx(4.5751, abs=1e-4)
@@ -98,14 +98,14 @@ def test_a_difference_of_differences_is_one_claim(chosen):
 
 def test_times_are_ratios_with_their_spread(chosen):
     write_correct("resnet18-finetune", 130, seconds=[200, 202, 198, 201, 199])
-    told = verdicts(chosen)
-    (slower,) = told["resnet18-slower"]["effects"]
-    assert told["resnet18-slower"]["verdict"] == "supported"
+    found = verdicts(chosen)
+    (slower,) = found["resnet18-slower"]["effects"]
+    assert found["resnet18-slower"]["verdict"] == "supported"
     assert slower["effect"] == pytest.approx((200 + 40.8) / (81.6 + 40.8), rel=1e-3)
     assert slower["low"] > 1 and slower["published"] == pytest.approx(1805 / 1529, abs=1e-3)
-    assert told["parameters-predict-time"]["verdict"] == "contradicted"
-    assert told["depth-predicts-time"]["verdict"] == "supported"
-    faster = told["frozen-faster"]
+    assert found["parameters-predict-time"]["verdict"] == "contradicted"
+    assert found["depth-predicts-time"]["verdict"] == "supported"
+    faster = found["frozen-faster"]
     assert faster["verdict"] == "supported" and len(faster["effects"]) == 2
 
 
@@ -123,8 +123,8 @@ def test_a_claim_of_both_networks_fails_with_one(chosen):
     ],
 )
 def test_what_cannot_be_tested_says_why(chosen, changes, why):
-    told = verdicts(chosen.model_copy(update=changes))["resnet18-beats-alexnet"]
-    assert told["verdict"] == "not tested" and why in told["why"] and told["effects"] == []
+    found = verdicts(chosen.model_copy(update=changes))["resnet18-beats-alexnet"]
+    assert found["verdict"] == "not tested" and why in found["why"] and found["effects"] == []
 
 
 def test_other_images_and_too_few_runs_say_why(chosen):
@@ -137,14 +137,14 @@ def test_other_images_and_too_few_runs_say_why(chosen):
 
 
 @pytest.mark.parametrize("key", ["processor", "cores", "device", "workers"])
-def test_times_that_were_not_taken_alike_are_not_compared(chosen, key):
+def test_times_under_different_conditions_are_not_compared(chosen, key):
     path = Path("metrics/timing/alexnet-frozen.json")
     timing = read_json(path)
     for other in ("another", [timing[key], "another"]):
         write_json(path, {**timing, key: other})
-        told = verdicts(chosen)
-        assert "conditions of timing differed" in told["frozen-faster"]["why"]
-        assert told["frozen-beats-finetune-alexnet"]["verdict"] != "not tested"
+        found = verdicts(chosen)
+        assert "conditions of timing differed" in found["frozen-faster"]["why"]
+        assert found["frozen-beats-finetune-alexnet"]["verdict"] != "not tested"
 
 
 def test_a_ninth_claim_is_one_entry(chosen):
@@ -188,11 +188,11 @@ def test_a_file_that_holds_no_claims_is_refused(chosen, text):
         read_claims()
 
 
-def test_replicates_that_disagree_ask_for_seeds(chosen):
+def test_where_replicates_disagree_more_images_would_not_decide(chosen):
     random = np.random.default_rng(4)
     probabilities = np.array([0.6, 0.95, 0.7, 0.9, 0.85])[:, None]
     write_cell(Cell("alexnet", "frozen"), random.random((5, IMAGES)) < probabilities)
-    told = verdicts(chosen)["frozen-beats-finetune-alexnet"]
-    assert told["verdict"] == "inconclusive" and told["effects"][0]["images_needed"] is None
-    (verdict,) = claims([told])["tested"]["verdict"]
+    found = verdicts(chosen)["frozen-beats-finetune-alexnet"]
+    assert found["verdict"] == "inconclusive" and found["effects"][0]["images_needed"] is None
+    (verdict,) = claims([found])["tested"]["verdict"]
     assert verdict == "inconclusive; more images alone would not decide"

@@ -1,4 +1,4 @@
-"""DVC runs what a change touches and nothing else; end to end, on generated images."""
+"""DVC runs the stages that a change affects and no others; end to end, on synthetic images."""
 
 import json
 import os
@@ -72,12 +72,12 @@ def test_a_second_repro_runs_nothing_and_leaves_the_tree_clean():
     assert sh("git", "status", "--porcelain") == ""
 
 
-def test_the_probes_learning_rate_touches_probe_and_compare_only():
+def test_the_learning_rate_of_the_probe_runs_probe_and_compare_only():
     edit(probe={"lr": 0.05})
     assert repro() == {"check", "probe@tiny", "compare"}
 
 
-def test_the_training_learning_rate_touches_train_and_compare_and_can_be_switched_back():
+def test_the_learning_rate_of_training_runs_train_and_compare_and_can_be_changed_back():
     edit(train={"lr": 0.002})
     trained = {"train@tiny-finetune", "train@tiny-frozen"}
     assert repro() == {"check", *trained, "compare"}
@@ -86,7 +86,7 @@ def test_the_training_learning_rate_touches_train_and_compare_and_can_be_switche
     assert sh("git", "status", "--porcelain", "metrics/summary.json", "plots") == ""
 
 
-def test_a_network_added_trains_its_own_cells_and_one_removed_is_gone():
+def test_a_new_model_trains_its_own_cells_and_a_removed_one_is_gone():
     factories = {"tiny": "my_networks:tiny", "second": "my_networks:tiny"}
     edit(models=["tiny", "second"], factories=factories)
     ran = repro()
@@ -103,7 +103,7 @@ def test_a_network_added_trains_its_own_cells_and_one_removed_is_gone():
     assert not [path for path in outputs if "tiny-" in path.read_text()]
 
 
-def test_a_further_seed_trains_one_run_a_cell():
+def test_a_further_seed_trains_one_run_per_cell():
     edit(seeds=[0, 1, 2])
     output = sh("dvc", "repro")
     assert set(re.findall(r"^(tiny-\S+ seed \d)", output, re.MULTILINE)) == {
@@ -210,7 +210,7 @@ def test_plots_diff_keeps_branches_apart_in_every_picture():
         assert all_of_them > 1.5 * ours, name
 
 
-def test_an_experiment_is_tried_from_the_command_line_and_listed():
+def test_an_experiment_from_the_command_line_is_listed():
     sh("dvc", "exp", "run", "--quiet", "--name", "warm", "-S", "train.lr=1e-2", "-S", "seeds=[0]")
     listed = sh("dvc", "exp", "show", "--only-changed", "--drop", ".*/|params", "--csv")
     headings, *lines = listed.splitlines()
