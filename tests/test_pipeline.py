@@ -220,7 +220,7 @@ def test_an_experiment_from_the_command_line_is_listed():
         "--name",
         "other-lr",
         "-S",
-        "train.lr=1e-2",
+        "train.lr=2e-2",
         "-S",
         "seeds=[0]",
     )
