@@ -396,16 +396,21 @@ def test_a_file_that_is_not_a_zip_does_not_replace_the_archive(photos):
 
 
 @pytest.mark.parametrize("url", ["photos", "photos.zip"])
-def test_changed_local_images_are_fetched_again(photos, url):
+def test_changed_local_images_are_fetched_again_and_differ_from_their_old_manifest(photos, url):
     dataset = photos.model_copy(update={"url": url})
-    for content in ("red", "yellow"):
-        write_folder({"train/ants/a.jpg": draw(content)}, "photos")
-        write_zip(
-            {name: path.read_bytes() for name, path in images_in("photos").items()}, "photos.zip"
-        )
-        write_manifest("photos", "photos.csv")
+
+    def fetch_and_verify():
+        files = {name: path.read_bytes() for name, path in images_in("photos").items()}
+        write_zip(files, "photos.zip")
         assert fetch_archive(dataset, "archive.zip") == url
-        assert len(verify_images(dataset, "archive.zip", "images")) == 4
+        return verify_images(dataset, "archive.zip", "images")
+
+    assert len(fetch_and_verify()) == 4
+    write_folder({"train/ants/a.jpg": draw("yellow")}, "photos")
+    with pytest.raises(UserError, match=r"changed: train/ants/a\.jpg"):
+        fetch_and_verify()
+    write_manifest("photos", "photos.csv")
+    assert len(fetch_and_verify()) == 4
 
 
 def test_synthetic_images_are_the_same_bytes_each_time(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A file comes from the first place that has it whole, or a few lines say what was tried."""
+"""A file comes from the first source with a good copy, or the message lists all that were tried."""
 
 import contextlib
 import http.server
@@ -14,7 +14,7 @@ BODY = b"photographs" * 1000
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Behaves as the path's first part says: well, cut, stalled, busy at first, and so on."""
+    """Answers in the manner of the path's first part: well, cut, stalled, busy-at-first."""
 
     def do_GET(self):
         manner = self.path.split("/")[1]
@@ -153,7 +153,7 @@ def test_plain_http_is_refused_where_only_a_part_of_the_digest_is_known(
     assert download.download_file(here, tmp_path / "x", right, pinned=False) == here
 
 
-def test_every_place_that_was_tried_is_named_with_what_was_wrong(server, tmp_path, monkeypatch):
+def test_every_source_that_was_tried_is_named_with_its_failure(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", str(tmp_path))
     server.body = b"other"
     with pytest.raises(UserError) as error:

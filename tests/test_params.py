@@ -1,4 +1,4 @@
-"""Every mistake in params.yaml gets a line that names the key and what is allowed."""
+"""Every mistake in params.yaml is reported with its key and the allowed values."""
 
 import copy
 
@@ -94,7 +94,7 @@ def test_several_mistakes_are_named_at_once(tmp_path):
     ("text", "message"),
     [
         ("train: [1", r"line \d cannot be read"),
-        ("factories: {mine: my_networks:mine}", "line 1 cannot be read"),  # by DVC neither
+        ("factories: {mine: my_networks:mine}", "line 1 cannot be read"),  # nor by DVC
         ("device: cpu\ndevice: cuda\n", "line 2 cannot be read: found duplicate key"),
         ("device: 2024-13-45", "month must be in 1..12"),
         ("- a list", "has no keys"),
