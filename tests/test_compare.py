@@ -243,7 +243,6 @@ def test_cells_timed_under_different_conditions_have_no_rank_correlation(chosen,
     write_json(path, {**read_json(path), "device": "a graphics card"})
     facts = facts_of(chosen)
     assert not facts["run_time"]["same_conditions"] and not facts["run_time"]["correlations"]
-    assert facts["recommendation"]["faster"] is None
     assert facts["provenance"]["device"] == ["a graphics card", "cpu"]
 
 
@@ -374,15 +373,16 @@ def test_pairs_that_are_not_distinguishable_come_with_what_it_would_take(chosen)
 
 
 def test_the_recommended_cell_is_the_most_accurate_with_what_it_is_compared_with(chosen):
-    for cell, accuracy in zip(CELLS, (0.5, 0.85, 0.9), strict=True):
-        write_cell(cell, [np.arange(IMAGES) < accuracy * IMAGES] * 3)
-    write_cell("alexnet-probe", [np.arange(IMAGES) < 36] * 3, seconds=[300, 301, 302])
+    for cell, count, seconds in zip(CELLS, (20, 34, 36), (1, 40, 300), strict=True):
+        times = [seconds, seconds + 1, seconds + 2]
+        write_cell(cell, [np.arange(IMAGES) < count] * 3, seconds=times)
     recommendation = facts_of(chosen)["recommendation"]
     assert recommendation["best"].cell == "alexnet-probe"
     assert recommendation["worse"] == ["alexnet-finetune"]
     assert recommendation["similar"] == ["alexnet-frozen"]
     assert recommendation["faster"].cell == "alexnet-frozen"
-    write_cell("alexnet-probe", [np.arange(IMAGES) < 36] * 3)
+    path = "metrics/timing/alexnet-frozen.json"
+    write_json(path, {**read_json(path), "device": "a graphics card"})
     assert facts_of(chosen)["recommendation"]["faster"] is None
 
 
