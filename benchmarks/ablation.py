@@ -5,7 +5,7 @@ measured with all pieces and without one of them, in a process of its own each, 
 trains two epochs on some of the photographs, with random weights, and counts the second, because
 caches are filled in the first.
 
-    python benchmarks/ablation.py        # writes benchmarks/ABLATION.md
+    python benchmarks/ablation.py        # prints the table of benchmarks/ABLATION.md
 
 The photographs are those of params.yaml; HEADSWAP_MIRROR may name a folder with their archive.
 """
@@ -31,7 +31,6 @@ from headswap.train.provenance import machine
 from headswap.train.workers import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks/ABLATION.md"
 CELLS = [
     params.Cell(model, mode) for model in ("alexnet", "resnet18") for mode in ("finetune", "frozen")
 ]
@@ -169,7 +168,7 @@ def main(
     images: Annotated[int, typer.Option(help="Training images in an epoch.")] = 84,
     measure_only: Annotated[str, typer.Option("--measure", hidden=True)] = "",
 ):
-    """Write benchmarks/ABLATION.md."""
+    """Print the table."""
     if measure_only:
         model, mode, precision, piece, images = json.loads(measure_only)
         print(measure(params.Cell(model, mode), precision, piece, int(images)))
@@ -183,7 +182,7 @@ def main(
                 for piece in [None, *acting]:
                     measured = measure_in_process(folder, cell, precision, piece, images)
                     seconds.setdefault((cell, precision, piece), []).append(measured)
-    RESULTS.write_text("\n".join(report(seconds, repeats, images)) + "\n")
+    print("\n".join(report(seconds, repeats, images)))
 
 
 def report(seconds, repeats, images):

@@ -19,6 +19,7 @@ from bench import CORES, ROOT, measured
 from PIL import Image
 
 from headswap.images.folders import images_in
+from headswap.params import Cell
 from headswap.train import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -139,7 +140,7 @@ def of_comparison(folder):
             features = random.normal(size=(images, 512)), random.normal(size=(images * 2, 512))
             write_embeddings(model, *features)
             for mode in ("finetune", "frozen", "probe"):
-                write_cell(f"{model}-{mode}", random.random((5, images)) < 0.94)
+                write_cell(Cell(model, mode), random.random((5, images)) < 0.94)
         found[images] = stages(project, "compare")
     os.chdir(ROOT)
     table("Comparison of six cells", "validation images", ("compare",), found)

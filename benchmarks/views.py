@@ -19,14 +19,15 @@ import numpy as np
 import torch
 
 from headswap import params
-from headswap.compare import intervals as statistics
-from headswap.train import backbones as networks
-from headswap.train import loop as training
-from headswap.train import pretrained as weights
+from headswap.compare.intervals import contrast
 from headswap.train import provenance
-from headswap.train.dataset import Photographs
-from headswap.train.features import Embeddings, features, view
+from headswap.train.backbones import new_head, replace_layer
+from headswap.train.dataset import ImageDataset
+from headswap.train.features import FeatureDataset, compute_features
+from headswap.train.loop import make_autocast, train
+from headswap.train.pretrained import load_pretrained, write_weights
 from headswap.train.seeds import generator
+from headswap.train.tensors import save_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "efficientnet_lite0"
@@ -38,41 +39,41 @@ POOL = [("pool", number) for number in range(max(POOLS))]
 FRESH = [(seed, epoch) for seed in CHOSEN.seeds for epoch in range(CHOSEN.probe.epochs)]
 
 
-class Fresh(Embeddings):
+class Fresh(FeatureDataset):
     """Features of views that are new in every epoch of every replicate."""
 
-    def train(self, seed, epoch, batch_size):
-        """Yield an epoch's batches, in an order of its own."""
-        whole = self._train
-        self._train = whole[[FRESH.index((seed, epoch))]]
-        yield from super().train(seed, epoch, batch_size)
-        self._train = whole
+    def train_batches(self, seed, epoch, batch_size):
+        """Yield the batches of an epoch, in an order of its own."""
+        all_views = self._train
+        self._train = all_views[[FRESH.index((seed, epoch))]]
+        yield from super().train_batches(seed, epoch, batch_size)
+        self._train = all_views
 
 
 def compute(path, names):
     """Return features by name: ``val``, or the (seed, number) of a view of each training image."""
     torch.set_num_threads(1)
-    network, head = weights.pretrained(NAME, CHOSEN, path)
-    networks.replace(network, head, torch.nn.Identity())
+    network, head = load_pretrained(NAME, CHOSEN, Path(path))
+    replace_layer(network, head, torch.nn.Identity())
     network.to(memory_format=torch.channels_last)
-    photographs = Photographs(CHOSEN.image, ROOT / "data/images")
-    precisely = training.products("float32", "cpu")
+    dataset = ImageDataset(CHOSEN.image, ROOT / "data/images")
+    autocast = make_autocast("float32", "cpu")
     computed = {}
     for name in names:
         batches = (
-            (inputs for inputs, _ in photographs.val())
+            (inputs for inputs, _ in dataset.val_batches())
             if name == "val"
-            else view(photographs, f"benchmark {name[0]}", name[1])
+            else dataset.augmented_batches(f"benchmark {name[0]}", name[1])
         )
-        computed[name] = features(network, batches, precisely, "cpu")
+        computed[name] = compute_features(network, batches, autocast, "cpu")
     return computed
 
 
-def probe(feed, seed):
-    """Return whether a probe is right on each validation image at its best and its last epoch."""
-    head = networks.new_head(feed.features, len(feed.classes), generator(seed, "head"))
-    history = training.train(head, feed, CHOSEN.probe, seed)
-    labels = feed.labels["val"]
+def probe(dataset, seed):
+    """Return which images a probe classifies correctly at its best and at its last epoch."""
+    head = new_head(dataset.features, len(dataset.classes), generator(seed, "head"))
+    history = train(head, dataset, CHOSEN.probe, seed)
+    labels = dataset.labels["val"]
     return [
         (epoch["probabilities"].argmax(1) == labels).numpy()
         for epoch in (history.best, history.last)
@@ -84,34 +85,35 @@ def main():
     sys.path.insert(0, str(ROOT / "tests"))
     os.environ["PYTHONPATH"] = str(ROOT / "tests")
     torch.set_num_threads(1)
-    photographs = Photographs(CHOSEN.image, ROOT / "data/images")
+    dataset = ImageDataset(CHOSEN.image, ROOT / "data/images")
     names, cores = ["val", *POOL, *FRESH], len(os.sched_getaffinity(0))
     correct = {}
     with tempfile.TemporaryDirectory() as folder:
-        weights.provide(NAME, CHOSEN, Path(folder, f"{NAME}.safetensors"))
+        write_weights(NAME, CHOSEN, Path(folder, f"{NAME}.safetensors"))
         with ProcessPoolExecutor(cores, get_context("spawn")) as workers:
             parts = workers.map(compute, [folder] * cores, [names[i::cores] for i in range(cores)])
             computed = {name: tensor for part in parts for name, tensor in part.items()}
         for pool in (*POOLS, "fresh"):
             views = FRESH if pool == "fresh" else POOL[:pool]
-            weights.save(
+            save_tensors(
                 Path(folder, f"{pool}.safetensors"),
                 {
                     "train": torch.stack([computed[view] for view in views]),
                     "val": computed["val"],
-                    **{f"{split}_labels": photographs.labels[split] for split in ("train", "val")},
+                    **{f"{split}_labels": dataset.labels[split] for split in ("train", "val")},
                 },
-                classes=photographs.classes,
-                names=photographs.names,
+                classes=dataset.classes,
+                names=dataset.names,
                 backbone={},
             )
-            feed = (Fresh if pool == "fresh" else Embeddings)(Path(folder, f"{pool}.safetensors"))
-            correct[pool] = np.array([probe(feed, seed) for seed in CHOSEN.seeds], dtype=float)
+            kind = Fresh if pool == "fresh" else FeatureDataset
+            features = kind(Path(folder, f"{pool}.safetensors"))
+            correct[pool] = np.array([probe(features, seed) for seed in CHOSEN.seeds], dtype=float)
     print(report(correct))
 
 
 def report(correct):
-    """Return the table as Markdown; `hits` has shape (replicates, 2, images) for each pool."""
+    """Return the table as Markdown; `correct` has shape (replicates, 2, images) for each pool."""
     machine, made_by = provenance.machine(), provenance.versions()
     lines = [
         "# A pool of views, or fresh views in every epoch",
@@ -130,7 +132,7 @@ def report(correct):
         for which in (0, 1):
             accuracies = 100 * of_pool[:, which].mean(axis=1)
             row.append(f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f}")
-            gap = statistics.contrast(100 * (of_pool[:, which] - correct["fresh"][:, which]), 100)
+            gap = contrast(100 * (of_pool[:, which] - correct["fresh"][:, which]), 100)
             row.append(
                 "–" if pool == "fresh" else f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
             )

@@ -20,16 +20,31 @@ PAGE = """<!DOCTYPE html>
 <script>(function () {
 %s
 const draw = window.vegaEmbed;
-window.vegaEmbed = (element, spec) => draw(element, spec, {renderer: "svg"}); // sharp in print
+window.vegaEmbed = async (element, spec) => {
+  await draw(element, spec, {renderer: "svg"}); // sharp in print
+  const picture = document.querySelector(element + " svg");
+  if (picture.viewBox.baseVal.width > 650) picture.closest("main > div").classList.add("wide");
+};
 })();</script>
 <style>
-body { font-family: system-ui, sans-serif; margin: 2rem; }
-body > div { margin-bottom: 2.5rem; }
+body { font-family: system-ui, sans-serif; margin: 1rem 2rem; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%%, 36rem), 1fr)); }
+main { gap: 2.5rem 2rem; align-items: start; grid-auto-flow: row dense; }
+@media (min-width: 1280px) { .wide { grid-column: span 2; } }
+main > div { min-width: 0; border: none !important; white-space: normal !important; }
+.vega-embed.has-actions { padding-right: 0; }
+.vega-embed svg, img { max-width: 100%%; height: auto; }
+.chart-wrapper { max-width: 100%%; }
+/* What DVC writes above an image: its path, for which it has a title, and a single revision. */
+main > div > p, main > div > div:only-of-type > p { display: none; }
+main > div > div { border: none !important; margin: 0 !important; text-align: left; }
 </style>
 </head>
 <body>
 <h1>headswap</h1>
+<main>
 {plot_divs}
+</main>
 </body>
 </html>
 """

@@ -1,4 +1,4 @@
-"""The files of cells as training writes them, for given predictions: the input of `compare`."""
+"""Write the files that training would write, for given correct predictions."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ COSTS = {
     "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18, "activations": 2483714},
 }
 TRAINED = {"alexnet": 8194, "resnet18": 1026}
-TIMING_CONDITIONS = {"processor": "a processor", "cores": 2, "device": "cpu", "workers": 2}
+TIMED_ON = {"processor": "a processor", "cores": 2, "device": "cpu", "workers": 2}
 SECONDS = {"finetune": 80.0, "frozen": 40.0, "probe": 1.0}
 
 
@@ -26,18 +26,18 @@ def image_name(number, classes=CLASSES):
 
 
 def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES, curves=None):
-    """Write a cell's files.
+    """Write the files of a cell, a `params.Cell`.
 
-    `best` and `last`, shape (replicates, images), say which predictions are correct; `seconds` are
-    those of each run; `curves` are rows of seed, epoch, split, loss and accuracy.
+    `best` and `last` are the correct predictions, shape (replicates, images); `seconds` are those
+    of each run; `curves` are rows of seed, epoch, split, loss and accuracy.
     """
     best = np.asarray(best, dtype=bool)
     last = best if last is None else np.asarray(last, dtype=bool)
-    model, _, mode = cell.rpartition("-")
+    model, mode = cell.model, cell.mode
     costs = COSTS[model]
     trained = costs["parameters"] if mode == "finetune" else TRAINED[model]
     write_json(
-        f"metrics/cells/{cell}.json",
+        f"metrics/cells/{cell.name}.json",
         {
             **costs,
             "trainable_parameters": trained,
@@ -55,25 +55,27 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
         means = {"seconds_per_run_mean": mean, "seconds_per_epoch_mean": mean / 2}
         means |= {f"{phase}_seconds_per_epoch_mean": mean / 2 / len(PHASES) for phase in PHASES}
     write_json(
-        f"metrics/timing/{cell}.json",
+        f"metrics/timing/{cell.name}.json",
         {
             "seconds_per_run": list(seconds),
             **means,
-            **TIMING_CONDITIONS,
+            **TIMED_ON,
             "revision": "0123456789abcdef",
             "dirty": False,
             **dict.fromkeys(("headswap", "torch", "torchvision", "pillow", "python"), "1.0"),
         },
     )
     if mode == "probe":
-        write_json(f"metrics/timing/{model}-embed.json", {"seconds": 20.0, **TIMING_CONDITIONS})
+        write_json(f"metrics/timing/{model}-embed.json", {"seconds": 20.0, **TIMED_ON})
     curves = curves or [
         [seed, epoch, split, 0.5, 0.9]
         for seed in range(len(best))
         for epoch in range(2)
         for split in ("train", "val")
     ]
-    write_csv(f"plots/curves/{cell}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves)
+    write_csv(
+        f"plots/curves/{cell.name}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves
+    )
     rows = []
     for which, correct in (("best", best), ("last", last)):
         for seed, of_seed in enumerate(correct):
@@ -86,11 +88,11 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
                 rows.append([seed, 1, which, name, label, predicted, *probabilities])
     probabilities = [f"p_{name}" for name in classes]
     columns = ["seed", "epoch", "which", "image", "label", "predicted", *probabilities]
-    write_csv(f"plots/predictions/{cell}.csv", columns, rows)
+    write_csv(f"plots/predictions/{cell.name}.csv", columns, rows)
 
 
 def write_images(count, counts=None, classes=CLASSES):
-    """Write `count` validation images, and ``metrics/dataset.json``: the write-up's by default."""
+    """Write `count` validation images, and the record of the set: the write-up's by default."""
     write_json("metrics/dataset.json", counts or read_json("data/published/dataset.json"))
     for number in range(count):
         path = Path("data/images/val", image_name(number, classes))

@@ -1,4 +1,4 @@
-"""Heads are found and replaced generically, and costs agree with what is published."""
+"""Heads are found and replaced in any network, and complexities are as published."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def swap_head(network, classes):
 
 
 @pytest.mark.parametrize("name", [*NAMED_DEPTHS, *OTHERS])
-def test_costs_are_the_published_ones_and_the_head_is_swapped(name):
+def test_complexity_is_as_published_and_the_head_is_replaced(name):
     network = backbones.build(name, {})
     published = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].meta
     costs = measure_complexity(network, 224)
@@ -52,7 +52,7 @@ def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters
 
 
 @pytest.mark.parametrize(("name", "millions"), [("resnet50", 11.1), ("alexnet", 0.49)])
-def test_activations_are_the_published_ones(name, millions):
+def test_activations_are_as_published(name, millions):
     # ResNet-50's as in "Designing Network Design Spaces", table 9; AlexNet's by hand:
     # 64 * 55**2 + 192 * 27**2 + (384 + 256 + 256) * 13**2 + 2 * 4096 + 1000
     assert measure_complexity(backbones.build(name, {}), 224)["activations"] / 1e6 == pytest.approx(
@@ -74,7 +74,7 @@ class Demanding(nn.Sequential):
         return super().forward(images.sub_(0.5))
 
 
-def test_costs_are_those_of_an_image_of_the_size_that_the_network_is_made_for():
+def test_complexity_is_measured_at_the_image_size_of_the_network():
     network = Demanding(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
     assert measure_complexity(network, 64)["gmacs"] == pytest.approx(
         3 * 64 * 64 * 10 / 1e9, abs=1e-6
@@ -114,19 +114,19 @@ def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
         backbones.find_head(network, "mine")
 
 
-def test_images_that_a_network_cannot_take_are_named():
+def test_an_image_size_that_a_network_does_not_accept_is_refused():
     with pytest.raises(UserError, match="fails on an image of 16 x 16"):
         backbones.find_head(backbones.build("alexnet", {}), "alexnet", 16)
 
 
-def test_a_head_starts_the_same_for_the_same_seed_within_torchs_own_bounds():
+def test_a_new_head_depends_on_the_seed_and_has_pytorchs_bounds():
     first, same, other = (backbones.new_head(50, 2, generator(s, "head")) for s in (0, 0, 1))
     assert first.weight.equal(same.weight) and first.bias.equal(same.bias)
     assert not first.weight.equal(other.weight)
     assert 0.9 / 50**0.5 < first.weight.abs().max() <= 1 / 50**0.5
 
 
-def test_a_factory_that_fails_or_gives_no_network_is_refused(tmp_path, monkeypatch):
+def test_a_factory_that_fails_or_returns_no_network_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_networks.py").write_text(

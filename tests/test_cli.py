@@ -35,7 +35,7 @@ def test_a_mistake_gets_one_message_and_exit_code_1(workspace, arguments, messag
     assert len(done.stderr.splitlines()) < 8
 
 
-def test_without_network_fetch_says_within_seconds_what_to_do(workspace):
+def test_without_network_fetch_says_what_to_do(workspace):
     edit(dataset={"url": "http://127.0.0.1:9/hymenoptera_data.zip"})
     done = headswap("fetch")
     assert done.returncode == 1
@@ -56,17 +56,17 @@ def test_check_counts_the_cells(workspace):
     assert "3 cells, 2 seeds each" in headswap("check").stdout
 
 
-def test_the_manifest_of_a_folder_tells_what_it_left_out(workspace):
+def test_manifest_lists_the_files_that_it_left_out(workspace):
     good = ("train/a/1.png", "val/a/2.PNG", "train/b/1.png", "val/b/2.png")
     for name in (*good, "train/a/more/3.png", "val/a/4.heic", "val/5.png"):
         Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
         Path("mine", name).write_bytes(b"-")
     Path("mine/train/.DS_Store").write_bytes(b"-")
-    told = headswap("manifest", "mine").stdout
-    assert "data/mine.csv lists 4 images." in told
-    assert "a class of one image: train/a" in told
-    assert "  train/a/more/3.png\n  val/5.png\n  val/a/4.heic\n" in told
-    assert "DS_Store" not in told
+    output = headswap("manifest", "mine").stdout
+    assert "data/mine.csv lists 4 images." in output
+    assert "a class of one image: train/a" in output
+    assert "  train/a/more/3.png\n  val/5.png\n  val/a/4.heic\n" in output
+    assert "DS_Store" not in output
 
 
 def test_stages_that_need_no_torch_do_not_import_it():
@@ -90,8 +90,10 @@ def test_every_stage_is_a_command_and_is_called_by_its_name():
 def test_the_readme_names_commands_and_files_that_exist():
     readme = (ROOT / "README.md").read_text()
     commands = headswap("--help").stdout
-    assert all(f"  {name} " in commands for name in re.findall(r"`headswap (\w+)", readme))
+    typed = re.findall(r"`headswap (\w+)", readme)
+    assert typed and all(f"  {name} " in commands for name in typed)
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make (\w+)", readme)) <= targets
+    named = set(re.findall(r"`make (\w+)", readme))
+    assert len(named) > 3 and named <= targets
     links = re.findall(r"\]\(([^)#:]+)\)", readme)
     assert links and all((ROOT / link).exists() for link in links)

@@ -1,5 +1,6 @@
-"""The comparison of cells: its table, what follows from it, the report, and the outputs."""
+"""The comparison agrees with the cells' files, in its tables and in its report."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,25 +9,29 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_cells import write_cell, write_embeddings, write_images
-from markdown_it import MarkdownIt
-from rich.console import Console
 
 from headswap import params
-from headswap.compare import intervals, plot_rows, report, terminal
-from headswap.compare.comparison import compare
+from headswap.compare import plot_rows, plots
+from headswap.compare.intervals import contrast
 from headswap.compare.outputs import write_comparison
-from headswap.compare.results import read_results
 from headswap.errors import UserError
 from headswap.io import read_json, write_json
 from headswap.params import Cell
 
 IMAGES = 40
-CELLS = ["alexnet-finetune", "alexnet-frozen", "alexnet-probe"]
+FINETUNE, FROZEN, PROBE = (Cell("alexnet", mode) for mode in ("finetune", "frozen", "probe"))
+CELLS = (FINETUNE, FROZEN, PROBE)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Skip what takes most of the time: test_plots.py looks at the pictures."""
+    monkeypatch.setattr(plots, "png", lambda *_: b"")
 
 
 @pytest.fixture
 def chosen(workspace):
-    """Return the parameters of three cells of AlexNet, whose files are written."""
+    """Return the parameters of three cells of AlexNet, whose files are there."""
     write_images(IMAGES)
     random = np.random.default_rng(0)
     for cell, accuracy in zip(CELLS, (0.8, 0.9, 0.95), strict=True):
@@ -37,233 +42,228 @@ def chosen(workspace):
     )
 
 
-def compared(chosen):
-    return compare(read_results(chosen))
+def rows_of(plot):
+    return pd.DataFrame(read_json(f"plots/comparison/{plot}.json"))
 
 
-def table_of(chosen):
-    return compared(chosen).table.set_index("cell")
+def comparison():
+    return pd.read_csv("metrics/comparison.csv").set_index("cell")
 
 
-def facts_of(chosen):
-    results = read_results(chosen)
-    return report.facts(results, compare(results))
+def report():
+    return Path("metrics/comparison.md").read_text()
 
 
-def write_equal_cells(correct, **others):
-    for cell in CELLS:
-        write_cell(cell, correct, **others)
+def section(title):
+    """Return a section of the report."""
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", report(), re.DOTALL | re.MULTILINE)
+    return text
 
 
-def report_of(chosen):
-    return report.render("report.md", facts_of(chosen))
+def line_of(start, text):
+    """Return the entries of the table's line that begins with `start`."""
+    (line,) = [line for line in text.splitlines() if re.match(rf"\| {re.escape(start)} ", line)]
+    return [entry.strip() for entry in line.strip("|").split("|")]
 
 
-def html_texts(markdown):
-    """Return all texts of a Markdown document as a reader sees them."""
-    blocks = MarkdownIt().enable("table").parse(markdown)
-    return {
-        "".join(child.content for child in block.children) for block in blocks if block.children
-    }
-
-
-def test_the_outputs_agree_with_the_predictions(chosen, capsys):
-    correct = np.random.default_rng(1).random((3, IMAGES)) < 0.9
-    write_cell("alexnet-frozen", correct)
+def test_table_summary_and_report_agree_with_the_predictions(chosen, capsys):
     write_comparison(chosen)
-    table = pd.read_csv("metrics/comparison.csv").set_index("cell")
-    assert list(table.index) == CELLS
-    frozen = table.loc["alexnet-frozen"]
-    assert frozen["best_val_accuracy_mean"] == pytest.approx(correct.mean(), abs=1e-6)
-    assert frozen["best_val_accuracy_std"] == pytest.approx(
-        correct.mean(axis=1).std(ddof=1), abs=1e-6
-    )
-    assert frozen["published_best_val_accuracy"] == pytest.approx(0.947712)
+    predictions = pd.read_csv("plots/predictions/alexnet-frozen.csv")
+    best = predictions[predictions["which"] == "best"]
+    by_seed = (best["label"] == best["predicted"]).groupby(best["seed"]).mean()
+    row = comparison().loc["alexnet-frozen"]
+    assert list(comparison().index) == [cell.name for cell in CELLS]
+    assert row["best_val_accuracy_mean"] == pytest.approx(by_seed.mean(), abs=1e-6)
+    assert row["best_val_accuracy_std"] == pytest.approx(by_seed.std(), abs=1e-6)
+    assert row["best_val_accuracy_ci_low"] < by_seed.mean() < row["best_val_accuracy_ci_high"]
     summary = read_json("metrics/summary.json")
-    assert summary["alexnet-frozen.best"] == frozen["best_val_accuracy_mean"]
+    assert summary["alexnet-frozen.best"] == row["best_val_accuracy_mean"]
     assert len(summary) == 6
-    assert len(read_json("metrics/claims.json")) == 8
-    text = Path("metrics/comparison.md").read_text(encoding="utf-8")
-    line = next(line for line in text.splitlines() if line.startswith("| alexnet-frozen"))
-    for figure in (f"{correct.mean() * 100:.1f} ± ", "94.8", "666", "8,194"):
-        assert figure in line
-    assert "153 validation images" in text and "0.65 points" in text
-    assert "57,012,034" in capsys.readouterr().out
+    entries = line_of("alexnet-frozen", section("Accuracy").split("Recall")[0])
+    mean_and_std = f"{100 * by_seed.mean():.1f} ± {100 * by_seed.std():.1f}"
+    for entry in (mean_and_std, "94.8", "666", "8,194"):
+        assert entry in entries
+    assert mean_and_std in capsys.readouterr().out
 
 
-def test_every_picture_of_the_report_is_written(chosen):
+def test_the_report_begins_with_a_summary_of_at_most_five_lines(chosen):
     write_comparison(chosen)
-    text = Path("metrics/comparison.md").read_text(encoding="utf-8")
-    named = [Path("metrics", part.split(")")[0]) for part in text.split("](")[1:]]
-    written = {path.resolve() for path in Path("plots/comparison").glob("*.png")}
-    assert {path.resolve() for path in named} == written
-    assert len(named) == len(written) > 0
+    summary = report().split("##")[0].strip().splitlines()[2:]
+    assert len(summary) <= 5
+    best = comparison()["best_val_accuracy_mean"].idxmax()
+    assert (
+        best in summary[0]
+        and f"{100 * comparison()['best_val_accuracy_mean'].max():.1f}" in summary[0]
+    )
 
 
-def test_the_epoch_and_the_last_loss_are_means_over_the_finished_runs(chosen):
-    losses = {0: (0.9, 0.3), 1: (0.8, 0.5), 2: (0.7, 99.0)}
-    curves = [
-        [seed, epoch, split, loss + (split == "train"), 0.5]
-        for seed, of_seed in losses.items()
-        for epoch, loss in enumerate(of_seed)
-        for split in ("train", "val")
-    ]
-    write_cell("alexnet-probe", np.ones((2, IMAGES)), diverged=1, curves=curves)
-    probe = table_of(chosen).loc["alexnet-probe"]
-    assert probe["val_loss_last_mean"] == pytest.approx(0.4)
-    assert probe["best_epoch_mean"] == 1
+def test_the_report_names_the_recipes(chosen):
+    chosen = chosen.model_copy(
+        update={"train": chosen.train.model_copy(update={"lr": 0.0125, "batch_size": 17})}
+    )
+    write_comparison(chosen)
+    entries = line_of("finetune and frozen", section("What is compared"))
+    assert {"0.0125", "17", "SGD, momentum 0.9"} < set(entries)
+
+
+def test_recall_is_given_by_class(chosen):
+    correct = np.ones((3, IMAGES), dtype=bool)
+    correct[:, 1:20:2] = False  # half of the bees
+    write_cell(FROZEN, correct)
+    write_comparison(chosen)
+    recall = section("Accuracy").split("Recall")[1]
+    assert line_of("alexnet-frozen", recall)[1:] == ["100.0", "50.0"]
 
 
 @pytest.mark.parametrize("other", ["images", "weights"])
 def test_the_write_ups_figures_are_left_out_for_other_images_and_weights(chosen, other):
-    assert facts_of(chosen)["accuracy"]["has_published"]
     if other == "images":
-        write_images(0, counts={"images": 88, "train": 48, "val": 40, "in_both_splits": 2})
-        assert "2 validation images are also among the training images" in report_of(chosen)
+        counts = {"images": 88, "train": 48, "val": 40, "val_ants": 20, "val_bees": 20}
+        write_json("metrics/dataset.json", {**counts, "in_both_splits": 2})
     else:
         chosen = chosen.model_copy(update={"weights": "random"})
-    accuracy = facts_of(chosen)["accuracy"]
-    assert not accuracy["has_published"]
-    assert not accuracy["table"].columns.str.contains("write-up").any()
-    rows = compared(chosen).rows
-    for name in ("accuracy", "curves"):
-        assert "write-up" not in set(rows[name]["what"])
-
-
-def test_a_cell_that_is_not_in_the_matrix_is_in_no_output(chosen):
-    write_cell("resnet18-frozen", [[True, False] * (IMAGES // 2)])
     write_comparison(chosen)
-    outputs = [Path("metrics/comparison.csv"), *Path("plots/comparison").glob("*.json")]
-    assert len(outputs) > 1
-    for path in [*outputs, Path("metrics/summary.json")]:
-        assert "resnet18" not in path.read_text(encoding="utf-8")
+    assert comparison().filter(like="published").isna().all(axis=None)
+    assert "write-up" not in section("Accuracy")
+    limits = section("What limits every comparison on these images")
+    assert ("2 validation images are also among the training images" in limits) == (
+        other == "images"
+    )
+    for plot in ("accuracy", "curves"):
+        assert "write-up" not in set(rows_of(plot)["what"])
+
+
+def test_a_cell_that_is_not_in_the_matrix_is_not_read(chosen):
+    write_cell(Cell("resnet18", "frozen"), [[True, False] * (IMAGES // 2)])
+    write_comparison(chosen)
+    paths = [Path("metrics/comparison.csv"), *Path("plots/comparison").glob("*.json")]
+    assert len(paths) == 9
+    assert not [path for path in paths if "resnet18" in path.read_text()]
+
+
+def test_a_picture_of_an_earlier_comparison_does_not_remain(chosen):
+    write_comparison(chosen)
+    Path("plots/comparison/old.png").touch()
+    write_comparison(chosen)
+    assert not Path("plots/comparison/old.png").exists()
 
 
 def test_a_cell_without_results_is_named(chosen):
     Path("metrics/cells/alexnet-frozen.json").unlink()
     with pytest.raises(UserError, match="alexnet-frozen"):
-        read_results(chosen)
+        write_comparison(chosen)
 
 
-def test_diverged_runs_are_shown_even_if_no_run_of_a_cell_is_left(chosen):
-    write_cell("alexnet-finetune", [[True, False] * (IMAGES // 2)], diverged=2)
-    write_cell("alexnet-frozen", np.empty((0, IMAGES)), diverged=3)
+def test_diverged_runs_are_counted_even_where_no_run_is_left(chosen):
+    write_cell(FINETUNE, [[True, False] * (IMAGES // 2)], diverged=2)
+    write_cell(FROZEN, np.empty((0, IMAGES)), diverged=3)
     write_comparison(chosen)
+    accuracy = section("Accuracy")
+    assert line_of("alexnet-finetune (2 of 3 diverged)", accuracy)[1] == "50.0"
+    assert line_of("alexnet-frozen (3 of 3 diverged)", accuracy)[1] == "–"
     assert read_json("metrics/summary.json")["alexnet-frozen.best"] is None
-    accuracy = facts_of(chosen)["accuracy"]
-    lines = accuracy["table"].set_index("cell")["best epoch, %"]
-    assert lines["alexnet-finetune (2 of 3 diverged)"] == "50.0"
-    assert lines["alexnet-frozen (3 of 3 diverged)"] == "–"
-    assert accuracy["diverged"] == 5
+    assert not [path for path in Path("plots").rglob("*.json") if "NaN" in path.read_text()]
 
 
 def test_a_matrix_in_which_every_run_diverged_is_reported(chosen):
-    write_equal_cells(np.empty((0, IMAGES)), diverged=3)
+    for cell in CELLS:
+        write_cell(cell, np.empty((0, IMAGES)), diverged=3)
     write_comparison(chosen)
-    assert "NaN" not in Path("metrics/claims.json").read_text(encoding="utf-8")
-    facts = facts_of(chosen)
-    assert facts["recommendation"] is None and facts["differences"]["pairs"] == 0
-    assert "all 9 runs diverged" in report_of(chosen)
+    assert report().count("(3 of 3 diverged)") == 3
+    assert "all 9 runs diverged" in report()
+    assert "NaN" not in Path("metrics/claims.json").read_text()
 
 
 def test_confusions_add_up_to_the_images_of_each_class(chosen):
-    rows = compared(chosen).rows["confusion"]
+    write_comparison(chosen)
+    rows = rows_of("confusion")
     assert len(rows) == 3 * 2 * 2
     assert (rows.groupby(["cell", "label"])["images"].sum() == 20).all()
     assert np.allclose(rows.groupby(["cell", "label"])["share"].sum(), 1)
 
 
-def test_of_many_classes_the_most_confused_are_shown():
+def test_of_many_classes_the_most_confused_are_kept():
     classes = [f"class{number:02d}" for number in range(30)]
     pairs = [*zip(classes, classes, strict=True), ("class28", "class29")]
     rows = pd.DataFrame(pairs, columns=["label", "predicted"])
     rows = rows.assign(cell="a-probe", seed=0, which="best")
-    found = plot_rows.confusions(
-        SimpleNamespace(cells={"a-probe": Cell("a", "probe")}, predictions=rows)
-    )
+    results = SimpleNamespace(cells={"a-probe": Cell("a", "probe")}, predictions=rows)
+    found = plot_rows.confusions(results)
     assert len(found) == 20 * 20
     shares = found.set_index(["label", "predicted"])["share"]
     assert shares["class28", "class29"] == shares["class28", "class28"] == 0.5
 
 
-def test_differences_are_paired_and_selection_optimism_is_best_less_last(chosen):
+def test_differences_are_paired_and_selection_optimism_is_best_minus_last(chosen):
     random = np.random.default_rng(1)
     worse = random.random((3, IMAGES)) < 0.6
     better = worse | (np.arange(IMAGES) < 12)
-    write_cell("alexnet-finetune", worse)
-    write_cell("alexnet-frozen", better, last=worse)
-    comparison = compared(chosen)
-    rows = comparison.rows["differences"].set_index(["pair", "which"])
+    write_cell(FINETUNE, worse)
+    write_cell(FROZEN, better, last=worse)
+    write_comparison(chosen)
+    rows = rows_of("differences").set_index(["pair", "which"])
     pair = "alexnet-finetune − alexnet-frozen"
-    expected = intervals.contrast(worse.astype(float) - better)
+    expected = contrast(worse.astype(float) - better)
     assert rows.loc[(pair, "best"), "difference"] == pytest.approx(expected.value, abs=1e-6)
     assert rows.loc[(pair, "best"), "high"] == pytest.approx(expected.high, abs=1e-6)
     assert rows.loc[(pair, "last"), "difference"] == 0
-    optimism = comparison.table.set_index("cell")["selection_optimism"]
+    optimism = comparison()["selection_optimism"]
     assert optimism["alexnet-frozen"] == pytest.approx(-expected.value, abs=1e-6)
     assert optimism["alexnet-finetune"] == 0
 
 
-def test_the_interval_of_the_selection_optimism_is_not_below_zero_and_needs_two_runs(chosen):
-    last = np.ones((3, IMAGES), dtype=bool)
-    last[0, :8] = False
-    write_cell("alexnet-frozen", np.ones((3, IMAGES)), last=last)
-    write_cell("alexnet-probe", np.ones((1, IMAGES)))
-    table = table_of(chosen).filter(like="selection_optimism_ci")
-    assert table.loc["alexnet-frozen", "selection_optimism_ci_low"] == 0
-    assert table.loc["alexnet-frozen", "selection_optimism_ci_high"] > 0.2
-    assert table.loc["alexnet-probe"].isna().all()
-
-
 def test_the_time_of_a_probe_includes_its_share_of_the_features(chosen):
-    rows = compared(chosen).rows
-    seconds = rows["time"].set_index("cell")["seconds"]
-    own = read_json("metrics/timing/alexnet-probe.json")
-    assert seconds["alexnet-probe"] == pytest.approx(own["seconds_per_run_mean"] + 20 / 3, abs=1e-3)
-    phases = rows["phases"].set_index(["cell", "phase"])["seconds"]
+    write_comparison(chosen)
+    seconds = rows_of("time").set_index("cell")["seconds"]
+    own = read_json("metrics/timing/alexnet-probe.json")["seconds_per_run_mean"]
+    assert seconds["alexnet-probe"] == pytest.approx(own + 20 / 3, abs=1e-3)
+    phases = rows_of("phases").set_index(["cell", "phase"])["seconds"]
     assert phases["alexnet-probe", "features"] == pytest.approx(20 / 3 / 2, abs=1e-3)  # two epochs
 
 
-def test_the_confidence_of_a_prediction_is_the_probability_of_its_class(chosen):
-    assert set(compared(chosen).rows["reliability"]["confidence"]) == {0.8}
+def test_confidence_is_the_probability_of_the_predicted_class(chosen):
+    write_comparison(chosen)
+    assert set(rows_of("reliability")["confidence"]) == {0.8}
 
 
-def test_costs_have_a_rank_correlation_with_time(chosen):
-    comparison = compared(chosen)
-    correlations = report.correlations(comparison.rows["costs"])
-    assert list(correlations) == ["trainable_parameters"]  # the others are equal in all cells
-    assert correlations["trainable_parameters"] == pytest.approx(0.866, abs=0.001)
-    table = comparison.table.assign(gmacs=[0.3839101, 0.3839102, 0.3839103])
-    assert "gmacs" not in report.correlations(plot_rows.costs(table))
+def test_costs_come_with_their_rank_correlation_with_time(chosen):
+    write_comparison(chosen)
+    rows = rows_of("costs").drop_duplicates("cost").set_index("cost")
+    assert rows.loc["trainable_parameters", "rank_correlation"] == pytest.approx(0.866, abs=0.001)
+    assert pd.isna(rows.loc["depth", "rank_correlation"])
+    assert "trained parameters 0.87" in section("What run time depends on")
 
 
-@pytest.mark.parametrize("timed", ["frozen", "embed"])
-def test_cells_timed_under_different_conditions_have_no_rank_correlation(chosen, timed):
-    path = f"metrics/timing/alexnet-{timed}.json"
-    write_json(path, {**read_json(path), "device": "a graphics card"})
-    facts = facts_of(chosen)
-    assert not facts["run_time"]["same_conditions"] and not facts["run_time"]["correlations"]
-    assert facts["provenance"]["device"] == ["a graphics card", "cpu"]
+def test_costs_that_are_equal_to_three_digits_have_no_rank_correlation(chosen):
+    for cell, gmacs in zip(CELLS, (0.3839101, 0.3839102, 0.3839103), strict=True):
+        path = f"metrics/cells/{cell.name}.json"
+        write_json(path, {**read_json(path), "gmacs": gmacs})
+    write_comparison(chosen)
+    rows = rows_of("costs").drop_duplicates("cost").set_index("cost")
+    assert pd.isna(rows.loc["gmacs", "rank_correlation"])
 
 
-def test_classes_may_have_any_name(chosen):
-    classes = ("01", "None", "under_$5_or_$", "*a|b* <i>")
-    write_images(IMAGES, counts={"images": 2, "train": 1, "val": 1, "in_both_splits": 0})
-    correct = np.arange(IMAGES) >= len(classes)
-    write_equal_cells([correct] * 3, classes=classes)
-    facts = facts_of(chosen.model_copy(update={"weights": "random"}))
-    headings = {f"{name} (10)" for name in classes}
-    assert set(facts["recall"]["table"].columns[1:]) == headings
-    texts = html_texts(report.render("report.md", facts))
-    assert headings <= texts
-    assert set(classes) <= texts  # the misclassified images', in a table
+@pytest.mark.parametrize(
+    "names", [("01", "None"), ("under_$5_or_$", "<b>*ants* | [x](y)</b>")], ids=["data", "markup"]
+)
+def test_classes_may_have_any_name(chosen, names):
+    for cell in CELLS:
+        write_cell(cell, np.arange(3 * IMAGES).reshape(3, IMAGES) % 7 > 0, classes=names)
+    write_images(IMAGES, classes=names)
+    write_comparison(chosen.model_copy(update={"weights": "random"}))
+    assert set(rows_of("confusion")["label"]) == set(names)
+    table = section("Which images are misclassified most").split("\n\n")
+    (lines,) = [part.splitlines() for part in table if part.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {6}  # five columns
+    assert "<b>" not in report().replace("\\<b", "")
 
 
 def test_a_single_replicate_is_reported_as_such(chosen):
-    write_cell("alexnet-finetune", [np.arange(IMAGES) % 3 > 0])
-    facts = facts_of(chosen)
-    assert facts["accuracy"]["single_replicate"] and facts["differences"]["single_replicate"]
-    verdicts = {verdict["id"]: verdict for verdict in compared(chosen).verdicts}
+    write_cell(FINETUNE, [np.arange(IMAGES) % 3 > 0])
+    write_comparison(chosen)
+    assert "single finished replicate" in section("Accuracy")
+    assert "single finished seed" in section("Which cells differ")
+    verdicts = {verdict["id"]: verdict for verdict in read_json("metrics/claims.json")}
     assert "add seeds" in verdicts["frozen-beats-finetune-alexnet"]["why"]
 
 
@@ -295,32 +295,84 @@ def test_a_damaged_file_is_named_and_nothing_is_written(chosen, path, content, m
     assert not Path("metrics/comparison.md").exists()
 
 
+@pytest.mark.parametrize("rows", [slice(1, None), slice(-1), slice(IMAGES * 3), [0, *range(240)]])
+def test_missing_and_repeated_predictions_are_refused(chosen, rows):
+    path = "plots/predictions/alexnet-frozen.csv"
+    pd.read_csv(path).iloc[rows].to_csv(path, index=False)
+    with pytest.raises(UserError, match="alexnet-frozen.csv cannot be read: "):
+        write_comparison(chosen)
+
+
+def test_features_of_other_images_are_refused(chosen):
+    write_embeddings("alexnet", np.ones((IMAGES + 1, 8)), np.ones((60, 8)))
+    with pytest.raises(UserError, match="data/embeddings.*images"):
+        write_comparison(chosen)
+
+
 def test_a_damaged_photograph_is_named_and_nothing_is_written(chosen):
-    write_cell("alexnet-frozen", np.tile(np.arange(IMAGES) != 3, (3, 1)))
+    write_cell(FROZEN, np.tile(np.arange(IMAGES) != 3, (3, 1)))
     Path("data/images/val/bees/003.jpg").write_bytes(b"no photograph")
     with pytest.raises(UserError, match=r"bees/003\.jpg cannot be read(.|\n)*dvc repro verify"):
         write_comparison(chosen)
     assert not Path("metrics/summary.json").exists()
 
 
-@pytest.mark.parametrize("rows", [slice(1, None), slice(-1), slice(IMAGES * 3), [0, *range(240)]])
-def test_a_table_with_missing_or_repeated_rows_is_named(chosen, rows):
-    path = "plots/predictions/alexnet-frozen.csv"
-    pd.read_csv(path).iloc[rows].to_csv(path, index=False)
-    with pytest.raises(UserError, match="alexnet-frozen.csv cannot be read: "):
-        read_results(chosen)
+def test_a_difference_at_the_best_epochs_says_what_the_last_epochs_show(chosen):
+    worse = np.tile(np.arange(IMAGES) < 20, (3, 1))
+    write_cell(FROZEN, np.ones((3, IMAGES)), last=worse)
+    write_cell(FINETUNE, worse, last=worse)
+    write_cell(PROBE, worse, last=np.ones((3, IMAGES)))
+    write_comparison(chosen)
+    best, last = section("Which cells differ").split("last epochs only")
+    more = "alexnet-frozen is more accurate than"
+    assert re.search(rf"{more} alexnet-finetune by 50.0 points \(.*\); not .* last epochs", best)
+    assert re.search(rf"{more} alexnet-probe by 50.0 points \(.*\); the reverse", best)
+    assert "alexnet-probe is more accurate than alexnet-finetune by 50.0" in last
 
 
-def test_cells_that_were_validated_on_different_images_are_not_compared(chosen):
-    write_cell("alexnet-frozen", np.ones((3, IMAGES - 2)))
+@pytest.mark.parametrize("timed", ["frozen", "embed"])
+def test_cells_timed_under_different_conditions_have_no_rank_correlation(chosen, timed):
+    path = f"metrics/timing/alexnet-{timed}.json"
+    write_json(path, {**read_json(path), "device": "a graphics card"})
+    write_comparison(chosen)
+    assert rows_of("costs")["rank_correlation"].isna().all()
+    run_time = section("What run time depends on")
+    assert "different conditions" in run_time and "Rank correlation" not in run_time
+    assert "device: a graphics card and cpu;" in section("How it was made")
+
+
+def test_the_report_says_what_each_cell_was_made_from_and_on(chosen):
+    write_comparison(chosen)
+    made = section("How it was made")
+    assert "a processor (cores: 2; device: cpu;" in made and "0123456789ab" in made
+    assert line_of("alexnet-frozen", made)[1:] == ["012301230123", "89ab89ab89ab"]
+
+
+def test_cells_that_were_validated_on_other_images_are_not_compared(chosen):
+    write_cell(FROZEN, np.ones((3, IMAGES - 2)))
     with pytest.raises(UserError, match="not validated on the same images"):
-        read_results(chosen)
+        write_comparison(chosen)
 
 
-def test_features_of_other_images_are_refused(chosen):
-    write_embeddings("alexnet", np.ones((IMAGES + 1, 8)), np.ones((60, 8)))
-    with pytest.raises(UserError, match="not of the images that the cells were validated on"):
-        compared(chosen)
+def test_the_most_misclassified_photographs_come_first(chosen):
+    correct = np.ones((3, IMAGES), dtype=bool)
+    correct[:, 5] = False
+    correct[0, 8] = False
+    for cell in CELLS:
+        write_cell(cell, correct)
+    write_comparison(chosen)
+    text = section("Which images are misclassified most")
+    assert line_of("bees/005.jpg", text)[1:4] == ["bees", "ants", "9 of 9"]
+    assert line_of("ants/008.jpg", text)[1:4] == ["ants", "bees", "3 of 9"]
+    assert text.index("bees/005.jpg") < text.index("ants/008.jpg")
+
+
+def test_where_nothing_is_misclassified_the_report_says_so(chosen):
+    for cell in CELLS:
+        write_cell(cell, np.ones((3, IMAGES)))
+    write_comparison(chosen)
+    assert "|" not in section("Which images are misclassified most")
+    assert "None of 3 pairs" in section("Which cells differ")
 
 
 def test_near_duplicates_are_found_by_content_and_accuracy_is_given_without_them(chosen):
@@ -328,171 +380,36 @@ def test_near_duplicates_are_found_by_content_and_accuracy_is_given_without_them
     val, train = random.normal(size=(IMAGES, 16)), random.normal(size=(60, 16))
     train[33] = 3 * val[7]
     write_embeddings("alexnet", val, train)
-    write_cell("alexnet-probe", [np.arange(IMAGES) != 7] * 3)
-    pairs = facts_of(chosen)["duplicates"]["pairs"]
-    assert list(pairs.iloc[0]) == ["val/bees/007.jpg", "train/bees/033.jpg", "1.00"]
-    assert table_of(chosen).loc["alexnet-probe", "accuracy_without_near_duplicates"] == 1
+    correct = np.ones((3, IMAGES), dtype=bool)
+    correct[:, 7] = False
+    write_cell(PROBE, correct)
+    write_comparison(chosen)
+    limits = section("What limits every comparison on these images")
+    assert line_of("val/bees/007.jpg", limits)[1:] == ["train/bees/033.jpg", "1.00"]
+    assert comparison().loc["alexnet-probe", "accuracy_without_near_duplicates"] == 1.0
 
 
 def test_without_pretrained_features_near_duplicates_are_not_searched_for(chosen):
     for path in Path("data/embeddings").iterdir():
         path.unlink()
-    random_weights = chosen.model_copy(update={"weights": "random"})
-    assert facts_of(random_weights)["duplicates"] is None
-    assert "Near-duplicates of training images were not searched for" in report_of(random_weights)
+    write_comparison(chosen.model_copy(update={"weights": "random"}))
+    assert comparison()["accuracy_without_near_duplicates"].isna().all()
     with pytest.raises(UserError, match="alexnet.safetensors cannot be read"):
-        compared(chosen)
+        write_comparison(chosen)
 
 
-def test_a_difference_at_the_best_epoch_is_compared_with_the_last(chosen):
-    worse = np.tile(np.arange(IMAGES) < 20, (3, 1))
-    write_cell("alexnet-frozen", np.ones((3, IMAGES)), last=worse)
-    write_cell("alexnet-finetune", worse, last=worse)
-    write_cell("alexnet-probe", worse, last=np.ones((3, IMAGES)))
-    differences = facts_of(chosen)["differences"]
-    at_last = {
-        (pair["more_accurate"], pair["less_accurate"]): pair["at_last"]
-        for pair in differences["listed"]
-    }
-    assert at_last == {
-        ("alexnet-frozen", "alexnet-finetune"): "none",
-        ("alexnet-frozen", "alexnet-probe"): "opposite",
-    }
-    assert {pair["points"] for pair in differences["listed"]} == {50}
-    (only_last,) = differences["only_last"]
-    assert only_last["more_accurate"] == "alexnet-probe"
+def test_every_picture_of_the_report_is_there(chosen):
+    write_comparison(chosen)
+    named = {part.split(")")[0] for part in report().split("](../")[1:]}
+    assert len(named) == 9 and all(Path(name).exists() for name in named)
 
 
-def test_pairs_that_are_not_distinguishable_come_with_what_it_would_take(chosen):
-    write_equal_cells([np.arange(IMAGES) < 36] * 3)
-    write_cell("alexnet-probe", [np.arange(IMAGES) < 37] * 3)
-    differences = facts_of(chosen)["differences"]
-    assert (differences["pairs"], differences["differ"]) == (3, 0)
-    assert differences["half_width"] > 2.5
-    assert f"{differences['images_needed']:.0f} validation images" in report_of(chosen)
-
-
-def test_the_recommended_cell_is_the_most_accurate_with_what_it_is_compared_with(chosen):
-    for cell, count, seconds in zip(CELLS, (20, 34, 36), (1, 40, 300), strict=True):
-        times = [seconds, seconds + 1, seconds + 2]
-        write_cell(cell, [np.arange(IMAGES) < count] * 3, seconds=times)
-    recommendation = facts_of(chosen)["recommendation"]
-    assert recommendation["best"].cell == "alexnet-probe"
-    assert recommendation["worse"] == ["alexnet-finetune"]
-    assert recommendation["similar"] == ["alexnet-frozen"]
-    assert recommendation["faster"].cell == "alexnet-frozen"
-    path = "metrics/timing/alexnet-frozen.json"
-    write_json(path, {**read_json(path), "device": "a graphics card"})
-    assert facts_of(chosen)["recommendation"]["faster"] is None
-
-
-def test_of_equally_accurate_cells_the_better_last_epoch_decides_then_the_time(chosen):
-    correct = np.tile(np.arange(IMAGES) < 36, (3, 1))
-    write_equal_cells(correct)
-    assert facts_of(chosen)["recommendation"]["best"].cell == "alexnet-probe"
-    write_cell("alexnet-probe", correct, last=np.tile(np.arange(IMAGES) < 30, (3, 1)))
-    assert facts_of(chosen)["recommendation"]["best"].cell == "alexnet-frozen"
-
-
-def test_the_report_begins_with_a_summary_of_at_most_five_lines(chosen):
-    write_cell("alexnet-probe", np.ones((1, IMAGES)), diverged=2, seconds=[300])
-    for weights in ("imagenet", "random"):
-        facts = facts_of(chosen.model_copy(update={"weights": weights}))
-        title, *summary = report.render("report.md", facts).split("\n## ")[0].strip().split("\n")
-        lines = list(filter(None, summary))
-        assert title == "# Comparison" and 3 < len(lines) <= 5
-        assert "alexnet-probe" in lines[0] and "100.0 %" in lines[0]
-        assert "320 seconds" in lines[2] and "8,194 of 57,012,034" in lines[2]
-        assert "2 runs diverged" in lines[-1]
-
-
-def test_the_report_names_both_recipes(chosen):
-    train = chosen.train.model_copy(update={"lr": 0.0625, "batch_size": 12, "momentum": 0.75})
-    probe = chosen.probe.model_copy(update={"epochs": 33, "lr_gamma": 0.5, "lr_step": 11})
-    recipes = report.recipes(
-        SimpleNamespace(params=chosen.model_copy(update={"train": train, "probe": probe}))
-    ).set_index("modes")
-    assert list(recipes.index) == ["finetune and frozen", "probe"]
-    of_train, of_probe = recipes.loc["finetune and frozen"], recipes.loc["probe"]
-    assert of_train["learning rate"] == "0.0625" and of_train["batch size"] == "12"
-    assert of_train["optimizer"] == "SGD, momentum 0.75"
-    assert of_probe["epochs"] == "33" and of_probe["schedule"] == "× 0.5 every 11 epochs"
-    assert set(recipes.loc["probe"]) <= html_texts(
-        report.markdown_table(recipes.reset_index(), "left")
-    )
-
-
-def test_recall_is_given_per_class_and_cell(chosen):
-    correct = np.ones((2, IMAGES), dtype=bool)
-    correct[:, 0:20:2] = False  # half of the ants
-    correct[0, 1] = False  # a bee, in one of two runs
-    write_cell("alexnet-frozen", correct)
-    recall = facts_of(chosen)["recall"]
-    assert recall["classes"] == 2
-    rows = recall["table"].set_index("cell")
-    assert list(rows.index) == CELLS
-    assert rows.loc["alexnet-frozen"].to_dict() == {"ants (20)": "50.0", "bees (20)": "97.5"}
-
-
-def test_of_many_classes_the_lowest_recalls_are_given(chosen):
-    classes = [f"class{number:02d}" for number in range(20)]
-    write_images(IMAGES, counts={"images": 2, "train": 1, "val": 1, "in_both_splits": 0})
-    write_equal_cells([np.arange(IMAGES) != 7] * 3, classes=classes)
-    facts = facts_of(chosen.model_copy(update={"weights": "random"}))
-    table = facts["recall"]["table"]
-    assert facts["recall"]["classes"] == 20 and table.shape == (3, 1 + report.MOST_CLASSES)
-    assert set(table["class07 (2)"]) == {"50.0"}
-
-
-def test_the_most_misclassified_images_come_first_with_what_they_were_taken_for(chosen):
-    correct = np.ones((3, IMAGES), dtype=bool)
-    correct[:, 5] = False
-    correct[0, 8] = False
-    write_equal_cells(correct)
-    rows = compared(chosen).misclassified.set_index("image")
-    assert list(rows.index) == ["bees/005.jpg", "ants/008.jpg"]
-    assert list(rows["predicted"]) == ["ants", "bees"]
-    assert list(rows["wrong"]) == [9, 3] and set(rows["runs"]) == {9}
-    assert set(rows["probability"].round(6)) == {0.2, 0.6}
-    misclassified = facts_of(chosen)["misclassified"]
-    assert (misclassified["images"], misclassified["always"]) == (2, 1)
-    assert list(misclassified["table"]["most often taken for"]) == ["ants", "bees"]
-
-
-def test_an_image_is_taken_for_the_class_that_most_runs_predict(chosen):
-    for cell, predicted in zip(CELLS, ("wasps", "flies", "wasps"), strict=True):
-        write_cell(cell, np.ones((1, IMAGES)))
-        path = f"plots/predictions/{cell}.csv"
-        table = pd.read_csv(path)
-        table.loc[table["image"] == "ants/004.jpg", "predicted"] = predicted
-        table.to_csv(path, index=False)
-    rows = compared(chosen).misclassified
-    assert list(rows["image"]) == ["ants/004.jpg"] and list(rows["predicted"]) == ["wasps"]
-
-
-def test_no_misclassified_image_is_reported_as_such(chosen):
-    write_equal_cells(np.ones((3, IMAGES)))
-    facts = facts_of(chosen)
-    assert facts["misclassified"]["images"] == 0
-    assert "No run misclassified a validation image" in report.render("report.md", facts)
-
-
-def test_the_report_names_what_each_cell_was_made_from_and_on(chosen):
-    provenance = facts_of(chosen)["provenance"]
-    assert provenance["cores"] == ["2"] and provenance["workers"] == ["2"]
-    digests = provenance["digests"].set_index("digest of")
-    assert list(digests.loc["alexnet-frozen"]) == ["012301230123", "89ab89ab89ab"]
-    assert "at revision 0123456789ab." in report_of(chosen)
-
-
-def test_a_narrow_terminal_gets_fewer_columns_and_full_names(chosen, monkeypatch, capsys):
-    facts = facts_of(chosen)
-    shown = {}
-    for width in (80, 150):
-        narrow = Console(width=width, force_terminal=True, soft_wrap=True, highlight=False)
-        monkeypatch.setattr(terminal, "console", narrow)
-        terminal.show(facts)
-        shown[width] = re.split(r"\n(Of|None of) 3 pairs", capsys.readouterr().out)[0]
-        assert all(cell in shown[width] for cell in CELLS)
-        assert max(map(len, shown[width].splitlines())) <= width
-    assert "57,012,034" in shown[150] and "57,012,034" not in shown[80]
+def test_claims_about_other_networks_take_one_line(chosen, capsys):
+    write_comparison(chosen)
+    verdicts = read_json("metrics/claims.json")
+    elsewhere = [verdict for verdict in verdicts if "not in the matrix" in (verdict["why"] or "")]
+    assert len(elsewhere) == 7
+    for text in (report(), capsys.readouterr().out):
+        assert text.count("not in the matrix") == 1
+        assert not [verdict for verdict in elsewhere if verdict["says"] in text]
+    assert json.dumps(verdicts)

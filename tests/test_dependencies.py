@@ -1,5 +1,7 @@
 """Whatever can change an output is a dependency of its stage, or part of its runs' cache key."""
 
+import ast
+import importlib
 import os
 import re
 import shutil
@@ -199,3 +201,13 @@ def test_the_parameters_of_a_cell_are_part_of_its_cache_key(workspace, change):
     assert cache_key(cell, loaded) == key
     assert cache_key(cell, loaded.model_copy(update=change)) != key
     assert cache_key(cell, loaded.model_copy(update={"seeds": [7]})) == key
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_what_a_benchmark_imports_exists(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("headswap"):
+            for name in node.names:
+                module = importlib.import_module(node.module)
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")

@@ -74,7 +74,10 @@ def right(path):
 )
 def test_a_download_is_retried_once(server, tmp_path, manner, times):
     target = tmp_path / "folder" / "f"
-    assert download.download_file(f"{server.url}/{manner}/f", target, right) == f"{server.url}/{manner}/f"
+    assert (
+        download.download_file(f"{server.url}/{manner}/f", target, right)
+        == f"{server.url}/{manner}/f"
+    )
     assert target.read_bytes() == BODY
     assert len(server.asked) == times
 
@@ -130,12 +133,19 @@ def test_the_mirror_comes_first_then_caches_then_the_address(server, tmp_path, m
 
 def test_a_mirror_can_be_an_address(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSWAP_MIRROR", f"{server.url}/well/")
-    assert download.download_file("http://127.0.0.1:9/f", tmp_path / "f", right) == f"{server.url}/well/f"
+    assert (
+        download.download_file("http://127.0.0.1:9/f", tmp_path / "f", right)
+        == f"{server.url}/well/f"
+    )
 
 
-def test_plain_http_is_refused_where_only_a_part_of_the_digest_is_known(server, tmp_path, monkeypatch):
+def test_plain_http_is_refused_where_only_a_part_of_the_digest_is_known(
+    server, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HEADSWAP_MIRROR", "http://mirror.invalid")
-    with pytest.raises(UserError, match="mirror.invalid/x: plain HTTP, and its full digest is not known") as error:
+    with pytest.raises(
+        UserError, match="mirror.invalid/x: plain HTTP, and its full digest is not known"
+    ) as error:
         download.download_file("http://other.invalid/x", tmp_path / "x", anything, pinned=False)
     assert str(error.value).count("plain HTTP") == 2
     monkeypatch.delenv("HEADSWAP_MIRROR")

@@ -1,4 +1,4 @@
-"""The loop is the classic recipe's, and what is kept of a run gives its predictions again."""
+"""The training loop follows the classic recipe, and an interrupted run continues."""
 
 import copy
 import itertools
@@ -28,7 +28,7 @@ IMAGE = params.Image(size=64, resize=72)
 
 
 class Few:
-    """The first images of each class of a feed, so that a large network is tried in seconds."""
+    """The first batches of a data set, so that a large network is tested in seconds."""
 
     def __init__(self, data, most):
         self.data, self.most, self.labels = data, most, data.labels
@@ -119,7 +119,7 @@ def test_training_agrees_epoch_by_epoch_with_the_classic_script(photographs, nam
         torch.testing.assert_close(value, best_weights[key], rtol=1e-3, atol=1e-5)
 
 
-def test_a_frozen_network_moves_in_its_head_and_the_buffers_of_batch_norm_alone(photographs):
+def test_in_frozen_only_the_head_and_the_buffers_of_batch_norm_change(photographs):
     network = two_class("resnet18", "frozen")
     before = copy.deepcopy(network.state_dict())
     loop.train(network, Few(photographs, 2), RECIPE, seed=0)
@@ -129,9 +129,7 @@ def test_a_frozen_network_moves_in_its_head_and_the_buffers_of_batch_norm_alone(
 
 
 @pytest.mark.parametrize(("name", "passes"), [("alexnet", 1), ("resnet18", RECIPE.epochs)])
-def test_validation_of_a_frozen_network_is_computed_again_only_if_it_changed(
-    photographs, name, passes
-):
+def test_validation_of_a_frozen_network_is_cached_until_it_changes(photographs, name, passes):
     network = two_class(name, "frozen")
     seen = []
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
@@ -145,7 +143,7 @@ def test_validation_of_a_frozen_network_is_computed_again_only_if_it_changed(
     assert history.last["probabilities"].equal(expected)
 
 
-def test_embedding_leaves_every_tensor_of_the_backbone_as_it_was(photographs):
+def test_computing_features_changes_no_tensor_of_the_backbone(photographs):
     network = two_class("resnet18", "finetune").train()
     before = copy.deepcopy(network.state_dict())
     batches = [inputs for inputs, _ in photographs.val_batches()]
@@ -158,7 +156,7 @@ def test_embedding_leaves_every_tensor_of_the_backbone_as_it_was(photographs):
 
 
 @pytest.mark.parametrize(("seed", "cut", "best"), [(5, 2, 1), (10, 3, 1)])
-def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path, seed, cut, best):
+def test_an_interrupted_run_continues_to_the_same_result(photographs, tmp_path, seed, cut, best):
     def run(epochs, checkpoint=None):
         network, recipe = my_networks.tiny(), RECIPE.model_copy(update={"epochs": epochs})
         history = loop.train(network, photographs, recipe, seed, checkpoint=checkpoint)
@@ -180,7 +178,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(photographs, tmp_path, seed,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_interrupted_alexnet_goes_on_to_the_same_bits(photographs, tmp_path, precision):
+def test_an_interrupted_alexnet_continues_to_the_same_bits(photographs, tmp_path, precision):
     def run(recipe, checkpoint=None):
         network = two_class("alexnet", "finetune")
         data, how = Few(photographs, 2), {"precision": precision, "checkpoint": checkpoint}
@@ -194,18 +192,22 @@ def test_an_interrupted_alexnet_goes_on_to_the_same_bits(photographs, tmp_path, 
     assert all(end[key].equal(same_end[key]) for key in end)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_says_so(photographs):
-    told = []
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(photographs):
+    messages = []
     hot = RECIPE.model_copy(update={"lr": 1e30})
     network = two_class("resnet18", "finetune")
     history = loop.train(
-        network, Few(photographs, 3), hot, seed=0, on_progress=lambda **news: told.append(news)
+        network,
+        Few(photographs, 3),
+        hot,
+        seed=0,
+        on_progress=lambda **message: messages.append(message),
     )
     assert history.diverged == 0
-    assert "epoch 0 at learning rate 1e+30" in told[-1]["note"]
+    assert "epoch 0 at learning rate 1e+30" in messages[-1]["note"]
 
 
-def test_validation_images_are_what_the_tutorials_transforms_make_of_them(photographs):
+def test_validation_images_agree_with_the_transforms_of_the_tutorial(photographs):
     transform = transforms.Compose(
         [
             transforms.Resize(IMAGE.resize),
@@ -221,7 +223,7 @@ def test_validation_images_are_what_the_tutorials_transforms_make_of_them(photog
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)  # a grey level is 0.017
 
 
-def test_training_images_are_normalised_crops_of_all_sizes_some_of_them_flipped(
+def test_training_images_are_normalized_crops_of_all_sizes_and_some_are_flipped(
     photographs, tmp_path
 ):
     inputs, _ = next(photographs.train_batches(0, 0, len(photographs.labels["train"])))
@@ -238,7 +240,7 @@ def test_training_images_are_normalised_crops_of_all_sizes_some_of_them_flipped(
     assert slopes.abs().min() < 150 < 210 < slopes.abs().max() <= flat.max()
 
 
-def test_a_view_depends_on_its_image_seed_and_epoch_alone(photographs, tmp_path):
+def test_an_augmented_view_depends_on_its_image_seed_and_epoch_only(photographs, tmp_path):
     first = photographs.augmented_view(5, 0, 0)
     torch.rand(3)
     assert first.equal(photographs.augmented_view(5, 0, 0))
@@ -250,7 +252,7 @@ def test_a_view_depends_on_its_image_seed_and_epoch_alone(photographs, tmp_path)
     assert not first.equal(ImageDataset(IMAGE, tmp_path / "images").augmented_view(6, 0, 0))
 
 
-def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photographs):
+def test_each_epoch_has_every_training_image_once_in_a_new_order(photographs):
     def labels(seed, epoch):
         return torch.cat([labels for _, labels in photographs.train_batches(seed, epoch, 4)])
 
@@ -259,7 +261,7 @@ def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own(photogr
     assert not labels(0, 0).equal(labels(1, 0))
 
 
-def test_images_that_do_not_fit_are_decoded_again_whenever_they_are_used(photographs):
+def test_images_beyond_the_capacity_of_the_cache_are_decoded_at_each_access(photographs):
     decoded = []
 
     def counting_decode(path):
@@ -277,14 +279,14 @@ def test_images_that_do_not_fit_are_decoded_again_whenever_they_are_used(photogr
 
 
 @pytest.mark.parametrize("classes", [["a"], ["ab"], ["abcdefghijk"]])
-def test_features_lie_in_memory_as_any_tensor_does_whatever_the_files_header(tmp_path, classes):
+def test_features_are_aligned_in_memory_whatever_the_length_of_the_file_header(tmp_path, classes):
     tensors = {name: torch.ones(3, 5) for name in ("train", "val", "train_labels", "val_labels")}
     save_tensors(tmp_path / "features", tensors, classes=classes, names={}, backbone={})
     ((inputs, _),) = FeatureDataset(tmp_path / "features").val_batches()
     assert inputs.data_ptr() % 64 == 0
 
 
-def test_a_probe_draws_another_view_for_each_image_and_epoch(tmp_path):
+def test_a_probe_draws_a_view_for_each_image_and_epoch(tmp_path):
     views = torch.arange(16.0).reshape(16, 1, 1).expand(16, 30, 4)
     labels = torch.arange(30)
     save_tensors(
@@ -314,7 +316,7 @@ class Ones:
         yield torch.ones(2, 1, 8, 8), self.labels["val"]
 
 
-def test_dropout_draws_anew_in_every_epoch_and_for_every_seed():
+def test_dropout_differs_between_epochs_and_seeds():
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 2))
     seen = []
 
@@ -329,14 +331,14 @@ def test_dropout_draws_anew_in_every_epoch_and_for_every_seed():
     assert len({tuple(kept.flatten().tolist()) for kept in seen}) == 6
 
 
-def test_of_equally_good_epochs_the_first_is_the_best():
+def test_of_equally_accurate_epochs_the_first_is_the_best():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     history = loop.train(network, Ones(), RECIPE, seed=0)
     assert {accuracy for *_, split, _, accuracy in history.curves if split == "val"} == {0.5}
     assert (history.best["epoch"], history.last["epoch"]) == (0, 2)
 
 
-def test_batch_norm_that_meets_a_single_image_says_what_to_change(photographs):
+def test_a_batch_of_one_image_with_batch_norm_is_refused(photographs):
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64**2), nn.Linear(3 * 64**2, 2))
     odd = RECIPE.model_copy(update={"batch_size": len(photographs.labels["train"]) - 1})
     with pytest.raises(UserError, match="single image.*\nSet batch_size"):
@@ -344,8 +346,10 @@ def test_batch_norm_that_meets_a_single_image_says_what_to_change(photographs):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "no best"])
-def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_path, damage):
-    checkpoint, told = tmp_path / "checkpoint.pt", []
+def test_a_damaged_checkpoint_is_reported_and_the_run_starts_from_the_first_epoch(
+    photographs, tmp_path, damage
+):
+    checkpoint, messages = tmp_path / "checkpoint.pt", []
 
     def run(report=lambda **message: None):
         return loop.train(
@@ -364,12 +368,12 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(photographs, tmp_p
     else:
         damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99}
         checkpoint.write_bytes(damaged[damage])
-    history = run(lambda **news: told.append(news))
-    assert "starts from the first epoch" in told[0]["note"]
+    history = run(lambda **message: messages.append(message))
+    assert "starts from the first epoch" in messages[0]["note"]
     assert history.curves == whole.curves
 
 
-def test_frozen_weights_that_are_cast_once_make_what_autocast_makes(photographs, monkeypatch):
+def test_cast_frozen_weights_give_the_results_of_autocast(photographs, monkeypatch):
     def run():
         network = two_class("resnet18", "frozen")
         history = loop.train(network, Few(photographs, 2), RECIPE, 0, precision="bfloat16")
@@ -381,7 +385,7 @@ def test_frozen_weights_that_are_cast_once_make_what_autocast_makes(photographs,
     assert dtypes == {torch.float32, torch.bfloat16}
 
 
-def test_bfloat16_trains_in_its_own_precision_and_keeps_its_parameters_in_float32(photographs):
+def test_with_bfloat16_the_trained_parameters_stay_float32(photographs):
     one = RECIPE.model_copy(update={"epochs": 1})
     losses = {}
     for precision in ("float32", "bfloat16"):

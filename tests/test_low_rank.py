@@ -34,7 +34,7 @@ class Twice(nn.Module):
 
 
 class MoreAxes(nn.Module):
-    """A network that uses a large layer for vectors with an axis more."""
+    """A network that applies a large layer to tensors with three axes."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class Tied(nn.Module):
 
 
 def sliced():
-    """Return a network whose weights are parts of larger tensors, as of one cut to fewer inputs."""
+    """Return a network whose weights are slices of larger tensors."""
     network = plain()
     for layer in (network[0], network[5]):
         layer.weight = nn.Parameter(torch.cat([layer.weight.detach()] * 2, 1)[:, ::2])
@@ -66,7 +66,7 @@ def sliced():
 
 
 def transposed():
-    """Return a network whose large weights lie in memory by columns."""
+    """Return a network whose large weights are stored by columns."""
     network = plain()
     for layer in (network[0], network[3]):
         layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())

@@ -33,7 +33,7 @@ def load(tree, folder):
     return params.load(path)
 
 
-def test_the_parameters_of_the_experiment_are_right():
+def test_the_parameters_of_the_experiment_are_valid():
     loaded = params.load(ROOT / "params.yaml")
     assert [cell.name for cell in loaded.cells()] == [
         f"{model}-{mode}"
@@ -102,20 +102,20 @@ def test_several_mistakes_are_named_at_once(tmp_path):
         ("a: \x00", "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path, text, message):
+def test_a_file_that_is_not_a_yaml_mapping_is_refused(tmp_path, text, message):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         params.load(path)
 
 
-def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_a_missing_file_is_named_with_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=str(tmp_path)):
         params.load()
 
 
-def test_an_exponent_is_a_number_as_in_dvc(tmp_path):
+def test_an_exponent_is_read_as_a_number(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text().replace("lr: 0.001", "lr: 1e-3"))
     assert params.load(path).train.lr == 0.001
@@ -132,7 +132,7 @@ def test_an_exponent_is_a_number_as_in_dvc(tmp_path):
         max_leaves=5,
     ),
 )
-def test_any_value_anywhere_is_taken_or_refused_in_words(where, value):
+def test_any_value_anywhere_is_accepted_or_refused_with_a_message(where, value):
     try:
         params.parse(changed(where, value))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""A network starts from exactly the weights that were published, given or drawn."""
+"""A network starts from exactly the published weights, a factory's, or random ones."""
 
 import dataclasses
 import functools
@@ -72,7 +72,7 @@ def put_into_hub_cache(file):
 
 
 def write_and_load(name, folder, **changes):
-    """Provide the weights of a network and return the network that starts from them."""
+    """Write the weights of a network, and return the network with them."""
     chosen = params.load(ROOT / "params.yaml").model_copy(update=changes)
     pretrained.write_weights(name, chosen, folder / f"{name}.safetensors")
     return pretrained.load_pretrained(name, chosen, folder)
@@ -101,7 +101,7 @@ def test_torchvisions_weights_are_found_in_every_place(
 
 
 def as_of_2017(state):
-    """Give a DenseNet's state the names of torchvision's file, which is that old."""
+    """Rename the state of a DenseNet as in torchvision's file, which is from 2017."""
     return {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
         for key, value in state.items()
@@ -119,7 +119,9 @@ def as_of_2017(state):
     ],
     ids=["as it is", "old names", "auxiliary heads", "version in the file"],
 )
-def test_a_network_starts_as_torchvisions_own_loader_gives_it(publish, tmp_path, name, published):
+def test_a_network_starts_with_the_weights_of_torchvisions_loader(
+    publish, tmp_path, name, published
+):
     options = {"init_weights": False} if name == "googlenet" else {}
     original = torchvision.models.get_model(name, **options)
     put_into_hub_cache(publish(name, published(original.state_dict())))
@@ -144,6 +146,21 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(publish, tmp_path, mon
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_weights_are_not_fetched_again_where_they_are_already(publish, tmp_path, monkeypatch):
+    file = publish(SMALL, torchvision.models.get_model(SMALL).state_dict())
+    monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
+    first, _ = write_and_load(SMALL, tmp_path)
+    before = (tmp_path / f"{SMALL}.safetensors").read_bytes()
+    file.unlink()
+    second, _ = write_and_load(SMALL, tmp_path)
+    assert same(first, second) and (tmp_path / f"{SMALL}.safetensors").read_bytes() == before
+    damaged = bytearray(before)
+    damaged[-5] ^= 1
+    (tmp_path / f"{SMALL}.safetensors").write_bytes(damaged)
+    with pytest.raises(UserError, match=file.name):
+        write_and_load(SMALL, tmp_path)
+
+
 class Evil:
     def __init__(self, trace):
         self.trace = trace
@@ -152,7 +169,7 @@ class Evil:
         return (os.mkdir, (str(self.trace),))
 
 
-def test_code_in_a_weights_file_is_not_run(publish, tmp_path, monkeypatch):
+def test_code_in_a_weights_file_is_not_executed(publish, tmp_path, monkeypatch):
     trace = tmp_path / "code was run"
     file = publish(SMALL, {"fc.weight": Evil(trace)})
     monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
@@ -168,13 +185,13 @@ def test_another_networks_file_is_refused(publish, tmp_path, monkeypatch):
         write_and_load(SMALL, tmp_path)
 
 
-def test_a_factorys_own_weights_are_kept(tmp_path):
+def test_the_weights_of_a_factory_are_used(tmp_path):
     network, head = write_and_load("tiny", tmp_path, **TINY)
     assert head == "6" and same(network, my_networks.tiny())
     assert read_tensors(tmp_path / "tiny.safetensors")[1]["source"] == "my_networks:tiny"
 
 
-def test_an_edit_to_what_a_factory_imports_changes_what_it_made(tmp_path, monkeypatch):
+def test_an_edit_to_what_a_factory_imports_changes_its_digest(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     package = tmp_path / "mine_with_parts"
     package.mkdir()
@@ -215,7 +232,7 @@ def write(path, turn):
     save_tensors(path, dict([*tensors.items()][::turn]), **dict([*metadata.items()][::turn]))
 
 
-def test_what_is_saved_is_loaded_and_its_bytes_depend_on_nothing_else(tmp_path):
+def test_saved_tensors_are_read_back_and_their_bytes_depend_on_the_content_only(tmp_path):
     write(tmp_path / "first", 1)
     with ProcessPoolExecutor(1, get_context("spawn")) as another_process:
         another_process.submit(write, tmp_path / "second", -1).result()
@@ -236,13 +253,13 @@ def test_a_truncated_file_is_named_with_what_to_type(tmp_path, length):
 
 
 @pytest.mark.parametrize("metadata", [{"headswap": "{"}, {}, None])
-def test_a_file_that_is_not_headswaps_is_refused(tmp_path, metadata):
+def test_a_safetensors_file_without_our_metadata_is_refused(tmp_path, metadata):
     save_file({"a": torch.ones(1)}, tmp_path / "other", metadata=metadata)
     with pytest.raises(UserError, match="other cannot be read"):
         read_tensors(tmp_path / "other")
 
 
-def test_the_weights_of_a_network_that_has_changed_since_are_refused(tmp_path):
+def test_weights_of_another_architecture_are_refused(tmp_path):
     save_tensors(tmp_path / "tiny.safetensors", nn.Linear(2, 2).state_dict(), head="6")
     chosen = params.load(ROOT / "params.yaml").model_copy(update=TINY)
     with pytest.raises(UserError, match="does not fit tiny"):

@@ -20,11 +20,11 @@ MODE_COLOURS = {"finetune": "#0072B2", "frozen": "#E69F00", "probe": "#009E73"}
 QUANTITIES = {
     "parameters": ("parameters, millions", 1e6),
     "trainable_parameters": ("trained parameters, millions", 1e6),
-    "gmacs": ("multiply-accumulates, 10⁹", 1),
+    "gmacs": ("multiply-accumulates, billions", 1),
     "depth": ("layers", 1),
     "activations": ("activations, millions", 1e6),
 }
-"""Of each of `COSTS` the heading of its picture, with the unit, and how much the unit is."""
+"""For each of `COSTS` the heading of its panel, with the unit, and the size of the unit."""
 
 
 def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
@@ -40,8 +40,8 @@ def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        In the order of the cells, with columns ``model``, ``mode``, ``heading`` (both, in lines
-        that fit a panel) and ``colour`` more. A cell without rows has one, otherwise empty.
+        In the order of the cells, with the additional columns ``model``, ``mode``, ``heading``
+        (both, in lines that fit a panel) and ``colour``. A cell without rows gets an empty one.
     """
     named = [
         {
@@ -56,7 +56,7 @@ def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
     return pd.DataFrame(named).merge(rows, on="cell", how="left")
 
 
-def wrapped(text: str, width: int = 26) -> list[str]:
+def wrapped(text: str, width: int = 28) -> list[str]:
     """Break a text into lines, where there are spaces, hyphens or underscores if possible.
 
     >>> wrapped("a_network_with_a_long_name", 12)
@@ -70,14 +70,14 @@ def wrapped(text: str, width: int = 26) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def accuracies(results, table):
+def accuracies(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the plot of accuracy.
 
     Returns
     -------
     pandas.DataFrame
-        ``cell``, ``what`` (``replicate``, ``mean`` or ``write-up``), ``accuracy`` of the best
-        epoch, and for means the interval, ``low`` and ``high``.
+        ``cell``; ``what``, one of ``replicate``, ``mean`` and ``write-up``; ``seed`` of a
+        replicate; ``accuracy`` at the best epoch; of a mean the interval, ``low`` and ``high``.
     """
     replicates = [
         {"cell": cell, "what": "replicate", "seed": seed, "accuracy": accuracy}
@@ -109,7 +109,7 @@ def curves(results: Results) -> pd.DataFrame:
         every cell's is higher.
     """
     theirs = results.published["curves"]
-    theirs = theirs[theirs["cell"].isin(list(results.cells))]
+    theirs = theirs[theirs["cell"].isin(list(results.cells)) & (theirs["split"] == "val")]
     every = pd.concat([results.curves.assign(what="replicates"), theirs.assign(what="write-up")])
     every["epoch"] += 1
     by_epoch = every.groupby(["cell", "what", "split", "epoch"], sort=False)[["loss", "accuracy"]]
@@ -120,16 +120,16 @@ def curves(results: Results) -> pd.DataFrame:
     return rows.assign(loss_limit=np.nanmax([2 * guessing, highest.min()])).reset_index().round(6)
 
 
-def differences(results):
+def differences(results: Results) -> pd.DataFrame:
     """Return for each pair of cells how much more accurate the first is.
 
     Returns
     -------
     pandas.DataFrame
-        ``pair``, ``cell``, ``other``, ``which`` (the epoch: ``best`` or ``last``),
-        ``seeds`` (how many they have in common), ``difference`` of accuracies with ``low`` and
-        ``high``, ``differ`` (whether zero is left out), ``images_needed`` to tell if not. Pairs
-        without a common seed are left out.
+        ``pair``; ``cell`` and ``other``, its two cells; ``which``, the epoch, ``best`` or
+        ``last``; ``seeds``, the number that both finished; ``difference`` of accuracies with its
+        interval, ``low`` and ``high``; ``differ``, whether the interval excludes zero;
+        ``images_needed`` for that if it does not. Pairs without a common seed are left out.
     """
     rows = []
     for cell, other in itertools.combinations(results.cells, 2):
@@ -151,15 +151,15 @@ def differences(results):
     return pd.DataFrame(rows, columns=[*columns, "images_needed"]).round(6)
 
 
-def confusions(results):
+def confusions(results: Results) -> pd.DataFrame:
     """Return for each cell, label and prediction the mean number of images over replicates.
 
     Returns
     -------
     pandas.DataFrame
-        ``cell``, ``label``, ``predicted``, ``images`` (mean of the best epochs), ``share`` of
-        the label's images, ``shown`` and ``classes``, how many of how many classes there are
-        rows of: of more than `MOST_CLASSES` only the most confused.
+        ``cell``, ``label``, ``predicted``; ``images``, their mean number at the best epochs;
+        ``share`` of the label's images; ``shown`` and ``classes``, the number of classes with
+        rows and of all: of more than `MOST_CLASSES` only the most confused have rows.
     """
     best = results.predictions[results.predictions["which"] == "best"]
     wrong = best[best["label"] != best["predicted"]]
@@ -180,7 +180,7 @@ def confusions(results):
     return rows.assign(shown=len(classes), classes=len(every_class))
 
 
-def times(results, table):
+def times(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """Return each cell's accuracy and the seconds of its runs: mean, fastest and slowest."""
     seconds = {cell: results.seconds(cell) for cell in results.cells}
     return pd.DataFrame(
@@ -196,8 +196,8 @@ def times(results, table):
     ).round(6)
 
 
-def phases(results):
-    """Return what an epoch's seconds go into, by cell; a probe's features are one phase more."""
+def phases(results: Results) -> pd.DataFrame:
+    """Return the seconds of each phase of an epoch; a probe has its features as one more."""
     rows = []
     for cell in results.cells:
         timing = results.timing[cell]
@@ -212,24 +212,25 @@ def phases(results):
     return pd.DataFrame(rows, columns=["cell", "phase", "seconds"]).round(6)
 
 
-def costs(table, alike=True):
-    """Return what might make a cell slow beside how slow it is.
+def costs(table: pd.DataFrame, same_conditions: bool = True) -> pd.DataFrame:
+    """Return the costs that might explain a cell's run time, with the time.
 
     Parameters
     ----------
-    table : pandas.DataFrame
-        From `comparison`.
-    alike : bool
-        Whether the cells were timed alike (see `results.Results.timed_alike`).
+    table
+        From `comparison.comparison_table`.
+    same_conditions
+        Whether all runs were timed under the same conditions (see
+        `results.Results.timed_under_same_conditions`).
 
     Returns
     -------
     pandas.DataFrame
-        ``cell``, ``cost`` (its name), ``amount`` (to three digits: what differs by less takes
-        as long), ``quantity`` (the cost with its unit) and ``in_unit`` (the amount in it),
-        ``seconds`` of a run, and of all cells with a finished run ``rank_correlation``,
-        Spearman's, of amounts and seconds (empty if they are equal, or if the times are those of
-        unlike machines).
+        ``cell``; ``cost``, its name; ``amount``, rounded to three digits, because smaller
+        differences do not change the time; ``quantity``, the cost with its unit, and ``in_unit``,
+        the amount in that unit; ``seconds`` of a run; and ``rank_correlation``, Spearman's, of
+        amounts and seconds over the cells with a finished run (empty if either does not vary, or
+        if the runs were timed under different conditions).
     """
     rows, timed = [], table.dropna(subset="seconds_per_run_mean")
     seconds = timed["seconds_per_run_mean"]
@@ -237,7 +238,7 @@ def costs(table, alike=True):
         quantity, unit = QUANTITIES[cost]
         amounts = table[cost].map(lambda amount: float(f"{amount:.3g}"))
         known = amounts[timed.index]
-        varies = alike and known.nunique() > 1 and seconds.nunique() > 1
+        varies = same_conditions and known.nunique() > 1 and seconds.nunique() > 1
         correlation = stats.spearmanr(known, seconds).statistic if varies else np.nan
         rows.append(
             pd.DataFrame(
@@ -255,8 +256,8 @@ def costs(table, alike=True):
     return pd.concat(rows).round(6)
 
 
-def calibration(results):
-    """Return how sure predictions were and how often right, by cell and tenth of confidence."""
+def calibration(results: Results) -> pd.DataFrame:
+    """Return the mean confidence and the accuracy of each tenth of confidence, by cell."""
     rows = []
     for cell in results.cells:
         confidences, correct = confidence(results, cell)
