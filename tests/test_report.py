@@ -101,12 +101,12 @@ def test_each_mode_has_its_recipe(chosen):
 
 
 def test_the_epoch_and_the_last_loss_are_means_over_the_finished_runs(chosen):
-    losses = {0: (0.9, 0.3), 1: (0.8, 0.5), 2: (0.7, 99.0)}
+    losses = {0: (0.2, 0.3), 1: (0.8, 0.5), 2: (0.7, 99.0)}
     curves = [
         [seed, epoch, split, loss + (split == "train"), 0.5]
         for seed, of_seed in losses.items()
         for epoch, loss in enumerate(of_seed)
-        for split in ("train", "val")
+        for split in ("val", "train")
     ]
     write_cell(PROBE, np.ones((2, IMAGES)), diverged=1, curves=curves)
     row = compared(chosen).table.set_index("cell").loc[PROBE.name]
