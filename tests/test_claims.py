@@ -147,6 +147,13 @@ def test_times_under_different_conditions_are_not_compared(chosen, key):
         assert found["frozen-beats-finetune-alexnet"]["verdict"] != "not tested"
 
 
+def test_times_of_cells_that_mix_the_same_conditions_are_not_compared(chosen):
+    for cell in chosen.cells():
+        path = Path(f"metrics/timing/{cell.name}.json")
+        write_json(path, {**read_json(path), "processor": ["a processor", "another"]})
+    assert "conditions of timing differed" in verdicts(chosen)["frozen-faster"]["why"]
+
+
 def test_a_ninth_claim_is_one_entry(chosen):
     path = Path(CLAIMS)
     entries = YAML(typ="safe").load(path)

@@ -1,6 +1,5 @@
 """The comparison agrees with the cells' files, in its tables and in its report."""
 
-import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -412,4 +411,3 @@ def test_claims_about_other_networks_take_one_line(chosen, capsys):
     for text in (report(), capsys.readouterr().out):
         assert text.count("not in the matrix") == 1
         assert not [verdict for verdict in elsewhere if verdict["says"] in text]
-    assert json.dumps(verdicts)

@@ -222,7 +222,7 @@ def reliability(
     for number in np.unique(place):
         here = place == number
         rows.append((float(confidence[here].mean()), float(correct[here].mean()), int(here.sum())))
-    error = sum(count * abs(sure - right) for sure, right, count in rows) / len(correct)
+    error = sum(count * abs(mean - accurate) for mean, accurate, count in rows) / len(correct)
     return rows, error
 
 

@@ -9,9 +9,6 @@ from headswap.io import write_json, write_text
 from headswap.params import Params
 from headswap.paths import METRICS
 
-GALLERY = 12
-"""How many of the most misclassified images the gallery shows."""
-
 
 def write_comparison(params: Params) -> None:
     """Write the comparison of the cells that the parameters name, and print its tables.
@@ -25,7 +22,7 @@ def write_comparison(params: Params) -> None:
     results = read_results(params)
     comparison = compare(results)
     facts = report.facts(results, comparison)
-    gallery = plots.gallery(comparison.misclassified.head(GALLERY))
+    gallery = plots.gallery(comparison.misclassified.head(report.MOST_IMAGES))
     write_json(METRICS / "summary.json", summary(comparison.table))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))

@@ -21,7 +21,7 @@ MOST_PAIRS = 20
 MOST_CLASSES = 10
 """How many classes have their recall listed."""
 MOST_IMAGES = 12
-"""How many misclassified images are listed."""
+"""How many misclassified images are listed, and shown in the gallery."""
 MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown, or GitHub's, may not take literally; within a word an underscore is literal."""
 
