@@ -20,12 +20,13 @@ from headswap.train.run_cache import cache_key
 
 HARMLESS = {
     "headswap": "empty",
-    "headswap.__main__": "calls the command line",
+    "headswap.__main__": "chooses the copy of the package",
     "headswap.cli": "reads arguments, calls one function of a wing, prints",
     "headswap.download": "what it brings is verified by its digest",
     "headswap.errors": "the text of messages",
     "headswap.paths": "DVC looks for outputs at the same paths, and fails a stage without them",
     "headswap.progress": "the display",
+    "headswap.snapshot": "it can only keep a stage from writing",
 }
 """Modules that no stage depends on, and why they cannot change an output."""
 

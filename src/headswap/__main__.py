@@ -1,5 +1,39 @@
-"""Run the command line as `python -m headswap`."""
+"""The command line, run with the code of the project that it is called in."""
 
-from headswap.cli import main
+import os
+import sys
+from pathlib import Path
 
-main()
+
+def use_code_of_project() -> None:
+    """Start again with the package in the working folder, if another copy of it is running.
+
+    DVC takes the digest of ``src/headswap`` in the working folder. A queued experiment, a worktree
+    and a second clone have a copy of their own there, while the environment has another installed.
+    """
+    source = Path("src").resolve()
+    running = Path(__file__).resolve().parents[1]
+    if source == running or not Path("dvc.yaml").exists() or not (source / "headswap").is_dir():
+        return
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if path[0] == str(source):
+        sys.exit(
+            f"headswap: the code in {running} is running, but DVC looks at that in {source}.\n"
+            "Install this folder's: pip install --editable ."
+        )
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(source), *filter(None, path)])
+    is_module = Path(sys.argv[0]).name == "__main__.py"
+    command = ["-m", "headswap"] if is_module else [sys.argv[0]]
+    os.execv(sys.executable, [sys.executable, *command, *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line."""
+    use_code_of_project()
+    from headswap.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ import typer
 
 from headswap.errors import UserError, bulleted
 from headswap.params import Cell, Mode, Params, load
+from headswap.snapshot import Snapshot
 
 app = typer.Typer(
     help="Swap the head of a pretrained network, train it three ways, and find out which was "
@@ -120,8 +121,8 @@ def weights(model: Model) -> None:
     from headswap.paths import WEIGHTS
     from headswap.train.pretrained import write_weights
 
-    path = WEIGHTS / f"{model}.safetensors"
-    write_weights(model, params, path)
+    path, snapshot = WEIGHTS / f"{model}.safetensors", Snapshot(params, "train")
+    write_weights(model, params, path, snapshot.check)
     print(f"{path} is written.")
 
 
@@ -132,11 +133,12 @@ def embed(model: Model) -> None:
     from headswap.progress import progress
     from headswap.train.workers import warm_up
 
+    snapshot = Snapshot(params, "train")
     warm_up()
     from headswap.train.features import write_features
 
     with progress(params.embed.views + 2, "view") as on_progress:
-        write_features(model, params, on_progress)
+        write_features(model, params, on_progress, snapshot.check)
 
 
 @command
@@ -159,9 +161,9 @@ def _train(model: str, mode: Mode, params: Params) -> None:
     from headswap.progress import progress
     from headswap.train.cell import train_cell
 
-    cell = Cell(model, mode)
+    cell, snapshot = Cell(model, mode), Snapshot(params, "train")
     with progress(params.recipe(cell).epochs, "epoch") as on_progress:
-        train_cell(cell, params, on_progress)
+        train_cell(cell, params, on_progress, snapshot.check)
 
 
 @command
@@ -169,7 +171,8 @@ def compare() -> None:
     """Put all cells into one table and its plots."""
     from headswap.compare.outputs import write_comparison
 
-    write_comparison(load())
+    params = load()
+    write_comparison(params, Snapshot(params, "compare").check)
 
 
 @command
@@ -223,6 +226,6 @@ def main() -> None:
     """Run the command line."""
     stop_with_parent()
     try:
-        app()
+        app(prog_name="headswap")
     finally:
         gc.freeze()  # speed: Python does not search torch's objects for garbage when it exits

@@ -1,5 +1,7 @@
 """The outputs of the `compare` stage: metrics, a report, pictures, and tables on the terminal."""
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from headswap.compare import plots, report, terminal
@@ -10,8 +12,15 @@ from headswap.params import Params
 from headswap.paths import METRICS
 
 
-def write_comparison(params: Params) -> None:
+def write_comparison(params: Params, before_writing: Callable[[], None] = lambda: None) -> None:
     """Write the comparison of the cells that the parameters name, and print its tables.
+
+    Parameters
+    ----------
+    params
+        Which name the cells.
+    before_writing
+        Called before a file is written.
 
     Raises
     ------
@@ -23,6 +32,7 @@ def write_comparison(params: Params) -> None:
     comparison = compare(results)
     facts = report.facts(results, comparison)
     gallery = plots.gallery(comparison.misclassified.head(report.MOST_IMAGES))
+    before_writing()
     write_json(METRICS / "summary.json", summary(comparison.table))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))

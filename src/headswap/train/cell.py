@@ -29,7 +29,12 @@ Probabilities = dict[str, np.ndarray]
 """Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""
 
 
-def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
+def train_cell(
+    cell: Cell,
+    params: Params,
+    on_progress: OnProgress,
+    before_writing: Callable[[], None] = lambda: None,
+) -> None:
     """Train the unfinished runs of a cell in parallel, and write the outputs of all its runs.
 
     Parameters
@@ -40,6 +45,8 @@ def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
         Its ``seeds`` are the cell's replicates.
     on_progress
         Called with the name of a run and a message after each of its epochs.
+    before_writing
+        Called when all runs are finished, before an output is written.
 
     Raises
     ------
@@ -65,6 +72,7 @@ def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
             for seed in unfinished
         ]
         run_parallel(tasks, on_progress)
+        before_writing()
         write_outputs(cell, params, list(folders.values()))
 
 

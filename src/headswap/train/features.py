@@ -71,7 +71,12 @@ class FeatureDataset:
         yield self._val, self.labels["val"]
 
 
-def write_features(model: str, params: Params, on_progress: OnProgress) -> None:
+def write_features(
+    model: str,
+    params: Params,
+    on_progress: OnProgress,
+    before_writing: Callable[[], None] = lambda: None,
+) -> None:
     """Compute the features of a backbone, in parallel, and write them and the time it took.
 
     Parameters
@@ -82,6 +87,8 @@ def write_features(model: str, params: Params, on_progress: OnProgress) -> None:
         All parameters.
     on_progress
         Called after each part: a split, or an augmented view of the training images.
+    before_writing
+        Called when all parts are finished, before an output is written.
 
     Raises
     ------
@@ -107,6 +114,7 @@ def write_features(model: str, params: Params, on_progress: OnProgress) -> None:
     ]
     with file_lock(folder.with_name("lock")):
         run_parallel(tasks, on_progress)
+        before_writing()
         _write_joined(model, params, folder, parts)
         shutil.rmtree(folder)
 

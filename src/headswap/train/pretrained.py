@@ -6,7 +6,7 @@ import inspect
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from modulefinder import ModuleFinder
 from pathlib import Path
 from unittest import mock
@@ -28,7 +28,12 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """The auxiliary classifiers of googlenet and inception_v3, which `backbones.build` leaves out."""
 
 
-def write_weights(name: str, params: Params, destination: Path) -> None:
+def write_weights(
+    name: str,
+    params: Params,
+    destination: Path,
+    before_writing: Callable[[], None] = lambda: None,
+) -> None:
     """Write the weights of a network, pretrained or random, and their origin.
 
     Parameters
@@ -42,6 +47,8 @@ def write_weights(name: str, params: Params, destination: Path) -> None:
         of the tensors; for a factory its name and the digest of its code, which is its module and
         what that imports from the same folder. torchvision's pretrained weights are not downloaded
         again if the file has them already.
+    before_writing
+        Called before the file is written.
 
     Raises
     ------
@@ -66,6 +73,7 @@ def write_weights(name: str, params: Params, destination: Path) -> None:
         module = params.factories[name].partition(":")[0]
         origin = {"factory": params.factories[name], "code": _factory_code(module)}
     state = network.state_dict()
+    before_writing()
     save_tensors(
         destination, state, source=source, head=head, sha256=_tensors_digest(state), **origin
     )

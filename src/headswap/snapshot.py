@@ -1,0 +1,52 @@
+"""Detect that parameters or code changed while a stage was running."""
+
+from pathlib import Path
+
+from headswap.errors import UserError, bulleted
+from headswap.io import sha256
+from headswap.params import Params, load
+
+
+class Snapshot:
+    """The parameters and the code that a stage started with.
+
+    DVC records parameters and code as they are when a stage has ended. If they were edited in the
+    meantime, it would record a result for parameters or code that did not make it.
+
+    Parameters
+    ----------
+    params
+        The parameters that the stage uses.
+    wing
+        The folder of the package that the stage's code is in, besides ``images`` and the base.
+    """
+
+    def __init__(self, params: Params, wing: str):
+        self._params = params
+        package = Path(__file__).parent
+        paths = [path for part in ("*", "images/*", f"{wing}/**/*") for path in package.glob(part)]
+        self._digests = {
+            path: sha256(path) for path in sorted(paths) if path.is_file() and path.suffix != ".pyc"
+        }
+
+    def check(self) -> None:
+        """Compare parameters and code with the snapshot. To be called before writing outputs.
+
+        Raises
+        ------
+        UserError
+            If something changed. Finished runs stay, so that the next try takes little time.
+        """
+        changed = [
+            str(path)
+            for path, digest in self._digests.items()
+            if not path.exists() or sha256(path) != digest
+        ]
+        if load() != self._params:
+            changed.insert(0, "params.yaml")
+        if changed:
+            raise UserError(
+                f"Edited while this stage was running:\n{bulleted(changed)}\n"
+                "Nothing is written, because the result would be recorded for the edited version. "
+                "Finished runs are kept.\nRun again: dvc repro"
+            )
