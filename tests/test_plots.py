@@ -140,7 +140,7 @@ def test_a_mode_has_one_hue_whatever_else_is_in_the_matrix(compare, long_names):
             assert len(points) == len(models), mode
 
 
-def test_models_are_told_apart_by_shape(compare, long_names):
+def test_models_differ_in_shape(compare, long_names):
     compare(long_names)
     shapes = {mark.get("d") for mark in Picture("time").marks("symbol")}
     assert len(shapes) == len(long_names)

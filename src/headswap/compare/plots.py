@@ -41,7 +41,7 @@ def png(name: str, rows: pd.DataFrame) -> bytes:
 def write(
     rows: dict[str, pd.DataFrame], cells: dict[str, Cell], misclassified: pd.DataFrame
 ) -> None:
-    """Write the folder of pictures anew: the rows as ``<name>.json``, and ``<name>.png``.
+    """Write the folder of pictures: the rows as ``<name>.json``, and ``<name>.png``.
 
     Parameters
     ----------

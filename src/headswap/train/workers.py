@@ -66,7 +66,7 @@ def worker_count() -> int:
 def warm_up() -> None:
     """Start the server process that workers are forked from; it imports torch once for all.
 
-    The import takes seconds and goes on while this process continues.
+    The import takes seconds; this process continues in the meantime.
     """
     os.environ.update(ENVIRONMENT)
     multiprocessing.set_forkserver_preload(["headswap.train.run", "headswap.params"])
