@@ -302,6 +302,14 @@ def test_missing_and_repeated_predictions_are_refused(chosen, rows):
         write_comparison(chosen)
 
 
+def test_curves_without_a_finished_seed_are_refused(chosen):
+    path = "plots/curves/alexnet-frozen.csv"
+    curves = pd.read_csv(path)
+    curves[curves["seed"] != 2].to_csv(path, index=False)
+    with pytest.raises(UserError, match="alexnet-frozen.csv cannot be read: no rows of seed 2"):
+        write_comparison(chosen)
+
+
 def test_features_of_other_images_are_refused(chosen):
     write_embeddings("alexnet", np.ones((IMAGES + 1, 8)), np.ones((60, 8)))
     with pytest.raises(UserError, match="data/embeddings.*images"):

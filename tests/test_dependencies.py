@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, project
+from conftest import ROOT, edit, project
 from ruamel.yaml import YAML
 
 from headswap import params
@@ -175,6 +175,7 @@ def copy_package(folder):
 
 
 def test_a_cache_key_is_computed_without_torch(workspace):
+    edit(device="cpu")
     for stage in ("fetch", "verify", "weights"):
         headswap(*STAGES[stage])
     script = (

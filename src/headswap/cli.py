@@ -39,7 +39,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             sys.exit(f"headswap {function.__name__}: {error}")
         except OSError as error:
-            sys.exit(f"headswap {function.__name__}: {error.filename}: {error.strerror}")
+            text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            sys.exit(f"headswap {function.__name__}: {text}")
         except KeyboardInterrupt:
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
@@ -78,13 +79,11 @@ def fetch() -> None:
 def verify() -> None:
     """Compare the images with the manifest by size and SHA-256, and unpack them."""
     params = load()
-    from headswap.data.manifest import count_images, find_quality_issues
+    from headswap.data.manifest import find_quality_issues, write_counts
     from headswap.data.verify import verify_images
-    from headswap.io import write_json
-    from headswap.paths import DATASET_METRICS
 
     images = verify_images(params.dataset)
-    write_json(DATASET_METRICS, count_images(images))
+    write_counts(images)
     print(f"{len(images)} images are as the manifest says.")
     _print_issues(find_quality_issues(images))
 

@@ -146,15 +146,21 @@ def read_results(params: Params) -> Results:
     figures = {cell: _read_json(CELL_METRICS / f"{cell}.json", "cells") for cell in cells}
     timing = {name: _read_timing(cell) for name, cell in cells.items()}
     predictions = _read_tables(cells, PREDICTIONS, COLUMNS["predictions"])
+    curves = _read_tables(cells, CURVES, COLUMNS["curves"])
     for cell in cells:
-        _check_runs(cell, predictions[predictions["cell"] == cell], figures[cell], timing[cell])
+        of_cell = predictions[predictions["cell"] == cell]
+        _check_runs(cell, of_cell, figures[cell], timing[cell])
+        drawn = set(curves["seed"][curves["cell"] == cell])
+        if absent := sorted(set(of_cell["seed"]) - drawn):
+            seeds = ", ".join(map(str, absent))
+            raise _damaged(CURVES / f"{cell}.csv", f"no rows of seed {seeds}")
     _check_images(predictions)
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
         timing=timing,
-        curves=_read_tables(cells, CURVES, COLUMNS["curves"]),
+        curves=curves,
         predictions=predictions,
         counts=counts,
         published={
@@ -214,7 +220,8 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
         share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
         for key in TIMING_CONDITIONS:
             if embedding[key] != timing[key]:
-                timing[key] = [timing[key], embedding[key]]
+                runs = timing[key] if isinstance(timing[key], list) else [timing[key]]
+                timing[key] = list(dict.fromkeys([*runs, embedding[key]]))
     return {**timing, "features_seconds": share}
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from headswap.errors import UserError, bulleted
 from headswap.images.folders import SPLITS, check_classes, images_in
-from headswap.io import read_bytes, write_csv
+from headswap.io import read_bytes, write_csv, write_json
+from headswap.paths import DATASET_METRICS
 
 COLUMNS = ("path", "bytes", "sha256")
 
@@ -133,6 +134,11 @@ def count_images(manifest: Manifest) -> dict[str, int]:
     trained_on = set(digests["train"])
     counts["in_both_splits"] = sum(digest in trained_on for digest in digests["val"])
     return dict(sorted(counts.items()))
+
+
+def write_counts(manifest: Manifest, path: str | PathLike[str] = DATASET_METRICS) -> None:
+    """Write what `count_images` returns, an output of the stage `verify`."""
+    write_json(path, count_images(manifest))
 
 
 def find_quality_issues(manifest: Manifest) -> list[str]:

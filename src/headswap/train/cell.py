@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from headswap.errors import UserError
 from headswap.images.folders import classes_in, images_by_split
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
 from headswap.progress import console
 from headswap.train.locks import file_lock
+from headswap.train.provenance import code_digest
 from headswap.train.run_cache import (
     cache_key,
     changes_since_last_run,
@@ -87,6 +89,8 @@ def _train_run(
     """Call `run.train_run` in a worker: only there torch is imported."""
     from headswap.train.run import train_run
 
+    if code_digest() != key["inputs"]["code"]:
+        raise UserError("the code was edited while the run was starting.\nRun again: dvc repro")
     train_run(cell, params, seed, key, on_progress=on_progress)
 
 

@@ -105,14 +105,14 @@ def write_features(
     }
     folder = RUNS / f"{model}-embed" / digest(key)
     parts = ["val", "train", *map(str, range(params.embed.views))]
-    unfinished = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
-    shares = [unfinished[worker :: worker_count()] for worker in range(worker_count())]
-    tasks = [
-        Task(f"{model} views", compute_parts, (model, params, share, folder))
-        for share in shares
-        if share
-    ]
     with file_lock(folder.with_name("lock")):
+        unfinished = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
+        shares = [unfinished[worker :: worker_count()] for worker in range(worker_count())]
+        tasks = [
+            Task(f"{model} views", compute_parts, (model, params, share, folder))
+            for share in shares
+            if share
+        ]
         run_parallel(tasks, on_progress)
         before_writing()
         _write_joined(model, params, folder, parts)

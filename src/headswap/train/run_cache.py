@@ -66,9 +66,17 @@ def delete_checkpoint(folder: Path) -> None:
 
 
 def unused_folders(params: Params) -> list[Path]:
-    """Return the folders under ``runs/`` that no cell of the parameters would take a run from."""
+    """Return the folders under ``runs/`` that no cell of the parameters would take a run from.
+
+    Parts of features that an interrupted `embed` left count as used while their model is listed.
+    """
     used = {runs_folder(cell, cache_key(cell, params)) for cell in params.cells()}
-    return sorted(folder for folder in RUNS.glob("*/*/") if folder not in used)
+    features = {f"{model}-embed" for model in params.models}
+    return sorted(
+        folder
+        for folder in RUNS.glob("*/*/")
+        if folder not in used and folder.parent.name not in features
+    )
 
 
 def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
