@@ -47,7 +47,7 @@ def atomic_write(path: StrPath, *failures: type[Exception], durable: bool = True
     Raises
     ------
     UserError
-        If the disk is full, read-only, or not ours to write.
+        If the disk is full, read-only, or not writable.
     """
     path = Path(path)
     kinds: tuple[type[Exception], ...] = (OSError, *failures)

@@ -1,4 +1,4 @@
-"""Where files lie, relative to the project's folder."""
+"""Where files are, relative to the project's folder."""
 
 from pathlib import Path
 

@@ -342,7 +342,7 @@ def misclassification(rows: pd.DataFrame) -> dict[str, Any]:
         {
             "validation image": first["image"],
             "class": first["label"],
-            "most often taken for": first["predicted"],
+            "most often predicted": first["predicted"],
             "runs wrong": [f"{row.wrong} of {row.runs}" for row in first.itertuples()],
             "mean probability of its class": first["probability"].map("{:.2f}".format),
         }

@@ -45,7 +45,7 @@ def _syntax_tree(path: Path) -> str:
 
 
 def _is_string(statement: ast.stmt) -> bool:
-    """Tell whether a statement is a docstring, or the string below a constant."""
+    """Return whether a statement is a docstring, or the string below a constant."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)

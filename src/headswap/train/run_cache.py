@@ -1,4 +1,4 @@
-"""The cache of runs in ``runs/``: each run lies in a folder named after its cache key."""
+"""The cache of runs in ``runs/``: each run is in a folder named after its cache key."""
 
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def run_folder(cell: Cell, key: dict[str, Any], seed: int) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a run was trained to its end: ``run.json`` is written last."""
+    """Return whether a run was trained to its end: ``run.json`` is written last."""
     return (folder / "run.json").exists()
 
 

@@ -3,8 +3,8 @@
 In a step of few images the gradient of a linear layer's weight is the product of two thin matrices:
 the layer's inputs, and the gradients of its outputs. The momentum, and what it has changed in the
 weight, are sums of such products. So the thin matrices are kept, and SGD runs on one coefficient
-per row of them. A step then reads the weight twice and writes nothing of its size, where it moved
-as much as that eight times. With batches of four images that was most of the time of AlexNet's two
+per row of them. A step then reads the weight twice and writes nothing of its size, where plain SGD
+moves eight times that size. With batches of four images that was most of the time of AlexNet's two
 large layers in `finetune`.
 """
 
