@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from fake_cells import write_cell, write_embeddings, write_images
+from fake_cells import write_alexnet, write_cell, write_embeddings, write_images
 
-from headswap import params
 from headswap.compare import plot_rows, plots
 from headswap.compare.intervals import contrast
 from headswap.compare.outputs import write_comparison
@@ -31,14 +30,7 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def chosen(workspace):
     """Return the parameters of three cells of AlexNet, whose files are there."""
-    write_images(IMAGES)
-    random = np.random.default_rng(0)
-    for cell, accuracy in zip(CELLS, (0.8, 0.9, 0.95), strict=True):
-        write_cell(cell, random.random((3, IMAGES)) < accuracy)
-    write_embeddings("alexnet", random.normal(size=(IMAGES, 8)), random.normal(size=(60, 8)))
-    return params.load().model_copy(
-        update={"models": ["alexnet"], "factories": {}, "weights": "imagenet"}
-    )
+    return write_alexnet(IMAGES)
 
 
 def rows_of(plot):

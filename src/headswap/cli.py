@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headswap.errors import UserError, bulleted
-from headswap.params import Cell, Mode, Params, load
-from headswap.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from headswap.params import Mode, Params
+    from headswap.snapshot import Snapshot
 
 app = typer.Typer(
     help="Swap the head of a pretrained network, train it three ways, and find out which was "
@@ -50,7 +52,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 @command
 def check() -> None:
     """Check params.yaml: keys, values, networks and factories."""
-    params = load()
+    params = _load()
     from headswap.data.fetch import check_dataset
     from headswap.train.backbones import check_models
     from headswap.train.devices import resolve_device
@@ -65,7 +67,7 @@ def check() -> None:
 @command
 def fetch() -> None:
     """Fetch the archive of images: download it, pack a local folder, or draw them."""
-    dataset = load().dataset
+    dataset = _load().dataset
     from headswap.data.fetch import fetch_archive
     from headswap.paths import ARCHIVE
 
@@ -78,7 +80,7 @@ def fetch() -> None:
 @command
 def verify() -> None:
     """Compare the images with the manifest by size and SHA-256, and unpack them."""
-    params = load()
+    params = _load()
     from headswap.data.manifest import find_quality_issues, write_counts
     from headswap.data.verify import verify_images
 
@@ -120,7 +122,7 @@ def weights(model: Model) -> None:
     from headswap.paths import WEIGHTS
     from headswap.train.pretrained import write_weights
 
-    path, snapshot = WEIGHTS / f"{model}.safetensors", Snapshot(params, "train")
+    path, snapshot = WEIGHTS / f"{model}.safetensors", _snapshot(params, "train")
     write_weights(model, params, path, snapshot.check)
     print(f"{path} is written.")
 
@@ -132,7 +134,7 @@ def embed(model: Model) -> None:
     from headswap.progress import progress
     from headswap.train.workers import warm_up
 
-    snapshot = Snapshot(params, "train")
+    snapshot = _snapshot(params, "train")
     warm_up()
     from headswap.train.features import write_features
 
@@ -156,11 +158,12 @@ def probe(model: Model) -> None:
     _train(model, "probe", _load_with(model))
 
 
-def _train(model: str, mode: Mode, params: Params) -> None:
+def _train(model: str, mode: "Mode", params: "Params") -> None:
+    from headswap.params import Cell
     from headswap.progress import progress
     from headswap.train.cell import train_cell
 
-    cell, snapshot = Cell(model, mode), Snapshot(params, "train")
+    cell, snapshot = Cell(model, mode), _snapshot(params, "train")
     with progress(params.recipe(cell).epochs, "epoch") as on_progress:
         train_cell(cell, params, on_progress, snapshot.check)
 
@@ -170,8 +173,8 @@ def compare() -> None:
     """Put all cells into one table and its plots."""
     from headswap.compare.outputs import write_comparison
 
-    params = load()
-    write_comparison(params, Snapshot(params, "compare").check)
+    params = _load()
+    write_comparison(params, _snapshot(params, "compare").check)
 
 
 @command
@@ -179,7 +182,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
 ) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
-    params = load()
+    params = _load()
     from headswap.io import folder_size
     from headswap.paths import RUNS
     from headswap.train.locks import file_lock
@@ -199,8 +202,20 @@ def prune(
     )
 
 
-def _load_with(model: str) -> Params:
-    params = load()
+def _load() -> "Params":
+    from headswap.params import load  # imported here: pydantic would slow `--help` down
+
+    return load()
+
+
+def _snapshot(params: "Params", wing: str) -> "Snapshot":
+    from headswap.snapshot import Snapshot
+
+    return Snapshot(params, wing)
+
+
+def _load_with(model: str) -> "Params":
+    params = _load()
     if model not in params.models:
         raise UserError(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
     return params

@@ -15,7 +15,7 @@ from headswap.images.folders import classes_in, images_by_split
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
-from headswap.progress import console
+from headswap.progress import OnProgress, console
 from headswap.train.locks import file_lock
 from headswap.train.provenance import code_digest
 from headswap.train.run_cache import (
@@ -25,7 +25,7 @@ from headswap.train.run_cache import (
     is_finished,
     run_folder,
 )
-from headswap.train.workers import OnProgress, Task, run_parallel
+from headswap.train.workers import Task, run_parallel
 
 Probabilities = dict[str, np.ndarray]
 """Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""

@@ -1,6 +1,6 @@
 """The photographs as a data set: batches of normalised tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from headswap.train.transforms import augmentation, center_crop, decode, normali
 EVALUATION_BATCH = 32
 """Images in a batch that is not trained on. It affects the last bits, so it is not a parameter."""
 
-Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Inputs, float, shape (batch, 3, size, size), and labels, int64, shape (batch,)."""
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from headswap.io import digest, read_tensors, sha256, write_json
 from headswap.params import Params
 from headswap.paths import EMBEDDINGS, RUNS, TIMING, WEIGHTS
+from headswap.progress import OnProgress
 from headswap.train.backbones import replace_layer
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import Batches, ImageDataset
@@ -23,7 +24,7 @@ from headswap.train.pretrained import load_pretrained
 from headswap.train.provenance import code_digest, images_digest, machine, versions
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
-from headswap.train.workers import OnProgress, Task, run_parallel, worker_count
+from headswap.train.workers import Task, run_parallel, worker_count
 
 
 class FeatureDataset:

@@ -1,7 +1,7 @@
 """The training loop: one network, one recipe, one seed, epoch by epoch."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,12 @@ from headswap.train.checkpoint import (
     save_checkpoint,
     trainable_state,
 )
+from headswap.train.dataset import Batches
 from headswap.train.seeds import derive
 from headswap.train.speed.frozen_weights import cast_frozen_weights
 from headswap.train.speed.low_rank import LowRankUpdates
 from headswap.train.speed.validation import CachedValidation
 from headswap.train.timing import PhaseTimer
-
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
-"""Inputs, float, and labels, int64, of a batch; the first axis of each is the image."""
 
 
 class Dataset(Protocol):

@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from headswap.errors import UserError
+from headswap.progress import OnProgress
 
 WORKERS = "HEADSWAP_WORKERS"
 ENVIRONMENT = {
@@ -22,9 +23,6 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 """Variables that a worker's libraries read when they are loaded."""
-
-OnProgress = Callable[[str, dict[str, Any]], None]
-"""Called with the name of a task and a message from it."""
 
 
 @dataclass(frozen=True)

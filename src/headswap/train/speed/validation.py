@@ -1,11 +1,12 @@
 """Speed: validate a frozen network without computing its unchanged features again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+from headswap.train.dataset import Batches
+
 Evaluate = Callable[[nn.Module, Batches], tuple[float, float, torch.Tensor]]
 
 
