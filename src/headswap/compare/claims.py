@@ -75,7 +75,7 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"more than one is called {', '.join(repeated)}")
     except ValidationError as error:
-        reason = bulleted([_in_words(fault) for fault in error.errors()])
+        reason = bulleted([_describe(entry) for entry in error.errors()])
     except (OSError, ValueError, YAMLError) as error:
         reason = f"  {error}"
     else:
@@ -83,10 +83,10 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     raise UserError(f"{path} is not a list of claims:\n{reason}\nCorrect it, then: dvc repro")
 
 
-def _in_words(fault: Any) -> str:
-    number, *where = fault["loc"] or ("list",)
+def _describe(error: Any) -> str:
+    number, *where = error["loc"] or ("list",)
     place = f"entry {number + 1}" if isinstance(number, int) else number
-    return f"{'.'.join(map(str, [place, *where]))}: {fault['msg'].removeprefix('Value error, ')}"
+    return f"{'.'.join(map(str, [place, *where]))}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:

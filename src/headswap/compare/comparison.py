@@ -91,9 +91,9 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
     accuracies = pd.DataFrame([_accuracies(results, cell) for cell in results.cells]).round(6)
     others = pd.DataFrame([_others(results, cell, duplicates) for cell in results.cells])
     cells = pd.DataFrame({"cell": list(results.cells)})
-    figures = results.figures.drop(columns=accuracies.columns, errors="ignore")
     published = results.published["summary"].set_index("cell").add_prefix("published_")
-    table = pd.concat([cells, accuracies, figures.reset_index(drop=True), others], axis=1)
+    figures = results.figures.reset_index(drop=True)
+    table = pd.concat([cells, accuracies, figures, others], axis=1)
     return table.join(published, on="cell")
 
 
@@ -129,7 +129,7 @@ def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dic
     return {
         "selection_optimism": round(optimism.value, 6),
         "selection_optimism_ci_low": round(np.maximum(0.0, optimism.low), 6),  # never negative
-        "selection_optimism_ci_high": round(optimism.high, 6),
+        "selection_optimism_ci_high": round(np.minimum(1.0, optimism.high), 6),
         "calibration_error": round(calibration_error, 6),
         "seconds_per_run_mean": round(results.seconds(cell).mean(), 3),
         "accuracy_without_near_duplicates": round(without_duplicates, 6),

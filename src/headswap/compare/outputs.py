@@ -46,6 +46,6 @@ def summary(table: pd.DataFrame) -> dict[str, float | None]:
     means = table.set_index("cell")[[f"{which}_val_accuracy_mean" for which in EPOCHS]]
     return {
         f"{cell}.{which}": None if pd.isna(mean) else mean
-        for cell, of_cell in means.iterrows()
-        for which, mean in zip(EPOCHS, of_cell, strict=True)
+        for cell, row in means.iterrows()
+        for which, mean in zip(EPOCHS, row, strict=True)
     }

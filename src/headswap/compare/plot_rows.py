@@ -91,8 +91,8 @@ def accuracies(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     }
     means = table[["cell", *columns]].rename(columns=columns).assign(what="mean")
     columns = {"published_best_val_accuracy": "accuracy"}
-    theirs = table[["cell", *columns]].rename(columns=columns).assign(what="write-up")
-    rows = pd.concat([means, theirs, pd.DataFrame(replicates)]).dropna(subset="accuracy")
+    published = table[["cell", *columns]].rename(columns=columns).assign(what="write-up")
+    rows = pd.concat([means, published, pd.DataFrame(replicates)]).dropna(subset="accuracy")
     return rows.reindex(columns=["cell", "what", "seed", "accuracy", "low", "high"]).round(6)
 
 
@@ -108,11 +108,17 @@ def curves(results: Results) -> pd.DataFrame:
         cell whose loss explodes leaves the others readable: twice the loss of guessing, unless
         every cell's is higher.
     """
-    theirs = results.published["curves"]
-    theirs = theirs[theirs["cell"].isin(list(results.cells)) & (theirs["split"] == "val")]
-    every = pd.concat([results.curves.assign(what="replicates"), theirs.assign(what="write-up")])
-    every["epoch"] += 1
-    by_epoch = every.groupby(["cell", "what", "split", "epoch"], sort=False)[["loss", "accuracy"]]
+    published = results.published["curves"]
+    published = published[
+        published["cell"].isin(list(results.cells)) & (published["split"] == "val")
+    ]
+    everything = pd.concat(
+        [results.curves.assign(what="replicates"), published.assign(what="write-up")]
+    )
+    everything["epoch"] += 1
+    by_epoch = everything.groupby(["cell", "what", "split", "epoch"], sort=False)[
+        ["loss", "accuracy"]
+    ]
     parts = {"": by_epoch.mean(), "_low": by_epoch.min(), "_high": by_epoch.max()}
     rows = pd.concat([of_part.add_suffix(part) for part, of_part in parts.items()], axis=1)
     guessing = math.log(max(2, results.predictions["label"].nunique()))
@@ -164,20 +170,20 @@ def confusions(results: Results) -> pd.DataFrame:
     best = results.predictions[results.predictions["which"] == "best"]
     wrong = best[best["label"] != best["predicted"]]
     confused = pd.concat([wrong["label"], wrong["predicted"]]).value_counts()
-    every_class = sorted(set(best["label"]) | set(best["predicted"]))
-    ranked = sorted(every_class, key=lambda name: -confused.get(name, 0))
+    all_classes = sorted(set(best["label"]) | set(best["predicted"]))
+    ranked = sorted(all_classes, key=lambda name: -confused.get(name, 0))
     classes = sorted(ranked[:MOST_CLASSES])
-    every = pd.MultiIndex.from_product(
+    pairs = pd.MultiIndex.from_product(
         [[cell for cell in results.cells if cell in set(best["cell"])], classes, classes],
         names=["cell", "label", "predicted"],
     )
-    counted = best.groupby(["cell", "label", "predicted"]).size().reindex(every, fill_value=0)
+    counted = best.groupby(["cell", "label", "predicted"]).size().reindex(pairs, fill_value=0)
     replicates = best.groupby("cell")["seed"].nunique()
     images = counted.div(replicates, level="cell").rename("images")
     of_label = best.groupby(["cell", "label"]).size().div(replicates, level="cell")
-    probabilities = images.div(of_label).reindex(every).rename("share")
+    probabilities = images.div(of_label).reindex(pairs).rename("share")
     rows = pd.concat([images, probabilities], axis=1).reset_index().round(6)
-    return rows.assign(shown=len(classes), classes=len(every_class))
+    return rows.assign(shown=len(classes), classes=len(all_classes))
 
 
 def times(results: Results, table: pd.DataFrame) -> pd.DataFrame:

@@ -54,14 +54,14 @@ def write(
     """
     with atomic_write(COMPARISON_PLOTS) as folder:
         folder.mkdir()
-        for name, of_picture in rows.items():
+        for name, table in rows.items():
             if name != "differences":
-                of_picture = with_every_cell(of_picture, cells)
-            elif of_picture.empty:
-                of_picture = of_picture.reindex([0])  # a row of nulls: DVC draws nothing from none
-            lines = ",\n".join(map(json.dumps, records(of_picture)))
+                table = with_every_cell(table, cells)
+            elif table.empty:
+                table = table.reindex([0])  # a row of nulls: DVC draws nothing from none
+            lines = ",\n".join(map(json.dumps, records(table)))
             (folder / f"{name}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-            (folder / f"{name}.png").write_bytes(png(name, of_picture))
+            (folder / f"{name}.png").write_bytes(png(name, table))
         (folder / "gallery.png").write_bytes(png("gallery", misclassified))
 
 

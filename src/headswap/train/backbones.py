@@ -31,14 +31,14 @@ def check_models(models: list[str], factories: Factories) -> None:
     UserError
         With a line for each name that does not work.
     """
-    faults = []
+    errors = []
     for name in [*models, *(name for name in factories if name not in models)]:
         try:
             find_factory(name, factories)
         except UserError as error:
-            faults.append(str(error))
-    if faults:
-        raise UserError("\n".join(faults) + "\nCorrect params.yaml, then: headswap check")
+            errors.append(str(error))
+    if errors:
+        raise UserError("\n".join(errors) + "\nCorrect params.yaml, then: headswap check")
 
 
 def find_factory(name: str, factories: Factories) -> Callable[[], Any]:

@@ -108,10 +108,9 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
     classes, names = _classes_and_names(cell)
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
     probabilities = [_probabilities(folder) for folder in folders]
-    write_json(CELL_METRICS / f"{cell.name}.json", _metrics(runs, probabilities, labels))
+    write_json(CELL_METRICS / f"{cell.name}.json", _metrics(runs))
     write_json(
-        TIMING / f"{cell.name}.json",
-        {**_timing(len(names["train"]), folders, runs), "precision": params.precision},
+        TIMING / f"{cell.name}.json", {**_timing(folders, runs), "precision": params.precision}
     )
     write_csv(
         CURVES / f"{cell.name}.csv",
@@ -141,37 +140,23 @@ def _probabilities(folder: Path) -> Probabilities:
     return read_tensors(path)[0] if path.exists() else {}
 
 
-def _metrics(
-    runs: list[dict[str, Any]], probabilities: list[Probabilities], labels: np.ndarray
-) -> dict[str, Any]:
-    """Return what was counted and measured; intervals are computed in the comparison."""
-    finished = [number for number, run in enumerate(runs) if run["diverged"] is None]
-    values = {
-        f"{which}_val_accuracy_mean": [
-            (probabilities[number][which].argmax(1) == labels).mean() for number in finished
-        ]
-        for which in ("best", "last")
-    }
-    values["best_epoch_mean"] = [runs[number]["best"]["epoch"] for number in finished]
-    values["val_loss_last_mean"] = [runs[number]["curves"][-1][2] for number in finished]
+def _metrics(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what was counted; accuracies and intervals are computed in the comparison."""
     return {
-        **{key: _mean(of_runs, 6) if finished else None for key, of_runs in values.items()},
         **runs[0]["complexity"],
         "seeds": len(runs),
-        "diverged": len(runs) - len(finished),
+        "diverged": sum(run["diverged"] is not None for run in runs),
         **{f"{name}_digest": digest for name, digest in runs[0]["inputs"].items()},
     }
 
 
-def _timing(images: int, folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the times of the runs that did not diverge, and what they were measured on.
 
     Where runs of a cell come from several machines or revisions, all values are listed.
 
     Parameters
     ----------
-    images
-        Number of training images.
     folders, runs
         Of all runs.
     """
@@ -185,13 +170,11 @@ def _timing(images: int, folders: list[Path], runs: list[dict[str, Any]]) -> dic
     result: dict[str, Any] = {"seconds_per_run": [round(of_run, 3) for of_run in seconds]}
     if finished:
         epochs = [epoch for of_run in finished for epoch in of_run]
-        phases = {phase: _mean([epoch[phase] for epoch in epochs]) for phase in epochs[0]}
-        training = sum(phases.values()) - phases["val"] - phases["checkpoint"]
+        phases = {phase: float(np.mean([epoch[phase] for epoch in epochs])) for phase in epochs[0]}
         result |= {
-            "seconds_per_run_mean": _mean(seconds, 3),
+            "seconds_per_run_mean": round(float(np.mean(seconds)), 3),
             "seconds_per_epoch_mean": round(sum(phases.values()), 4),
             **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in phases},
-            "train_images_per_second": round(images / training, 2),
         }
     for key in timings[0]:
         if key != "epochs":
@@ -240,8 +223,3 @@ def _write_models(cell: Cell, folders: list[Path], runs: list[dict[str, Any]]) -
         if cell.mode == "finetune" and finished:
             best = max(finished, key=lambda number: runs[number]["best"]["accuracy"])
             shutil.copyfile(folders[best] / "best.safetensors", target / "best.safetensors")
-
-
-def _mean(values: list[Any], digits: int | None = None) -> float:
-    mean = float(np.mean(values))
-    return mean if digits is None else round(mean, digits)

@@ -63,11 +63,11 @@ def train_run(
         on_progress=on_progress,
     )
     if history.best:
-        save_tensors(folder / "best.safetensors", history.best.pop("state"))
+        save_tensors(folder / "best.safetensors", history.best["state"])
         if cell.mode != "finetune" and history.diverged is None:
             save_tensors(folder / "last.safetensors", trainable_state(network))
         epochs = {"best": history.best, "last": history.last}
-        probabilities = {which: epoch.pop("probabilities") for which, epoch in epochs.items()}
+        probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
         save_tensors(folder / "probabilities.safetensors", probabilities)
     times = {"epochs": history.seconds, **machine(key["device"]), **versions()}
     write_json(folder / "timing.json", times)
@@ -78,12 +78,16 @@ def train_run(
             "seed": seed,
             "complexity": complexity,
             "diverged": history.diverged,
-            "best": history.best or None,
-            "last": history.last or None,
+            "best": _without_tensors(history.best),
+            "last": _without_tensors(history.last),
             "curves": history.curves,
         },
     )
     delete_checkpoint(folder)
+
+
+def _without_tensors(epoch: dict[str, Any]) -> dict[str, Any] | None:
+    return {name: epoch[name] for name in ("epoch", "accuracy")} if epoch else None
 
 
 def open_dataset(cell: Cell, params: Params) -> ImageDataset | FeatureDataset:
