@@ -17,7 +17,14 @@ COSTS = {
     "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18, "activations": 2483714},
 }
 TRAINED = {"alexnet": 8194, "resnet18": 1026}
-TIMED_ON = {"processor": "a processor", "cores": 2, "device": "cpu", "workers": 2}
+TIMED_ON = {
+    "processor": "a processor",
+    "cores": 2,
+    "device": "cpu",
+    "workers": 2,
+    "arithmetic": "",
+}
+VERSIONS = dict.fromkeys(("python", "headswap", "torch", "torchvision", "pillow"), "1.0")
 SECONDS = {"finetune": 80.0, "frozen": 40.0, "probe": 1.0}
 
 
@@ -63,11 +70,12 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
             **TIMED_ON,
             "revision": "0123456789abcdef",
             "dirty": False,
-            **dict.fromkeys(("headswap", "torch", "torchvision", "pillow", "python"), "1.0"),
+            "versions": VERSIONS,
         },
     )
     if mode == "probe":
-        write_json(f"metrics/timing/{model}-embed.json", {"seconds": 20.0, **TIMED_ON})
+        embedding = {"seconds": 20.0, **TIMED_ON, "versions": VERSIONS}
+        write_json(f"metrics/timing/{model}-embed.json", embedding)
     curves = curves or [
         [seed, epoch, split, 0.5, 0.9]
         for seed in range(len(best))

@@ -136,7 +136,7 @@ def test_other_parameters_train_new_runs_and_one_line_says_which_differ(ready, c
     train()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
-    assert "tiny-frozen" in lines[0] and "recipe.lr, recipe.momentum" in lines[0]
+    assert "tiny-frozen" in lines[0] and "train.lr was 0.01, is 0.02" in lines[0]
     train()
     assert capsys.readouterr().out == ""
 

@@ -264,7 +264,7 @@ def test_a_single_replicate_is_reported_as_such(chosen):
         ("metrics/cells/alexnet-frozen.json", "{", "alexnet-frozen.json cannot be read"),
         ("metrics/cells/alexnet-frozen.json", "{}", "no activations, depth"),
         ("metrics/cells/alexnet-frozen.json", "[]", "no activations, depth"),
-        ("metrics/timing/alexnet-frozen.json", "{}", "no cores, device, dirty"),
+        ("metrics/timing/alexnet-frozen.json", "{}", "no arithmetic, cores, device, dirty"),
         ("metrics/dataset.json", None, "dataset.json cannot be read"),
         ("metrics/timing/alexnet-embed.json", None, "alexnet-embed.json cannot be read"),
         ("plots/curves/alexnet-frozen.csv", "", "alexnet-frozen.csv cannot be read"),
@@ -337,13 +337,25 @@ def test_cells_timed_under_different_conditions_have_no_rank_correlation(chosen,
     assert rows_of("costs")["rank_correlation"].isna().all()
     run_time = section("What run time depends on")
     assert "different conditions" in run_time and "Rank correlation" not in run_time
-    assert "device: a graphics card and cpu;" in section("How it was made")
+    made = section("How it was made")
+    assert "not all made in the same way" in made
+    devices = dict(zip(line_of("made with", made)[1:], line_of("device", made)[1:], strict=True))
+    expected = {"frozen": "a graphics card", "embed": "cpu and a graphics card"}[timed]
+    assert devices.pop(f"alexnet-{timed.replace('embed', 'probe')}") == expected
+    assert list(devices.values()) == ["cpu"]
 
 
 def test_the_report_says_what_each_cell_was_made_from_and_on(chosen):
     write_comparison(chosen)
     made = section("How it was made")
-    assert "a processor (cores: 2; device: cpu;" in made and "0123456789ab" in made
+    assert line_of("made with", made)[1:] == ["all cells"]
+    figures = {name: line_of(name, made)[1] for name in ("processor", "cores", "torch", "revision")}
+    assert figures == {
+        "processor": "a processor",
+        "cores": "2",
+        "torch": "1.0",
+        "revision": "0123456789ab",
+    }
     assert line_of("alexnet-frozen", made)[1:] == ["012301230123", "89ab89ab89ab"]
 
 

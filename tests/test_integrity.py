@@ -1,16 +1,23 @@
 """A result is recorded only for the code and the parameters that made it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import edit
+from typer.testing import CliRunner
 
 from headswap import params
+from headswap.cli import app
+from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.snapshot import Snapshot
+from headswap.train.features import write_features
+from headswap.train.run import train_run
+from headswap.train.run_cache import cache_key, ensure_unchanged
 
 BIN = Path(sys.executable).parent
 
@@ -39,11 +46,12 @@ def snapshot(workspace, monkeypatch):
     monkeypatch.setattr(
         "headswap.snapshot.__file__", str(Path("src/headswap/snapshot.py").resolve())
     )
-    return Snapshot(params.load(), "train")
+    return Snapshot(params.load(), "train", "train")
 
 
 def test_without_an_edit_a_snapshot_is_valid(snapshot):
     edit(train={"lr": 0.01})  # as it was
+    edit(probe={"lr": 0.5})  # a parameter of other stages
     Path("src/headswap/compare/report.py").write_text("# another wing\n")
     snapshot.check()
 
@@ -58,7 +66,7 @@ def test_edited_code_is_named(snapshot, path):
 
 def test_edited_parameters_are_named(snapshot):
     edit(train={"lr": 0.5})
-    with pytest.raises(UserError, match="params.yaml"):
+    with pytest.raises(UserError, match="train in params.yaml"):
         snapshot.check()
 
 
@@ -71,10 +79,94 @@ def test_a_stage_whose_parameters_were_edited_writes_nothing_and_keeps_its_runs(
     for line in stage.stdout:
         if "epoch 1/" in line:
             break
-    edit(probe={"lr": 0.5})
+    edit(train={"lr": 0.5})
     _, errors = stage.communicate(timeout=120)
     assert stage.returncode == 1 and "params.yaml" in errors and "Traceback" not in errors
     assert not Path("models/tiny-frozen").exists()
     assert len(list(Path("runs/tiny-frozen").glob("*/seed-0/run.json"))) == 1
+    edit(train={"lr": 0.01})
     assert "epoch 1/" not in run(*command)
     assert Path("models/tiny-frozen").exists()
+
+
+@pytest.mark.parametrize("stage", ["fetch", "verify"])
+def test_an_edit_while_images_are_fetched_or_verified_fails_the_stage(
+    workspace, monkeypatch, stage
+):
+    run(BIN / "headswap", "fetch")
+    monkeypatch.setattr(
+        "headswap.snapshot.__file__", str(Path("src/headswap/snapshot.py").resolve())
+    )
+
+    def verified_while_edited(*arguments, **options):
+        edit(dataset={"url": "photos.zip"})
+        return verify_images(*arguments, **options)
+
+    monkeypatch.setattr("headswap.data.verify.verify_images", verified_while_edited)
+    monkeypatch.setattr(
+        "headswap.data.fetch.fetch_archive", lambda _: edit(dataset={"url": "x.zip"})
+    )
+    done = CliRunner().invoke(app, [stage])
+    assert done.exit_code == 1 and "dataset" in str(done.exception)
+    assert not Path("data/images").exists() and not Path("metrics/dataset.json").exists()
+
+
+@pytest.fixture
+def trained(workspace):
+    for stage in (["fetch"], ["verify"], ["weights", "tiny"], ["train", "tiny", "frozen"]):
+        run(BIN / "headswap", *stage)
+    (folder,) = Path("runs/tiny-frozen").glob("*/seed-0")
+    return folder
+
+
+FILES = ["best.safetensors", "last.safetensors", "probabilities.safetensors", "timing.json"]
+
+
+@pytest.mark.parametrize("change", ["deleted", "emptied", "a byte"])
+@pytest.mark.parametrize("name", [*FILES, "run.json"])
+def test_a_damaged_file_of_a_finished_run_is_named_and_the_run_is_trained_again(
+    trained, name, change
+):
+    path = trained / name
+    before = {file.name: file.read_bytes() for file in trained.glob("*.safetensors")}
+    before |= {file: file.read_bytes() for file in Path("plots").rglob("*.csv")}
+    if change == "deleted":
+        path.unlink()
+    else:
+        content = b"" if change == "emptied" else b"?" + path.read_bytes()[1:]
+        path.write_bytes(content)
+    shutil.rmtree("models")
+    printed = run(BIN / "headswap", "train", "tiny", "frozen")
+    assert f"seed-0: {name} missing or damaged" in printed
+    assert "seed 0: epoch 3/3" in printed and "seed 1: epoch" not in printed
+    after = {file.name: file.read_bytes() for file in trained.glob("*.safetensors")}
+    assert before == after | {file: file.read_bytes() for file in Path("plots").rglob("*.csv")}
+    assert "missing" not in run(BIN / "headswap", "train", "tiny", "frozen")
+
+
+def test_a_damaged_part_of_the_features_is_computed_again(trained):
+    run(BIN / "headswap", "embed", "tiny")
+    expected = Path("data/embeddings/tiny.safetensors").read_bytes()
+
+    def stop():
+        raise UserError("stopped before the parts are joined")
+
+    with pytest.raises(UserError, match="stopped"):
+        write_features("tiny", params.load(), lambda *_: None, stop)
+    (folder,) = Path("runs/tiny-embed").glob("*/")
+    (folder / "val.safetensors").write_bytes(b"")
+    (folder / "0.safetensors").unlink()
+    assert run(BIN / "headswap", "embed", "tiny").count("view ") == 2
+    assert Path("data/embeddings/tiny.safetensors").read_bytes() == expected
+
+
+def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(trained):
+    cell, chosen = params.Cell("tiny", "frozen"), params.load()
+    key = cache_key(cell, chosen)
+    image = next(Path("data/images/train").rglob("*.*"))
+    image.write_bytes(image.read_bytes() + b"?")
+    with pytest.raises(UserError, match="other images"):
+        ensure_unchanged(key, cache_key(cell, chosen))
+    with pytest.raises(UserError, match="other images"):
+        train_run(cell, chosen, 7, key, on_progress=lambda **_: None)
+    assert not (trained.parent / "seed-7/run.json").exists()

@@ -62,16 +62,25 @@ def check() -> None:
     resolve_device(params.device)
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
     print(f"params.yaml is correct: {len(params.cells())} cells, {seeds} each.")
+    from headswap.compare.versions import outdated
+
+    if cells := outdated(params.cells()):
+        print("Other versions than the installed ones made these cells:")
+        print(bulleted([f"{cell}: {differences}" for cell, differences in cells.items()], 100))
+        print("To make them again: dvc repro --force")
 
 
 @command
 def fetch() -> None:
     """Fetch the archive of images: download it, pack a local folder, or draw them."""
-    dataset = _load().dataset
+    params = _load()
+    dataset, snapshot = params.dataset, _snapshot(params, "fetch", "data")
     from headswap.data.fetch import fetch_archive
     from headswap.paths import ARCHIVE
 
-    if source := fetch_archive(dataset):
+    source = fetch_archive(dataset)
+    snapshot.check()  # afterwards: what was fetched is verified later, and is not fetched again
+    if source:
         print(f"{ARCHIVE} is written, from {source}.")
     else:
         print(f"{ARCHIVE} already holds the images of {dataset.manifest}; nothing to download.")
@@ -81,10 +90,11 @@ def fetch() -> None:
 def verify() -> None:
     """Compare the images with the manifest by size and SHA-256, and unpack them."""
     params = _load()
+    snapshot = _snapshot(params, "verify", "data")
     from headswap.data.manifest import find_quality_issues, write_counts
     from headswap.data.verify import verify_images
 
-    images = verify_images(params.dataset)
+    images = verify_images(params.dataset, before_writing=snapshot.check)
     write_counts(images)
     print(f"{len(images)} images are as the manifest says.")
     _print_issues(find_quality_issues(images))
@@ -122,7 +132,7 @@ def weights(model: Model) -> None:
     from headswap.paths import WEIGHTS
     from headswap.train.pretrained import write_weights
 
-    path, snapshot = WEIGHTS / f"{model}.safetensors", _snapshot(params, "train")
+    path, snapshot = WEIGHTS / f"{model}.safetensors", _snapshot(params, "weights", "train")
     write_weights(model, params, path, snapshot.check)
     print(f"{path} is written.")
 
@@ -134,7 +144,7 @@ def embed(model: Model) -> None:
     from headswap.progress import progress
     from headswap.train.workers import warm_up
 
-    snapshot = _snapshot(params, "train")
+    snapshot = _snapshot(params, "embed", "train")
     warm_up()
     from headswap.train.features import write_features
 
@@ -163,7 +173,8 @@ def _train(model: str, mode: "Mode", params: "Params") -> None:
     from headswap.progress import progress
     from headswap.train.cell import train_cell
 
-    cell, snapshot = Cell(model, mode), _snapshot(params, "train")
+    stage = "probe" if mode == "probe" else "train"
+    cell, snapshot = Cell(model, mode), _snapshot(params, stage, "train")
     with progress(params.recipe(cell).epochs, "epoch") as on_progress:
         train_cell(cell, params, on_progress, snapshot.check)
 
@@ -174,7 +185,7 @@ def compare() -> None:
     from headswap.compare.outputs import write_comparison
 
     params = _load()
-    write_comparison(params, _snapshot(params, "compare").check)
+    write_comparison(params, _snapshot(params, "compare", "compare").check)
 
 
 @command
@@ -208,10 +219,10 @@ def _load() -> "Params":
     return load()
 
 
-def _snapshot(params: "Params", wing: str) -> "Snapshot":
+def _snapshot(params: "Params", stage: str, wing: str) -> "Snapshot":
     from headswap.snapshot import Snapshot
 
-    return Snapshot(params, wing)
+    return Snapshot(params, stage, wing)
 
 
 def _load_with(model: str) -> "Params":

@@ -1,6 +1,11 @@
 """Detect that parameters or code changed while a stage was running."""
 
+import operator
+from functools import reduce
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from headswap.errors import UserError, bulleted
 from headswap.io import sha256
@@ -16,18 +21,26 @@ class Snapshot:
     Parameters
     ----------
     params
-        The parameters that the stage uses.
+        The parameters that the stage was started with.
+    stage
+        Its name in ``dvc.yaml``, where the parameters are listed that DVC records for it.
     wing
-        The folder of the package that the stage's code is in, besides ``images`` and the base.
+        The folder of the package that its code is in, besides ``images`` and the base.
     """
 
-    def __init__(self, params: Params, wing: str):
-        self._params = params
+    def __init__(self, params: Params, stage: str, wing: str):
+        pipeline = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))
+        self._names: list[str] = pipeline["stages"][stage]["params"]
+        self._values = self._values_of(params)
         package = Path(__file__).parent
         paths = [path for part in ("*", "images/*", f"{wing}/**/*") for path in package.glob(part)]
         self._digests = {
             path: sha256(path) for path in sorted(paths) if path.is_file() and path.suffix != ".pyc"
         }
+
+    def _values_of(self, params: Params) -> dict[str, Any]:
+        values = params.model_dump()
+        return {name: reduce(operator.getitem, name.split("."), values) for name in self._names}
 
     def check(self) -> None:
         """Compare parameters and code with the snapshot. To be called before writing outputs.
@@ -37,13 +50,15 @@ class Snapshot:
         UserError
             If something changed. Finished runs stay, so that the next try takes little time.
         """
+        values = self._values_of(load())
         changed = [
+            f"{name} in params.yaml" for name in values if values[name] != self._values[name]
+        ]
+        changed += [
             str(path)
             for path, digest in self._digests.items()
             if not path.exists() or sha256(path) != digest
         ]
-        if load() != self._params:
-            changed.insert(0, "params.yaml")
         if changed:
             raise UserError(
                 f"Edited while this stage was running:\n{bulleted(changed)}\n"

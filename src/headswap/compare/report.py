@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from headswap.compare.comparison import Comparison
 from headswap.compare.intervals import LEVEL
-from headswap.compare.results import TIMING_CONDITIONS, VERSIONS, Results
+from headswap.compare.results import TIMING_CONDITIONS, Results
+from headswap.compare.versions import outdated
 
 UNKNOWN = "–"
 MOST_PAIRS = 20
@@ -22,6 +23,14 @@ MOST_CLASSES = 10
 """How many classes have their recall listed."""
 MOST_IMAGES = 12
 """How many misclassified images are listed, and shown in the gallery."""
+CONDITIONS = {
+    "processor": "processor",
+    "cores": "cores",
+    "device": "device",
+    "workers": "runs at a time, at most",
+    "arithmetic": "settings of arithmetic",
+}
+"""The `results.TIMING_CONDITIONS` in the words of the report."""
 MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown, or GitHub's, may not take literally; within a word an underscore is literal."""
 
@@ -372,19 +381,53 @@ def near_duplication(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> di
 
 
 def provenance(results: Results) -> dict[str, Any]:
-    """Return what the cells were made with and from: every distinct value, as texts."""
-    timing = pd.DataFrame(results.timing.values())
-    keys = (*VERSIONS, *TIMING_CONDITIONS, "revision", "dirty")
-    distinct = {
-        key: sorted(timing[key].explode().dropna().astype(str).unique()) for key in keys
-    }  # a cell has a list of values where its runs differ
+    """Return what the cells were made with and from, as tables of texts.
+
+    Returns
+    -------
+    dict
+        ``made_with``, the versions, processor and so on, with a column for the cells that have
+        them in common; ``digests``, a row per cell; ``outdated``, from `versions.outdated`.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    cells: dict[str, list[str]] = {}
+    for cell, timing in results.timing.items():
+        values = timing["versions"] | {name: timing[key] for key, name in CONDITIONS.items()}
+        conditions = {name: _joined(value) for name, value in values.items()}
+        cells.setdefault(str(conditions), []).append(cell)
+        groups[str(conditions)] = conditions
+    made_with = pd.DataFrame(
+        {
+            "all cells" if len(groups) == 1 else listed(cells[group]): groups[group]
+            | {"revision": _revisions(results.timing[cell] for cell in cells[group])}
+            for group in groups
+        }
+    ).fillna(UNKNOWN)
     digests = results.figures.filter(regex="_digest$").rename(columns=lambda name: name[:-7])
     digests = digests.astype(object).where(digests.notna(), UNKNOWN).map(lambda text: text[:12])
     return {
-        **distinct,
-        "versions": VERSIONS,
+        "made_with": made_with.rename_axis("made with").reset_index(),
         "digests": digests.rename_axis("digest of").reset_index(),
+        "outdated": outdated(results.cells.values()),
     }
+
+
+def _joined(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return listed(UNKNOWN if one in (None, "") else one for one in values)
+
+
+def _revisions(timings: Iterable[Mapping[str, Any]]) -> str:
+    """Return the distinct revisions of some cells, and whether these had been edited."""
+    texts: dict[str, None] = {}
+    for timing in timings:
+        revisions, dirty = (
+            value if isinstance(value, list) else [value]
+            for value in (timing["revision"], timing["dirty"])
+        )
+        edited = " with uncommitted changes" if any(dirty) else ""
+        texts |= {revision[:12] + edited: None for revision in revisions if revision}
+    return listed(texts) or UNKNOWN
 
 
 def _text(value: float, form: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from headswap.compare.versions import made_by
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.params import Cell, Params
@@ -18,9 +19,8 @@ Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
 Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth", "activations"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
-TIMING_CONDITIONS = ("processor", "cores", "device", "workers")
+TIMING_CONDITIONS = ("processor", "cores", "device", "workers", "arithmetic")
 """What a time depends on besides the cell; only times under the same conditions are compared."""
-VERSIONS = ("headswap", "torch", "torchvision", "pillow", "python")
 
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
 DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | {
@@ -38,8 +38,8 @@ COLUMNS = {
 """The required columns of each kind of table."""
 KEYS = {
     "cells": ("seeds", "diverged", *COSTS),
-    "timing": ("seconds_per_run", *TIMING_CONDITIONS, "revision", "dirty", *VERSIONS),
-    "embed": ("seconds", *TIMING_CONDITIONS),
+    "timing": ("seconds_per_run", *TIMING_CONDITIONS, "revision", "dirty", "versions"),
+    "embed": ("seconds", *TIMING_CONDITIONS, "versions"),
     "dataset": ("images", "train", "val", "in_both_splits"),
 }
 """The required keys of each kind of JSON file."""
@@ -59,7 +59,8 @@ class Results:
         A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``.
     timing
         For each cell the content of ``metrics/timing/<cell>.json``; ``features_seconds`` is added,
-        each `probe` run's share of the time that its features took.
+        each `probe` run's share of the time that its features took. A value is a list where it
+        was not the same for all runs and, in `probe`, the features; a version is a list of all.
     curves, predictions
         The tables of all cells in one, with a first column ``cell``.
     counts
@@ -214,7 +215,7 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
     Where features and runs were timed under different conditions, both are listed.
     """
     timing = _read_json(TIMING / f"{cell.name}.json", "timing")
-    share = 0.0
+    records, share = [timing], 0.0
     if cell.mode == "probe":
         embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
         share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
@@ -222,7 +223,8 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
             if embedding[key] != timing[key]:
                 runs = timing[key] if isinstance(timing[key], list) else [timing[key]]
                 timing[key] = list(dict.fromkeys([*runs, embedding[key]]))
-    return {**timing, "features_seconds": share}
+        records.append(embedding)
+    return {**timing, "versions": made_by(*records), "features_seconds": share}
 
 
 def _check_runs(

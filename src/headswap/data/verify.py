@@ -6,6 +6,7 @@ import stat
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,7 @@ def verify_images(
     dataset: Dataset,
     archive: str | PathLike[str] = ARCHIVE,
     images: str | PathLike[str] = IMAGES,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them.
 
@@ -42,6 +44,8 @@ def verify_images(
         The zip to read.
     images
         The folder to write.
+    before_writing
+        Called when all images are verified, before they replace those of before.
 
     Returns
     -------
@@ -64,6 +68,7 @@ def verify_images(
                 unreadable = find_unreadable_images(folder)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, differences, unreadable))
+                before_writing()
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:

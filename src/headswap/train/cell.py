@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from headswap.errors import UserError
 from headswap.images.folders import classes_in, images_by_split
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
 from headswap.progress import OnProgress, console
 from headswap.train.locks import file_lock
-from headswap.train.provenance import code_digest
 from headswap.train.run_cache import (
     cache_key,
     changes_since_last_run,
     delete_checkpoint,
+    find_damage,
     is_finished,
     run_folder,
+    weights_packages,
 )
 from headswap.train.workers import Task, run_parallel
 
@@ -59,11 +59,12 @@ def train_cell(
     with file_lock(RUNS / cell.name / "lock"):
         key = cache_key(cell, params)
         folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
+        _delete_damaged(folders)
         unfinished = [seed for seed, folder in folders.items() if not is_finished(folder)]
         if len(unfinished) == len(folders) and (changes := changes_since_last_run(cell, key)):
             console.print(
-                f"{cell.name}: the finished runs in {RUNS / cell.name} are not used, because of "
-                f"other {', '.join(changes)}.",
+                f"{cell.name}: the finished runs in {RUNS / cell.name} are not used: "
+                f"{'; '.join(changes)}.",
                 markup=False,
             )
         for folder in folders.values():
@@ -89,9 +90,18 @@ def _train_run(
     """Call `run.train_run` in a worker: only there torch is imported."""
     from headswap.train.run import train_run
 
-    if code_digest() != key["inputs"]["code"]:
-        raise UserError("the code was edited while the run was starting.\nRun again: dvc repro")
     train_run(cell, params, seed, key, on_progress=on_progress)
+
+
+def _delete_damaged(folders: dict[int, Path]) -> None:
+    """Delete the damaged ones of some runs, so that they are trained again, and say so."""
+    for folder in folders.values():
+        if damaged := find_damage(folder):
+            console.print(
+                f"{folder}: {', '.join(damaged)} missing or damaged; the run is trained again.",
+                markup=False,
+            )
+            shutil.rmtree(folder)
 
 
 def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
@@ -109,9 +119,10 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
     probabilities = [_probabilities(folder) for folder in folders]
     write_json(CELL_METRICS / f"{cell.name}.json", _metrics(runs))
-    write_json(
-        TIMING / f"{cell.name}.json", {**_timing(folders, runs), "precision": params.precision}
-    )
+    timing = {**_timing(folders, runs), "precision": params.precision}
+    if cell.mode != "probe":
+        timing["weights_versions"] = weights_packages(cell.model)
+    write_json(TIMING / f"{cell.name}.json", timing)
     write_csv(
         CURVES / f"{cell.name}.csv",
         ["seed", "epoch", "split", "loss", "accuracy"],
@@ -167,7 +178,10 @@ def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
         if run["diverged"] is None
     ]
     seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in finished]
-    result: dict[str, Any] = {"seconds_per_run": [round(of_run, 3) for of_run in seconds]}
+    result: dict[str, Any] = {
+        "seconds_per_run": [round(of_run, 3) for of_run in seconds],
+        "versions": runs[0]["versions"],
+    }
     if finished:
         epochs = [epoch for of_run in finished for epoch in of_run]
         phases = {phase: float(np.mean([epoch[phase] for epoch in epochs])) for phase in epochs[0]}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headswap.errors import UserError
 from headswap.io import digest, read_tensors, sha256, write_json
 from headswap.params import Params
 from headswap.paths import EMBEDDINGS, RUNS, TIMING, WEIGHTS
@@ -22,6 +23,7 @@ from headswap.train.locks import file_lock
 from headswap.train.loop import make_autocast
 from headswap.train.pretrained import load_pretrained
 from headswap.train.provenance import code_digest, images_digest, machine, versions
+from headswap.train.run_cache import ensure_unchanged, weights_packages
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
 from headswap.train.workers import Task, run_parallel, worker_count
@@ -96,18 +98,11 @@ def write_features(
     UserError
         If a worker fails. The finished parts are kept for the next attempt.
     """
-    key = {
-        **params.model_dump(include={"embed": {"seed"}, "image": True, "precision": True}),
-        "device": resolve_device(params.device),
-        "images": images_digest(),
-        "weights": sha256(WEIGHTS / f"{model}.safetensors"),
-        "code": code_digest(),
-        "versions": versions(),
-    }
+    key = _cache_key(model, params)
     folder = RUNS / f"{model}-embed" / digest(key)
     parts = ["val", "train", *map(str, range(params.embed.views))]
     with file_lock(folder.with_name("lock")):
-        unfinished = [part for part in parts if not (folder / f"{part}.safetensors").exists()]
+        unfinished = [part for part in parts if not _is_finished(folder / f"{part}.safetensors")]
         shares = [unfinished[worker :: worker_count()] for worker in range(worker_count())]
         tasks = [
             Task(f"{model} views", compute_parts, (model, params, share, folder))
@@ -115,9 +110,34 @@ def write_features(
             if share
         ]
         run_parallel(tasks, on_progress)
+        try:
+            ensure_unchanged(key, _cache_key(model, params))
+        except UserError:
+            shutil.rmtree(folder)
+            raise
         before_writing()
-        _write_joined(model, params, folder, parts)
+        _write_joined(model, params, folder, parts, key["versions"])
         shutil.rmtree(folder)
+
+
+def _cache_key(model: str, params: Params) -> dict[str, Any]:
+    """Return all that the features depend on, except the number of views."""
+    return {
+        **params.model_dump(include={"embed": {"seed"}, "image": True, "precision": True}),
+        "device": resolve_device(params.device),
+        "images": images_digest(),
+        "weights": sha256(WEIGHTS / f"{model}.safetensors"),
+        "code": code_digest(),
+        "versions": versions(weights_packages(model)),
+    }
+
+
+def _is_finished(path: Path) -> bool:
+    """Return whether a part of the features was computed, and is not damaged."""
+    try:
+        return bool(read_tensors(path)[0])
+    except UserError:
+        return False
 
 
 def compute_parts(
@@ -174,7 +194,9 @@ def _backbone(model: str, params: Params) -> nn.Module:
     return network
 
 
-def _write_joined(model: str, params: Params, folder: Path, parts: list[str]) -> None:
+def _write_joined(
+    model: str, params: Params, folder: Path, parts: list[str], made_by: dict[str, str]
+) -> None:
     """Join the parts into the file that `FeatureDataset` reads, and sum their times."""
     dataset = ImageDataset(params.image)
     features, seconds = {}, 0.0
@@ -185,7 +207,8 @@ def _write_joined(model: str, params: Params, folder: Path, parts: list[str]) ->
     origin = {
         "precision": params.precision,
         **machine(resolve_device(params.device)),
-        **versions(),
+        "versions": made_by,
+        "weights_versions": weights_packages(model),
     }
     write_json(TIMING / f"{model}-embed.json", {"seconds": round(seconds, 3), **origin})
     save_tensors(

@@ -7,8 +7,10 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from importlib.metadata import packages_distributions, version
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -44,9 +46,10 @@ def write_weights(
         Of which ``weights``, ``factories`` and ``image.size`` are used.
     destination
         The safetensors file to write. Its metadata are the ``source``; the ``head``; the ``sha256``
-        of the tensors; for a factory its name and the digest of its code, which is its module and
-        what that imports from the same folder. torchvision's pretrained weights are not downloaded
-        again if the file has them already.
+        of the tensors; unless they are torchvision's, the versions of the ``packages`` that made
+        them; for a factory its name and the digest of its code, which is its module and what that
+        imports from the same folder. torchvision's pretrained weights are not downloaded again if
+        the file has them already.
     before_writing
         Called before the file is written.
 
@@ -55,7 +58,7 @@ def write_weights(
     UserError
         If the network has no head, or its weights are not available.
     """
-    origin = {}
+    origin: dict[str, Any] = {}
     pretrained = params.weights == "imagenet" and name not in params.factories
     url = _imagenet_url(name) if pretrained else None
     with seeded(0, "weights"):
@@ -69,9 +72,11 @@ def write_weights(
         network.load_state_dict(_with_metadata(state, network))
     else:
         source = "random" if params.weights == "random" else params.factories[name]
+        origin["packages"] = {"torch": version("torch"), "torchvision": version("torchvision")}
     if name in params.factories:
-        module = params.factories[name].partition(":")[0]
-        origin = {"factory": params.factories[name], "code": _factory_code(module)}
+        code, packages = _factory_code(params.factories[name].partition(":")[0])
+        origin["packages"] |= {package: version(package) for package in packages}
+        origin |= {"factory": params.factories[name], "code": code}
     state = network.state_dict()
     before_writing()
     save_tensors(
@@ -115,18 +120,27 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
         ) from error
 
 
-def _factory_code(name: str) -> str:
-    """Return the digest of an imported module and of all that it imports from the same folder."""
+def _factory_code(name: str) -> tuple[str, set[str]]:
+    """Return the digest of a module's code, and the installed packages that the code uses.
+
+    The code is the module and all that it imports from the same folder. Of an installed module it
+    is the module alone: the rest is known by its package's version.
+    """
     module = importlib.import_module(name)
     file = Path(inspect.getfile(module))
     root = file.parents[name.count(".") + hasattr(module, "__path__")]
-    files = {file}
+    files, imported = {file}, {name}
     if "site-packages" not in root.parts:
         finder = ModuleFinder([str(root)])
         finder.import_hook(name)
         paths = (getattr(found, "__file__", None) for found in finder.modules.values())
         files |= {Path(path) for path in paths if path}
-    return digest(sorted((path.relative_to(root).as_posix(), sha256(path)) for path in files))
+        imported |= set(finder.any_missing())
+    code = digest(sorted((path.relative_to(root).as_posix(), sha256(path)) for path in files))
+    installed = packages_distributions()
+    return code, {
+        package for path in imported for package in installed.get(path.partition(".")[0], ())
+    }
 
 
 def _imagenet_url(name: str) -> str:

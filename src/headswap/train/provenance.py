@@ -4,7 +4,8 @@ import ast
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from headswap.images.folders import images_in
@@ -14,6 +15,14 @@ from headswap.train.workers import worker_count
 
 PACKAGES = ("headswap", "torch", "torchvision", "pillow")
 """The packages that compute."""
+ARITHMETIC = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+)
+"""Variables by which torch and its libraries choose other instructions, which round differently."""
 
 
 def images_digest(folder: Path = IMAGES) -> str:
@@ -53,9 +62,21 @@ def _is_string(statement: ast.stmt) -> bool:
     )
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that compute."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute.
+
+    Parameters
+    ----------
+    packages
+        Others, which a factory uses; they may no longer be installed.
+    """
+    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
@@ -70,7 +91,8 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
     -------
     dict
         ``processor``; ``cores``; ``device``, of a CUDA device its model; ``workers``, the maximum
-        number of runs in parallel; ``system``; ``revision``, None outside a Git checkout;
+        number of runs in parallel; ``system``; ``arithmetic``, the variables of `ARITHMETIC` that
+        are set; ``revision``, None outside a Git checkout;
         ``dirty``, whether the checkout has uncommitted changes.
     """
     if device == "cuda":
@@ -83,6 +105,9 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
         "device": device,
         "workers": worker_count(),
         "system": f"{platform.system()} {platform.machine()}",
+        "arithmetic": " ".join(
+            f"{name}={os.environ[name]}" for name in ARITHMETIC if name in os.environ
+        ),
         "revision": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }

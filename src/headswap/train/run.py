@@ -16,8 +16,14 @@ from headswap.train.dataset import ImageDataset
 from headswap.train.features import FeatureDataset
 from headswap.train.loop import train
 from headswap.train.pretrained import load_pretrained
-from headswap.train.provenance import machine, versions
-from headswap.train.run_cache import delete_checkpoint, run_folder
+from headswap.train.provenance import machine
+from headswap.train.run_cache import (
+    cache_key,
+    delete_checkpoint,
+    ensure_unchanged,
+    file_digests,
+    run_folder,
+)
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
 
@@ -46,7 +52,13 @@ def train_run(
         The cell's cache key (`run_cache.cache_key`), after which the run's folder is named.
     on_progress
         Called after each epoch (see `loop.train`).
+
+    Raises
+    ------
+    UserError
+        If the images, the weights or the code are not, at its start or its end, those of the key.
     """
+    ensure_unchanged(key, cache_key(cell, params))
     folder = run_folder(cell, key, seed)
     torch.set_num_threads(1)
     dataset = open_dataset(cell, params)
@@ -69,7 +81,8 @@ def train_run(
         epochs = {"best": history.best, "last": history.last}
         probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
         save_tensors(folder / "probabilities.safetensors", probabilities)
-    times = {"epochs": history.seconds, **machine(key["device"]), **versions()}
+    ensure_unchanged(key, cache_key(cell, params))
+    times = {"epochs": history.seconds, **machine(key["device"])}
     write_json(folder / "timing.json", times)
     write_json(
         folder / "run.json",
@@ -81,6 +94,7 @@ def train_run(
             "best": _without_tensors(history.best),
             "last": _without_tensors(history.last),
             "curves": history.curves,
+            "files": file_digests(folder),
         },
     )
     delete_checkpoint(folder)

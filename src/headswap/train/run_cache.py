@@ -1,9 +1,11 @@
 """The cache of runs in ``runs/``: each run is in a folder named after its cache key."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from headswap.io import digest, read_json, sha256
+from headswap.errors import UserError
+from headswap.io import digest, read_json, read_tensors, sha256
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
 from headswap.train.devices import resolve_device
@@ -24,6 +26,7 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
         If images, weights or features are missing.
     """
     inputs: dict[str, str]
+    packages: Iterable[str] = ()
     if cell.mode == "probe":
         parameters = {}
         inputs = {"embeddings": sha256(EMBEDDINGS / f"{cell.model}.safetensors")}
@@ -33,6 +36,7 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
             "images": images_digest(),
             "weights": sha256(WEIGHTS / f"{cell.model}.safetensors"),
         }
+        packages = weights_packages(cell.model)
     return {
         "cell": cell.name,
         "recipe": params.recipe(cell).model_dump(),
@@ -40,8 +44,23 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
         "device": resolve_device(params.device),
         **parameters,
         "inputs": {**inputs, "code": code_digest()},
-        "versions": versions(),
+        "versions": versions(packages),
     }
+
+
+def weights_packages(model: str) -> dict[str, str]:
+    """Return the packages and versions that made a model's weights, unless torchvision's own."""
+    _, metadata = read_tensors(WEIGHTS / f"{model}.safetensors", only=())
+    return metadata.get("packages", {})
+
+
+def ensure_unchanged(key: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raise a UserError unless a cache key is still what it was when the work began."""
+    if changed := _differences(key, current):
+        raise UserError(
+            f"changed while this was computed: {'; '.join(changed)}. The result is not kept.\n"
+            "Run again: dvc repro"
+        )
 
 
 def runs_folder(cell: Cell, key: dict[str, Any]) -> Path:
@@ -57,6 +76,32 @@ def run_folder(cell: Cell, key: dict[str, Any], seed: int) -> Path:
 def is_finished(folder: Path) -> bool:
     """Return whether a run was trained to its end: ``run.json`` is written last."""
     return (folder / "run.json").exists()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a run that has no clock in it, by its name."""
+    return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def find_damage(folder: Path) -> list[str]:
+    """Return the names of a run's files that are missing or not as they were written.
+
+    A run that has not ended yet has none.
+    """
+    if not folder.exists() or (folder / "checkpoint.pt").exists():
+        return []
+    try:
+        run = read_json(folder / "run.json")
+        expected, epochs = run["files"], len(run["curves"]) // 2
+    except (OSError, ValueError, LookupError, TypeError):
+        return ["run.json"] if any(folder.iterdir()) else []
+    found = file_digests(folder)
+    damaged = [name for name in expected if found.get(name) != expected[name]]
+    try:
+        complete = len(read_json(folder / "timing.json")["epochs"]) >= epochs
+    except (OSError, ValueError, LookupError, TypeError):
+        complete = False
+    return damaged + ["timing.json"] * (not complete)
 
 
 def delete_checkpoint(folder: Path) -> None:
@@ -85,14 +130,26 @@ def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        Such as ``recipe.lr`` or ``versions.torch``; empty if there is no finished run.
+        Such as ``train.lr was 0.01, is 0.02`` or ``other code``; empty if there is no finished run.
     """
     finished = (RUNS / cell.name).glob("*/seed-*/run.json")
     latest = max(finished, key=lambda path: path.stat().st_mtime, default=None)
     if latest is None:
         return []
-    old, new = _flat(read_json(latest)), _flat(key)
-    return sorted(name for name in new if old.get(name) != new[name])
+    return _differences(read_json(latest), key)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return what differs between two cache keys of a cell, in the words of ``params.yaml``."""
+    before, after = _flat(old), _flat(new)
+    section = "probe." if new.get("cell", "").endswith("-probe") else "train."
+    return [
+        f"other {name.removeprefix('inputs.')}"
+        if name.startswith("inputs.")
+        else f"{name.replace('recipe.', section)} was {before.get(name)}, is {after[name]}"
+        for name in sorted(after)
+        if before.get(name) != after[name]
+    ]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""Whether the packages that made the results are those that are installed."""
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from headswap.io import read_json
+from headswap.params import Cell
+from headswap.paths import TIMING
+
+
+def made_by(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return all versions of each package that made a cell.
+
+    Parameters
+    ----------
+    *timings
+        The content of ``metrics/timing/<cell>.json`` and, in `probe`, of that of its features.
+
+    Examples
+    --------
+    >>> made_by({"versions": {"torch": "2.10"}, "weights_versions": {"torch": "2.9"}})
+    {'torch': ['2.10', '2.9']}
+    """
+    merged: dict[str, list[str]] = {}
+    for timing in timings:
+        for record in (timing["versions"], timing.get("weights_versions", {})):
+            for package, its_version in record.items():
+                if its_version not in merged.setdefault(package, []):
+                    merged[package].append(its_version)
+    return merged
+
+
+def outdated(cells: Iterable[Cell]) -> dict[str, str]:
+    """Return which cells other versions made than those that are installed.
+
+    Returns
+    -------
+    dict of str to str
+        For the name of each such cell what differs, such as ``pillow 11.3.0, not 12.0.0``. Cells
+        without results have none.
+    """
+    differences = {}
+    for cell in cells:
+        names = [cell.name, *[f"{cell.model}-embed"] * (cell.mode == "probe")]
+        try:
+            versions = made_by(*(read_json(TIMING / f"{name}.json") for name in names))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue  # not there yet, or damaged, which `compare` reports
+        installed = {package: _installed(package) for package in versions}
+        if others := [
+            f"{package} {' and '.join(versions[package])}, not {installed[package]}"
+            for package in versions
+            if versions[package] != [installed[package]]
+        ]:
+            differences[cell.name] = "; ".join(others)
+    return differences
+
+
+def _installed(package: str) -> str:
+    if package == "python":
+        return platform.python_version()
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "installed"
