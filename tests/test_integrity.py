@@ -1,5 +1,6 @@
 """A result is recorded only for the code and the parameters that made it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -170,3 +171,54 @@ def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(trained):
     with pytest.raises(UserError, match="other images"):
         train_run(cell, chosen, 7, key, on_progress=lambda **_: None)
     assert not (trained.parent / "seed-7/run.json").exists()
+
+
+def install(folder, package, version):
+    """Let Python find another version of a package, by its metadata."""
+    metadata = folder / f"{package}-{version}.dist-info/METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize("package", ["pillow", "efficientnet_lite_pytorch"])
+def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
+    trained, tmp_path, monkeypatch, package
+):
+    edit(modes=["frozen"])
+    run(BIN / "headswap", "embed", "tiny")
+    run(BIN / "headswap", "probe", "tiny")
+    assert "versions" not in run(BIN / "headswap", "check")
+    install(tmp_path / "packages", package, "99.9")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    lines = run(BIN / "headswap", "check").splitlines()
+    for cell in ("tiny-frozen", "tiny-probe"):
+        (line,) = [line for line in lines if line.startswith(f"  {cell}: ")]
+        assert re.search(rf"{package.replace('_', '-')} \d[\d.]*, not 99\.9", line)
+    assert lines[-1].endswith("dvc repro --force")
+    run(BIN / "headswap", "compare")
+    report = Path("metrics/comparison.md").read_text()
+    assert "Other versions than the installed ones made tiny-frozen and tiny-probe" in report
+
+    printed = run(BIN / "headswap", "train", "tiny", "frozen")
+    assert "made 2 of the cells" in printed
+    assert re.search(rf"versions\.{package.replace('_', '-')} was .*, is 99\.9", printed)
+    after = run(BIN / "headswap", "check")
+    assert "tiny-frozen" in after if package.startswith("eff") else "tiny-frozen" not in after
+    for stage in ("weights", "embed", "probe"):
+        run(BIN / "headswap", stage, "tiny")
+    run(BIN / "headswap", "train", "tiny", "frozen")
+    assert "versions" not in run(BIN / "headswap", "check")
+
+
+def test_settings_that_change_arithmetic_are_recorded_and_told(trained, monkeypatch):
+    edit(modes=["frozen"], seeds=[0])
+    run(BIN / "headswap", "embed", "tiny")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    run(BIN / "headswap", "probe", "tiny")
+    timing = read_json("metrics/timing/tiny-probe.json")
+    assert timing["arithmetic"] == "ATEN_CPU_CAPABILITY=default"
+    assert read_json("metrics/timing/tiny-frozen.json")["arithmetic"] == ""
+    run(BIN / "headswap", "compare")
+    report = Path("metrics/comparison.md").read_text()
+    assert "not all made in the same way" in report
+    assert r"ATEN\_CPU\_CAPABILITY=default" in report or "ATEN_CPU_CAPABILITY=default" in report

@@ -62,12 +62,7 @@ def check() -> None:
     resolve_device(params.device)
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
     print(f"params.yaml is correct: {len(params.cells())} cells, {seeds} each.")
-    from headswap.compare.versions import outdated
-
-    if cells := outdated(params.cells()):
-        print("Other versions than the installed ones made these cells:")
-        print(bulleted([f"{cell}: {differences}" for cell, differences in cells.items()], 100))
-        print("To make them again: dvc repro --force")
+    _print_outdated(params, list_all=True)
 
 
 @command
@@ -185,6 +180,7 @@ def compare() -> None:
     from headswap.compare.outputs import write_comparison
 
     params = _load()
+    _print_outdated(params)
     write_comparison(params, _snapshot(params, "compare", "compare").check)
 
 
@@ -229,7 +225,22 @@ def _load_with(model: str) -> "Params":
     params = _load()
     if model not in params.models:
         raise UserError(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
+    _print_outdated(params)
     return params
+
+
+def _print_outdated(params: "Params", list_all: bool = False) -> None:
+    """Say which cells were made by other versions: DVC does not notice an upgrade."""
+    from headswap.compare.versions import outdated
+
+    if cells := outdated(params.cells()):
+        print(f"Other versions than the installed ones made {len(cells)} of the cells", end="")
+        if list_all:
+            print(":")
+            print(bulleted([f"{cell}: {differences}" for cell, differences in cells.items()], 100))
+            print("To make them again: dvc repro --force")
+        else:
+            print(" (see: headswap check).")
 
 
 def stop_with_parent() -> None:
