@@ -267,21 +267,32 @@ def test_a_stage_ends_with_the_process_that_started_it():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_worker_that_dies_is_named_and_a_second_stage_is_refused(slow):
-    edit(train={"epochs": 200})
+def test_a_killed_run_goes_on_twice_and_is_then_named(slow, monkeypatch):
+    monkeypatch.setenv("HEADSWAP_WORKERS", "1")
+    edit(train={"epochs": 200}, seeds=[0])
     stage = headswap("train", "slow", "finetune")
-    wait_for(stage, "epoch 1/200")
-    second = headswap("train", "slow", "finetune")
-    _, complaint = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert f"number {stage.pid}" in complaint and "Traceback" not in complaint
-    working = [pid for pid in descendants(stage.pid) if not list(descendants(pid))]
-    victim = max(working)
-    os.kill(victim, signal.SIGKILL)
+    for kill in range(3):
+        wait_for(stage, f"epoch {2 * kill + 2}/200")
+        os.kill(max(descendants(stage.pid)), signal.SIGKILL)
+        if kill < 2:
+            wait_for(stage, "was killed by SIGKILL; it goes on from its checkpoint")
     _, complaint = stage.communicate(timeout=60)
     assert stage.returncode == 1
-    assert "slow-finetune seed" in complaint and "SIGKILL" in complaint
-    assert "Traceback" not in complaint
+    assert "slow-finetune seed 0 was killed by SIGKILL" in complaint
+    assert "HEADSWAP_WORKERS=1" in complaint and "Traceback" not in complaint
+
+
+@pytest.mark.slow
+def test_of_two_stages_that_train_the_same_cell_one_waits_for_the_other(slow):
+    first = headswap("train", "slow", "finetune")
+    wait_for(first, "epoch 1/6")
+    second = headswap("train", "slow", "finetune")
+    waiting, complaint = second.communicate(timeout=120)
+    assert second.returncode == 0, complaint
+    assert "waits for another process" in waiting and "epoch" not in waiting
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert len(list(Path("runs/slow-finetune").glob("*/seed-*/run.json"))) == 2
 
 
 def test_an_invalid_number_of_workers_is_refused(ready, monkeypatch):

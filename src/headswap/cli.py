@@ -1,5 +1,6 @@
 """The command line: a command for each stage, and those that a user types."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -143,7 +144,7 @@ def embed(model: Model) -> None:
     warm_up()
     from headswap.train.features import write_features
 
-    with progress(params.embed.views + 2, "view") as on_progress:
+    with progress("view", params.embed.views + 2) as on_progress:
         write_features(model, params, on_progress, snapshot.check)
 
 
@@ -163,6 +164,33 @@ def probe(model: Model) -> None:
     _train(model, "probe", _load_with(model))
 
 
+@command
+def runs(
+    cells: Annotated[
+        list[str] | None, typer.Argument(help="Such as resnet18-frozen; default: all of them.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would run.")] = False,
+) -> None:
+    """Train the unfinished runs of all cells that DVC calls changed, side by side in one queue.
+
+    The stages of `dvc repro` then find them finished.
+    """
+    params = _load()
+    from headswap.progress import progress
+    from headswap.train.cluster import run_parallel
+    from headswap.train.queue import changed_cells, chosen_cells, queued_runs
+
+    _print_outdated(params)
+    tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
+    if dry_run:
+        for task in tasks:
+            print(task.name)
+    elif tasks:
+        with progress("epoch", {task.name: task.steps for task in tasks}) as on_progress:
+            run_parallel(tasks, on_progress)
+    print(f"{len(tasks)} runs {'would be' if dry_run else 'were'} trained. Next: dvc repro")
+
+
 def _train(model: str, mode: "Mode", params: "Params") -> None:
     from headswap.params import Cell
     from headswap.progress import progress
@@ -170,7 +198,7 @@ def _train(model: str, mode: "Mode", params: "Params") -> None:
 
     stage = "probe" if mode == "probe" else "train"
     cell, snapshot = Cell(model, mode), _snapshot(params, stage, "train")
-    with progress(params.recipe(cell).epochs, "epoch") as on_progress:
+    with progress("epoch", params.recipe(cell).epochs) as on_progress:
         train_cell(cell, params, on_progress, snapshot.check)
 
 
@@ -191,20 +219,21 @@ def prune(
     """Remove the runs that params.yaml no longer describes from runs/."""
     params = _load()
     from headswap.io import folder_size
-    from headswap.paths import RUNS
     from headswap.train.locks import file_lock
-    from headswap.train.run_cache import unused_folders
+    from headswap.train.run_cache import runs_root, unused_folders
 
-    total, freed = folder_size(RUNS), 0
+    total, freed = folder_size(runs_root()), 0
     for folder in unused_folders(params):
-        with file_lock(folder.with_name("lock")):
+        with contextlib.ExitStack() as locks:
+            for lock in folder.glob("*.lock"):
+                locks.enter_context(file_lock(lock))
             size = folder_size(folder)
             freed += size
             print(f"{folder}: {size / 1e6:.1f} MB")
             if not dry_run:
                 shutil.rmtree(folder)
     print(
-        f"{freed / 1e6:.1f} of {total / 1e6:.1f} MB under {RUNS}/ "
+        f"{freed / 1e6:.1f} of {total / 1e6:.1f} MB under {runs_root()}/ "
         f"{'would be' if dry_run else 'are'} freed; DVC's cache keeps the results of all."
     )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -16,15 +16,16 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 @contextlib.contextmanager
-def progress(total: int, unit: str) -> Iterator[OnProgress]:
+def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
     """Show the progress of tasks that run side by side.
 
     Parameters
     ----------
-    total
-        Steps of each task.
     unit
         The name of a step: ``epoch``, ``view``.
+    steps
+        How many steps each task has; or for each task of a queue its number, so that the progress
+        of the whole is shown, too.
 
     Yields
     ------
@@ -41,13 +42,18 @@ def progress(total: int, unit: str) -> Iterator[OnProgress]:
         console=console,
         disable=not console.is_terminal,
     )
+    queue = _Queue(steps) if isinstance(steps, Mapping) else None
+    whole = bars.add_task("all runs", total=len(queue.steps), figures="") if queue else None
     tasks: dict[str, TaskID] = {}
-    steps: dict[str, int] = {}
+    done_by_task: dict[str, int] = {}
     started: dict[str, tuple[int, float]] = {}
 
     def on_progress(name: str, message: dict[str, Any]) -> None:
-        done = message.get("done", steps.get(name, 0) + 1)
-        steps[name] = done
+        total = queue.steps[name] if queue else steps
+        assert isinstance(total, int)
+        before = done_by_task.get(name, 0)
+        done = message.get("done", before + 1)
+        done_by_task[name] = done
         # The first message does not count for the speed: its step may have been done long ago.
         first, since = started.setdefault(name, (done, time.monotonic()))
         figures = "  ".join(
@@ -56,9 +62,14 @@ def progress(total: int, unit: str) -> Iterator[OnProgress]:
         if first < done < total:
             left = (time.monotonic() - since) / (done - first) * (total - done)
             figures += f"  {timedelta(seconds=round(left))} left"
+        if queue and whole is not None:
+            queue.update(name, done)
+            bars.update(whole, completed=queue.finished, figures=queue.time_left())
+            if not console.is_terminal and done == total:
+                figures += f"  ({queue.finished}/{len(queue.steps)} runs  {queue.time_left()})"
         if name not in tasks:
             tasks[name] = bars.add_task(name, total=total, figures="")
-        bars.update(tasks[name], completed=done, figures=figures)
+        bars.update(tasks[name], completed=done, figures=figures, visible=not queue or done < total)
         if done and not console.is_terminal:
             console.print(f"{name}: {unit} {done}/{total}  {figures}".rstrip(), markup=False)
         if note := message.get("note"):
@@ -66,3 +77,24 @@ def progress(total: int, unit: str) -> Iterator[OnProgress]:
 
     with bars:
         yield on_progress
+
+
+class _Queue:
+    """How much of a queue of tasks is done, and how long the rest will take."""
+
+    def __init__(self, steps: Mapping[str, int]):
+        self.steps, self.finished = steps, 0
+        self._done = dict.fromkeys(steps, 0)
+        self._start, self._computed = time.monotonic(), 0
+
+    def update(self, name: str, done: int) -> None:
+        self._computed += done == self._done[name] + 1  # others were done before
+        self._done[name] = done
+        self.finished = sum(self._done[task] >= self.steps[task] for task in self.steps)
+
+    def time_left(self) -> str:
+        left = sum(self.steps.values()) - sum(self._done.values())
+        if not self._computed or not left:
+            return ""
+        seconds = (time.monotonic() - self._start) / self._computed * left
+        return f"about {timedelta(seconds=round(seconds))} left"

@@ -20,12 +20,13 @@ from headswap.train.run_cache import (
     cache_key,
     changes_since_last_run,
     delete_checkpoint,
+    expected_memory,
     find_damage,
     is_finished,
     run_folder,
     weights_packages,
 )
-from headswap.train.workers import Task, run_parallel
+from headswap.train.workers import Task
 
 Probabilities = dict[str, np.ndarray]
 """Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""
@@ -53,30 +54,44 @@ def train_cell(
     Raises
     ------
     UserError
-        If another process trains the cell, or a run fails. Then nothing is written; the finished
-        epochs of every run are saved.
+        If a run fails. Then nothing is written; the finished epochs of every run are saved.
     """
-    with file_lock(RUNS / cell.name / "lock"):
-        key = cache_key(cell, params)
-        folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
-        _delete_damaged(folders)
-        unfinished = [seed for seed, folder in folders.items() if not is_finished(folder)]
-        if len(unfinished) == len(folders) and (changes := changes_since_last_run(cell, key)):
+    key = cache_key(cell, params)
+    if tasks := unfinished_runs(cell, params, key):
+        from headswap.train.cluster import run_parallel
+
+        run_parallel(tasks, on_progress)
+    folders = [run_folder(cell, key, seed) for seed in sorted(params.seeds)]
+    before_writing()
+    write_outputs(cell, params, folders)
+
+
+def unfinished_runs(cell: Cell, params: Params, key: dict[str, Any]) -> list[Task]:
+    """Return a task for each run of a cell that is not finished, or is damaged.
+
+    It is said why finished runs are not used.
+    """
+    folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
+    damage = {seed: find_damage(folder) for seed, folder in folders.items()}
+    for seed in damage:
+        if damage[seed]:
             console.print(
-                f"{cell.name}: the finished runs in {RUNS / cell.name} are not used: "
-                f"{'; '.join(changes)}.",
+                f"{folders[seed]}: {', '.join(damage[seed])} missing or damaged; the run is "
+                "trained again.",
                 markup=False,
             )
-        for folder in folders.values():
-            if is_finished(folder):
-                delete_checkpoint(folder)  # left by a process that was killed at the end of the run
-        tasks = [
-            Task(f"{cell.name} seed {seed}", _train_run, (cell, params, seed, key))
-            for seed in unfinished
-        ]
-        run_parallel(tasks, on_progress)
-        before_writing()
-        write_outputs(cell, params, list(folders.values()))
+    seeds = [seed for seed in folders if damage[seed] or not is_finished(folders[seed])]
+    if len(seeds) == len(folders) and (changes := changes_since_last_run(cell, key)):
+        console.print(
+            f"{cell.name}: the finished runs in {RUNS / cell.name} are not used: "
+            f"{'; '.join(changes)}.",
+            markup=False,
+        )
+    memory, epochs = expected_memory(cell), params.recipe(cell).epochs
+    return [
+        Task(f"{cell.name} seed {seed}", _train_run, (cell, params, seed, key), memory, epochs)
+        for seed in seeds
+    ]
 
 
 def _train_run(
@@ -87,21 +102,16 @@ def _train_run(
     *,
     on_progress: Callable[..., None],
 ) -> None:
-    """Call `run.train_run` in a worker: only there torch is imported."""
+    """Call `run.train_run` in a worker, unless another process has finished the run."""
     from headswap.train.run import train_run
 
-    train_run(cell, params, seed, key, on_progress=on_progress)
-
-
-def _delete_damaged(folders: dict[int, Path]) -> None:
-    """Delete the damaged ones of some runs, so that they are trained again, and say so."""
-    for folder in folders.values():
-        if damaged := find_damage(folder):
-            console.print(
-                f"{folder}: {', '.join(damaged)} missing or damaged; the run is trained again.",
-                markup=False,
-            )
+    folder = run_folder(cell, key, seed)
+    with file_lock(folder.with_suffix(".lock"), lambda note: on_progress(done=0, note=note)):
+        if find_damage(folder):
             shutil.rmtree(folder)
+        if not is_finished(folder):
+            train_run(cell, params, seed, key, on_progress=on_progress)
+        delete_checkpoint(folder)  # left by a process that was killed at the end of the run
 
 
 def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
@@ -191,7 +201,9 @@ def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
             **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in phases},
         }
     for key in timings[0]:
-        if key != "epochs":
+        if key == "memory_bytes":
+            result[key] = max(timing[key] for timing in timings)
+        elif key != "epochs":
             values = list(dict.fromkeys(timing[key] for timing in timings))
             result[key] = values[0] if len(values) == 1 else values
     return result

@@ -13,9 +13,10 @@ from torch import nn
 from headswap.errors import UserError
 from headswap.io import digest, read_tensors, sha256, write_json
 from headswap.params import Params
-from headswap.paths import EMBEDDINGS, RUNS, TIMING, WEIGHTS
+from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import OnProgress
 from headswap.train.backbones import replace_layer
+from headswap.train.cluster import run_parallel
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import Batches, ImageDataset
 from headswap.train.devices import resolve_device
@@ -23,10 +24,10 @@ from headswap.train.locks import file_lock
 from headswap.train.loop import make_autocast
 from headswap.train.pretrained import load_pretrained
 from headswap.train.provenance import code_digest, images_digest, machine, versions
-from headswap.train.run_cache import ensure_unchanged, weights_packages
+from headswap.train.run_cache import ensure_unchanged, runs_root, weights_packages
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
-from headswap.train.workers import Task, run_parallel, worker_count
+from headswap.train.workers import Task, worker_count
 
 
 class FeatureDataset:
@@ -99,15 +100,16 @@ def write_features(
         If a worker fails. The finished parts are kept for the next attempt.
     """
     key = _cache_key(model, params)
-    folder = RUNS / f"{model}-embed" / digest(key)
+    folder = runs_root() / f"{model}-embed" / digest(key)
     parts = ["val", "train", *map(str, range(params.embed.views))]
-    with file_lock(folder.with_name("lock")):
+    name = f"{model} views"
+    with file_lock(
+        folder.with_suffix(".lock"), lambda note: on_progress(name, {"done": 0, "note": note})
+    ):
         unfinished = [part for part in parts if not _is_finished(folder / f"{part}.safetensors")]
         shares = [unfinished[worker :: worker_count()] for worker in range(worker_count())]
         tasks = [
-            Task(f"{model} views", compute_parts, (model, params, share, folder))
-            for share in shares
-            if share
+            Task(name, compute_parts, (model, params, share, folder)) for share in shares if share
         ]
         run_parallel(tasks, on_progress)
         try:

@@ -1,8 +1,8 @@
-"""File locks, so that no two processes work on the same cell."""
+"""File locks, so that no two processes work on the same run."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,30 +11,43 @@ from headswap.errors import UserError
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a file lock for the length of a block.
 
-    The operating system releases the lock when its process ends, however it ends.
+    The operating system releases the lock when its process ends, however it ends. On a file system
+    without locks, as some networks have, the block runs without.
 
     Parameters
     ----------
     path
-        The lock file, in the folder that it protects.
+        The lock file.
+    on_wait
+        Called with a note when another process holds the lock, before waiting for it. None does
+        not wait.
 
     Raises
     ------
     UserError
-        If another process holds the lock. The message names the process.
+        If another process holds the lock, and `on_wait` is None. The message names the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = path.with_suffix(".pid")
+    holder, lock = path.with_suffix(".pid"), FileLock(path)
+    with contextlib.suppress(NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            process = holder.read_text() if holder.exists() else "unknown"
+            if on_wait is None:
+                raise UserError(
+                    f"Another process, number {process}, is working on {path.with_suffix('')}.\n"
+                    f"Wait for it, or stop it with `kill {process}`, then run the same command "
+                    "again."
+                ) from None
+            on_wait(f"waits for another process, number {process}, which is working on it")
+            lock.acquire()
     try:
-        with FileLock(path, timeout=0):
+        if lock.is_locked:
             holder.write_text(str(os.getpid()))
-            yield
-    except Timeout:
-        process = holder.read_text() if holder.exists() else "unknown"
-        raise UserError(
-            f"Another process, number {process}, is working on {path.parent.name}.\n"
-            f"Wait for it, or stop it with `kill {process}`, then run the same command again."
-        ) from None
+        yield
+    finally:
+        lock.release()

@@ -1,5 +1,7 @@
 """One run: a cell trained with one seed to its end, in a process of its own."""
 
+import resource
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,9 @@ from headswap.train.run_cache import (
 )
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
+
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes of the unit in which the system reports memory."""
 
 
 def train_run(
@@ -82,7 +87,11 @@ def train_run(
         probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
         save_tensors(folder / "probabilities.safetensors", probabilities)
     ensure_unchanged(key, cache_key(cell, params))
-    times = {"epochs": history.seconds, **machine(key["device"])}
+    times = {
+        "epochs": history.seconds,
+        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        **machine(key["device"]),
+    }
     write_json(folder / "timing.json", times)
     write_json(
         folder / "run.json",

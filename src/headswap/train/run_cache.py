@@ -1,5 +1,6 @@
 """The cache of runs in ``runs/``: each run is in a folder named after its cache key."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
 from headswap.train.devices import resolve_device
 from headswap.train.provenance import code_digest, images_digest, versions
+
+BASE_MEMORY = 2**30
+"""Bytes for torch, decoded images (at most half) and the activations of a batch."""
 
 
 def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
@@ -63,9 +67,26 @@ def ensure_unchanged(key: dict[str, Any], current: dict[str, Any]) -> None:
         )
 
 
+def runs_root() -> Path:
+    """Return the folder of all runs: ``runs/`` of the main checkout.
+
+    DVC's queued and temporary experiments, and the worktrees of Git, share its finished runs.
+    """
+    here = Path.cwd()
+    for folder in here.parents:
+        if folder.name == ".dvc" and here.relative_to(folder).parts[:2] == ("tmp", "exps"):
+            return folder.parent / RUNS
+    with contextlib.suppress(OSError):
+        link = Path((here / ".git").read_text().removeprefix("gitdir:").strip())
+        main = link.parents[2]  # from <main>/.git/worktrees/<name>
+        if link.parent.name == "worktrees" and (main / "dvc.yaml").exists():
+            return main / RUNS
+    return RUNS
+
+
 def runs_folder(cell: Cell, key: dict[str, Any]) -> Path:
     """Return the folder of a cell's runs that have a cache key."""
-    return RUNS / cell.name / digest(key)
+    return runs_root() / cell.name / digest(key)
 
 
 def run_folder(cell: Cell, key: dict[str, Any], seed: int) -> Path:
@@ -110,6 +131,25 @@ def delete_checkpoint(folder: Path) -> None:
         file.unlink()
 
 
+def expected_memory(cell: Cell) -> int:
+    """Return the bytes of memory that a run of a cell will take at most.
+
+    That is the peak of the cell's earlier runs, else an upper estimate: torch and the decoded
+    images, and eight times the weights (parameters, gradients, momentum, two copies of the best
+    epoch, a checkpoint that is being written, and what convolutions need).
+    """
+    timings = (runs_root() / cell.name).glob("*/seed-*/timing.json")
+    peaks = []
+    for path in timings:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            peaks.append(int(read_json(path)["memory_bytes"]))
+    if peaks:
+        return max(peaks)
+    weights = WEIGHTS / f"{cell.model}.safetensors"
+    size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
+    return BASE_MEMORY + 8 * size
+
+
 def unused_folders(params: Params) -> list[Path]:
     """Return the folders under ``runs/`` that no cell of the parameters would take a run from.
 
@@ -119,7 +159,7 @@ def unused_folders(params: Params) -> list[Path]:
     features = {f"{model}-embed" for model in params.models}
     return sorted(
         folder
-        for folder in RUNS.glob("*/*/")
+        for folder in runs_root().glob("*/*/")
         if folder not in used and folder.parent.name not in features
     )
 
@@ -132,7 +172,7 @@ def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
     list of str
         Such as ``train.lr was 0.01, is 0.02`` or ``other code``; empty if there is no finished run.
     """
-    finished = (RUNS / cell.name).glob("*/seed-*/run.json")
+    finished = (runs_root() / cell.name).glob("*/seed-*/run.json")
     latest = max(finished, key=lambda path: path.stat().st_mtime, default=None)
     if latest is None:
         return []

@@ -1,4 +1,4 @@
-"""Tasks in parallel: one process with one thread each, none of which outlives its parent."""
+"""A task in a child process: one thread, forked from a warm server, ended with its parent."""
 
 import gc
 import multiprocessing
@@ -6,15 +6,13 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.connection import Connection
 from typing import Any
 
 from headswap.errors import UserError
-from headswap.progress import OnProgress
 
 WORKERS = "HEADSWAP_WORKERS"
 ENVIRONMENT = {
@@ -23,6 +21,9 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 """Variables that a worker's libraries read when they are loaded."""
+RESTARTS = 2
+"""How often a task goes on from its checkpoint after a signal has killed its process."""
+_start_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,17 @@ class Task:
         Called with `arguments` and ``on_progress``, which takes keyword arguments. It can be
         pickled, and so can its arguments and result.
     arguments
+    memory
+        The bytes of memory that it is expected to take at most; 0 if that is not known.
+    steps
+        How many messages it will send.
     """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    memory: int = 0
+    steps: int = 1
 
 
 def worker_count() -> int:
@@ -68,86 +75,76 @@ def warm_up() -> None:
     """
     os.environ.update(ENVIRONMENT)
     multiprocessing.set_forkserver_preload(["headswap.train.run", "headswap.params"])
-    # Ignore SIGINT in the fork server, from its start on: the parent handles Ctrl-C.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Block SIGINT in the fork server, from its start on: the parent handles Ctrl-C.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
-    """Run tasks in parallel, at most `worker_count` at a time.
+def run_in_child(
+    task: Task,
+    folder: str,
+    send: Callable[[dict[str, Any]], None],
+    is_wanted: Callable[[], bool],
+) -> Any:
+    """Run a task in a child process, which is started again if a signal kills it.
 
     Parameters
     ----------
-    tasks
-        Started in this order.
-    on_progress
-        Called with a task's name and each message from it.
+    task
+        What to run.
+    folder
+        The project's folder, in which the child works.
+    send
+        Called with each message of the task.
+    is_wanted
+        Asked from time to time; when it is false, the child is stopped.
 
     Returns
     -------
-    list
-        The results of the tasks, in their order.
+    object
+        The task's result.
 
     Raises
     ------
     UserError
-        If a task fails or its process dies. The other processes are stopped first.
+        If the task fails, or its process dies once more than `RESTARTS`.
     """
-    if not tasks:
-        return []
-    warm_up()
+    if multiprocessing.current_process().daemon:
+        raise UserError(
+            "This Dask worker may not start processes.\nStart it with: dask worker --no-nanny"
+        )
     context = multiprocessing.get_context("forkserver")
-    waiting = list(enumerate(tasks))
-    running: dict[Connection, tuple[int, ForkServerProcess]] = {}
-    results: dict[int, Any] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < worker_count():
-                number, task = waiting.pop(0)
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_run_task, args=(task, sender), daemon=True)
-                process.start()
-                sender.close()
-                running[receiver] = number, process
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
-                number, process = running[ready]
-                kind, content = _receive(tasks[number], ready, process)
-                if kind == "progress":
-                    on_progress(tasks[number].name, content)
-                elif kind == "result":
-                    results[number] = content
-                elif number in results:
-                    del running[ready]
-                else:
-                    raise UserError(_exit_message(tasks[number], process.exitcode or 0))
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
+    for restarts_left in reversed(range(RESTARTS + 1)):
+        with _start_lock:  # two threads may not start processes at once
+            warm_up()
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_run_task, args=(task, folder, sender), daemon=True)
+            process.start()
+            sender.close()
+        try:
+            while is_wanted():
+                if receiver.poll(0.2):
+                    kind, content = receiver.recv()
+                    if kind == "result":
+                        return content
+                    if kind == "failure":
+                        raise UserError(f"{task.name} failed: {content}")
+                    send(content)
+            return None
+        except EOFError:
             process.join()
-    return [results[number] for number in range(len(tasks))]
-
-
-def _receive(task: Task, receiver: Connection, process: ForkServerProcess) -> tuple[str, Any]:
-    """Return the next message of a task: ``progress`` or ``result`` with its content, or ``end``.
-
-    Raises
-    ------
-    UserError
-        If the message is that the task has failed.
-    """
-    try:
-        kind, content = receiver.recv()
-    except EOFError:
-        process.join()
-        return "end", None
-    if kind == "failure":
-        raise UserError(f"{task.name} failed: {content}")
-    return kind, content
+            code = process.exitcode or 0
+            if code >= 0 or not restarts_left:
+                raise UserError(_exit_message(task, code)) from None
+            note = f"was killed by {signal.Signals(-code).name}; it goes on from its checkpoint"
+            send({"done": 0, "note": note})
+        finally:
+            process.terminate()
+            process.join()
+            receiver.close()
 
 
 def _exit_message(task: Task, code: int) -> str:
@@ -161,7 +158,7 @@ def _exit_message(task: Task, code: int) -> str:
     )
 
 
-def _run_task(task: Task, sender: Connection) -> None:
+def _run_task(task: Task, folder: str, sender: Connection) -> None:
     """Run a task in its own process."""
     gc.freeze()  # speed: neither this process nor its exit searches torch's objects for garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops its workers
@@ -171,6 +168,7 @@ def _run_task(task: Task, sender: Connection) -> None:
         sender.send(("progress", message))
 
     try:
+        _enter(folder)
         sender.send(("result", task.function(*task.arguments, on_progress=on_progress)))
     except UserError as error:
         sender.send(("failure", str(error)))
@@ -178,6 +176,17 @@ def _run_task(task: Task, sender: Connection) -> None:
         file = getattr(error, "filename", None)
         text = f"{file}: {getattr(error, 'strerror', error)}" if file else traceback.format_exc()
         sender.send(("failure", text))
+
+
+def _enter(folder: str) -> None:
+    """Make the project's folder the working folder; raise a UserError if it is not there."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be entered: {error.strerror}.\n"
+            "A worker on another machine needs the project's folder at the same path."
+        ) from None
 
 
 def _exit_with_parent() -> None:

@@ -1,0 +1,231 @@
+"""Tasks in parallel on a Dask cluster: one in this process, or that at DASK_SCHEDULER_ADDRESS."""
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from headswap.errors import UserError
+from headswap.progress import OnProgress, console
+from headswap.train.workers import Task, run_in_child, warm_up, worker_count
+
+ADDRESS = "DASK_SCHEDULER_ADDRESS"
+"""Dask's own variable: where the scheduler is whose workers compute the tasks."""
+MEMORY = "memory"
+"""The Dask resource that limits how many tasks run side by side: bytes."""
+PATIENCE = 10
+"""Seconds to wait for a scheduler, and without any worker until that is said."""
+
+
+def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
+    """Run tasks in parallel: on this machine `workers.worker_count` at a time, as memory allows.
+
+    Parameters
+    ----------
+    tasks
+        Started in this order.
+    on_progress
+        Called with a task's name and each message from it.
+
+    Returns
+    -------
+    list
+        The results of the tasks, in their order.
+
+    Raises
+    ------
+    UserError
+        If a task fails, its process dies repeatedly, or the scheduler is lost. The other tasks are
+        stopped first.
+    """
+    if not tasks:
+        return []
+    results: dict[int, Any] = {}
+    with _client(len(tasks)) as client:
+        messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        topic = f"headswap-{uuid.uuid4()}"
+        client.subscribe_topic(topic, lambda event: messages.put(event[1]))
+        futures = [
+            client.submit(
+                _run_on_worker,
+                task,
+                number,
+                os.getcwd(),
+                topic,
+                key=f"{task.name}-{uuid.uuid4()}",
+                retries=0,
+                priority=-number,
+                resources=_resources(task),
+            )
+            for number, task in enumerate(tasks)
+        ]
+        for future in futures:
+            future.add_done_callback(messages.put)
+        try:
+            for number, kind, content in _received(client, messages):
+                if kind == "progress":
+                    on_progress(tasks[number].name, content)
+                elif kind == "failure":
+                    raise UserError(content)
+                else:
+                    results[number] = content
+                    if len(results) == len(tasks):
+                        break
+        finally:
+            client.cancel(futures, force=True)
+    return [results[number] for number in range(len(tasks))]
+
+
+@contextlib.contextmanager
+def _client(tasks: int) -> Iterator[Any]:
+    """Connect to the scheduler at `ADDRESS`, or start one in this process."""
+    from distributed import Client, LocalCluster
+
+    logging.disable(logging.CRITICAL)  # Dask's errors come as messages
+    address = os.environ.get(ADDRESS)
+    if address:
+        try:
+            with Client(address, timeout=PATIENCE, set_as_default=False) as client:
+                yield client
+        except (OSError, ValueError) as error:  # a TimeoutError is an OSError
+            raise UserError(
+                f"No Dask scheduler answers at {address} ({ADDRESS}): {error}\n"
+                f"Start one with `dask scheduler`, or train on this machine: unset {ADDRESS}"
+            ) from None
+        return
+    warm_up()
+    # Within a process nothing needs to listen; what does so nevertheless, on loopback only.
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=min(tasks, worker_count()),
+            processes=False,
+            protocol="inproc",
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            resources={MEMORY: available_memory()},
+            silence_logs="CRITICAL",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _resources(task: Task) -> dict[str, float]:
+    """Return what a task takes of a worker; on other machines their owner decides on memory."""
+    if os.environ.get(ADDRESS) or not task.memory:
+        return {}
+    return {MEMORY: min(task.memory, available_memory())}  # one task must always fit
+
+
+def available_memory() -> int:
+    """Return the bytes of memory of this machine, or of its container if that has a limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            total = min(total, int(file.read()))
+    return total
+
+
+def _received(client: Any, messages: "queue.SimpleQueue[Any]") -> Iterator[tuple[int, str, Any]]:
+    """Yield task number, kind and content of each message.
+
+    A task's result comes after all of its progress: the two take different ways, and a result may
+    overtake.
+
+    Raises
+    ------
+    UserError
+        If the connection to the scheduler is lost, or a worker could not run the task.
+    """
+    counts: dict[int, int] = {}
+    waiting: dict[int, tuple[int, str, Any]] = {}
+    idle_since, told = time.monotonic(), False
+    while True:
+        try:
+            message = messages.get(timeout=1)
+        except queue.Empty:
+            if client.status != "running":
+                raise _lost() from None
+            if client.scheduler_info(n_workers=-1)["workers"]:
+                idle_since, told = time.monotonic(), False
+            elif not told and time.monotonic() - idle_since > PATIENCE:
+                told = True
+                console.print(
+                    f"No worker has joined the scheduler at {os.environ.get(ADDRESS)} yet. "
+                    "Waiting; start one with: dask worker --no-nanny",
+                    markup=False,
+                )
+            continue
+        if isinstance(message, dict):
+            number = message["task"]
+            counts[number] = counts.get(number, 0) + 1
+            yield number, "progress", message["message"]
+        else:
+            number, sent, kind, content = _outcome(message)
+            waiting[number] = sent, kind, content
+        for number, (sent, kind, content) in list(waiting.items()):
+            if counts.get(number, 0) >= sent or kind == "failure":
+                del waiting[number]
+                yield number, kind, content
+
+
+def _outcome(future: Any) -> tuple[int, int, str, Any]:
+    if future.status == "finished":
+        return future.result()
+    if future.status in ("cancelled", "lost"):
+        raise _lost()
+    error = future.exception()
+    raise UserError(
+        f"The workers at {os.environ.get(ADDRESS, 'this machine')} could not run a task: {error}\n"
+        "Finished epochs are saved. Start the workers in this project's environment and folder, "
+        "then run: dvc repro"
+    )
+
+
+def _lost() -> UserError:
+    return UserError(
+        f"The connection to the Dask scheduler at {os.environ.get(ADDRESS)} was lost. Finished "
+        f"epochs are saved.\nStart it again, or unset {ADDRESS}; then run: dvc repro"
+    )
+
+
+def _run_on_worker(task: Task, number: int, folder: str, topic: str) -> tuple[int, int, str, Any]:
+    """Run a task in a child process of a Dask worker.
+
+    Returns
+    -------
+    number : int
+        Of the task.
+    sent : int
+        How many messages were sent on `topic`.
+    kind : {"result", "failure"}
+    content
+        The task's result, or a message for the user.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+    sent = 0
+
+    def send(message: dict[str, Any]) -> None:
+        nonlocal sent
+        sent += 1
+        worker.log_event(topic, {"task": number, "message": message})
+
+    def is_wanted() -> bool:
+        state = worker.state.tasks.get(key)
+        return state is not None and state.state == "executing"
+
+    try:
+        return number, sent, "result", run_in_child(task, folder, send, is_wanted)
+    except UserError as error:
+        where = f" (on {socket.gethostname()})" if os.environ.get(ADDRESS) else ""
+        return number, sent, "failure", f"{error}{where}"

@@ -1,0 +1,70 @@
+"""The runs of several cells as one queue."""
+
+import difflib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from headswap.errors import UserError
+from headswap.params import Cell, Params
+from headswap.train.cell import unfinished_runs
+from headswap.train.run_cache import cache_key
+from headswap.train.workers import Task
+
+
+def chosen_cells(params: Params, names: Sequence[str]) -> list[Cell]:
+    """Return the cells with some names, or all of the matrix for none, in the order of the stages.
+
+    Raises
+    ------
+    UserError
+        If a name is not that of a cell.
+    """
+    cells = {cell.name: cell for cell in params.cells()}
+    for name in names:
+        if name not in cells:
+            close = difflib.get_close_matches(name, cells, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(
+                f"{name} is not a cell of params.yaml; {hint}the cells are {', '.join(cells)}."
+            )
+    chosen = [cells[name] for name in cells if name in names or not names]
+    return sorted(chosen, key=lambda cell: cell.mode == "probe")  # as the stages in dvc.yaml
+
+
+def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Return those of some cells whose stage DVC calls changed, all of them without DVC.
+
+    Raises
+    ------
+    UserError
+        If a stage that they need is not up to date.
+    """
+    cells = list(cells)
+    if not Path(".dvc").is_dir():
+        return cells
+    stages = {cell: _stage(cell) for cell in cells}
+    command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *stages.values()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"`dvc status` failed:\n{done.stderr.strip()}")
+    changed = set(json.loads(done.stdout))
+    needed = sorted(changed - {"check", *stages.values()})
+    if needed:
+        raise UserError(
+            f"Not up to date: {', '.join(needed)}.\nRun first: dvc repro {' '.join(needed)}"
+        )
+    return [cell for cell in cells if stages[cell] in changed]
+
+
+def queued_runs(cells: Iterable[Cell], params: Params) -> list[Task]:
+    """Return the unfinished runs of some cells, in their order."""
+    return [
+        task for cell in cells for task in unfinished_runs(cell, params, cache_key(cell, params))
+    ]
+
+
+def _stage(cell: Cell) -> str:
+    return f"probe@{cell.model}" if cell.mode == "probe" else f"train@{cell.name}"

@@ -1,0 +1,309 @@
+"""All unfinished runs in one queue, here and on the workers of a Dask scheduler."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import edit, project
+
+from headswap import params
+from headswap.errors import UserError
+from headswap.io import sha256
+from headswap.train.cluster import available_memory, run_parallel
+from headswap.train.queue import chosen_cells
+from headswap.train.run_cache import runs_root
+from headswap.train.workers import Task
+
+pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
+DASK = {"PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+def start(*command, **variables):
+    environment = {**os.environ, **DASK, "COLUMNS": "200", **variables}
+    return subprocess.Popen(
+        [str(BIN / command[0]), *map(str, command[1:])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(process, code=0):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    assert "Traceback" not in output, output
+    return output
+
+
+def sh(*command, code=0, **variables):
+    return finish(start(*command, **variables), code)
+
+
+def read_until(process, text):
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return line
+    raise AssertionError("".join(lines))
+
+
+def results():
+    """Return the digests of what the cells wrote that has no clock."""
+    folders = ("models", "metrics/cells", "plots/curves", "plots/predictions")
+    paths = [path for folder in folders for path in Path(folder).rglob("*.*") if path.is_file()]
+    return {path.as_posix(): sha256(path) for path in sorted(paths)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Return the results of a project that `dvc repro` alone made."""
+    folder, before = project(tmp_path_factory.mktemp("alone") / "project"), Path.cwd()
+    os.chdir(folder)
+    try:
+        prepare()
+        sh("dvc", "repro")
+        yield results()
+    finally:
+        os.chdir(before)
+
+
+def prepare():
+    edit(
+        models=["slow"],
+        factories={"slow": "my_networks:slow"},
+        train={"epochs": 4, "batch_size": 2},
+        embed={"views": 1},
+        seeds=[0, 1, 2],
+    )
+    subprocess.run(["git", "init", "--quiet"], check=True)
+
+
+@pytest.fixture
+def ready(workspace):
+    """Return a project in which all is ready for training."""
+    prepare()
+    sh("dvc", "repro", "weights", "embed")
+    return workspace
+
+
+def test_the_queue_trains_what_the_stages_then_collect(ready, undisturbed):
+    planned = sh("headswap", "runs", "--dry-run").splitlines()
+    cells = ("finetune", "frozen", "probe")
+    runs = [f"slow-{mode} seed {seed}" for mode in cells for seed in range(3)]
+    assert planned[:-1] == runs and planned[-1].startswith("9 runs would be")
+    assert not list(Path("runs").rglob("run.json"))
+    output = sh("headswap", "runs", "slow-finetune", "slow-probe")
+    assert "seed 2: epoch 4/4" in output and "(6/6 runs" in output and "frozen" not in output
+    assert "3 runs were trained" in sh("headswap", "runs")
+    assert "0 runs" in sh("headswap", "runs")
+    collected = sh("dvc", "repro")
+    assert "epoch" not in re.sub("best\nepoch|epoch, %|best epoch|last epoch", "", collected)
+    assert results() == undisturbed
+
+
+def test_what_dvc_has_got_is_not_trained_again(ready):
+    sh("dvc", "repro")
+    subprocess.run(["rm", "-r", "runs"], check=True)  # as in a clone that pulled the results
+    assert "0 runs" in sh("headswap", "runs")
+    edit(train={"lr": 0.05})
+    assert "6 runs would be" in sh("headswap", "runs", "--dry-run")
+
+
+def test_a_queue_whose_stages_are_not_ready_says_which_to_run(workspace):
+    prepare()
+    sh("dvc", "repro", "weights")
+    message = sh("headswap", "runs", code=1)
+    assert "Not up to date: embed@slow, fetch, verify." in message
+    (command,) = re.findall("Run first: (.*)", message)
+    sh(*command.split())
+    assert "9 runs" in sh("headswap", "runs", "--dry-run")
+
+
+def test_an_unknown_cell_is_told_the_one_that_was_meant(workspace):
+    with pytest.raises(UserError, match="did you mean tiny-frozen"):
+        chosen_cells(params.load(), ["tiny-frosen"])
+
+
+def test_tasks_that_need_more_memory_than_there_is_wait_for_each_other(workspace, monkeypatch):
+    monkeypatch.setenv("HEADSWAP_WORKERS", "3")
+    total = available_memory()
+    sizes = [0.3 * total, 0.3 * total, 0.6 * total, 0.6 * total, 50 * total]
+    tasks = [Task(f"task {n}", nap, (), int(size), 1) for n, size in enumerate(sizes)]
+    spans = run_parallel(tasks, lambda *_: None)
+
+    def together(one, other):
+        return max(one[0], other[0]) < min(one[1], other[1])
+
+    assert together(spans[0], spans[1])
+    assert not together(spans[2], spans[3])
+    assert not any(together(spans[4], other) for other in spans[:4])
+
+
+def nap(*, on_progress):
+    begin = time.time()
+    time.sleep(1)
+    return begin, time.time()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_listens_beyond_loopback(ready):
+    stage = start("headswap", "train", "slow", "finetune")
+    read_until(stage, "epoch 1/4")
+    processes = [psutil.Process(stage.pid), *psutil.Process(stage.pid).children(recursive=True)]
+    open_ports = [c for p in processes for c in p.net_connections() if c.status == "LISTEN"]
+    assert {c.laddr.ip for c in open_ports} <= {"127.0.0.1"}
+    finish(stage)
+
+
+def test_experiments_and_worktrees_share_the_runs_of_the_main_checkout(workspace, monkeypatch):
+    assert runs_root() == Path("runs")
+    experiment = workspace / ".dvc/tmp/exps/standalone/tmp123"
+    experiment.mkdir(parents=True)
+    monkeypatch.chdir(experiment)
+    assert runs_root() == workspace / "runs"
+    worktree = workspace.parent / "worktree"
+    git = ["git", "-C", workspace]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "dvc.yaml"], check=True)
+    commit = ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--message", "m"]
+    subprocess.run([*git, *commit], check=True)
+    subprocess.run([*git, "worktree", "add", "--quiet", worktree], check=True)
+    monkeypatch.chdir(worktree)
+    assert runs_root() == workspace / "runs"
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    """Start a scheduler of its own; return its address, and a function that starts a worker."""
+    processes = []
+
+    def start_process(*command, cwd=None, **variables):
+        process = subprocess.Popen(
+            [str(BIN / "dask"), *map(str, command)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=cwd,
+            env={**os.environ, **DASK, **variables},
+        )
+        processes.append(process)
+        return process
+
+    file = tmp_path / "scheduler.json"
+    options = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", file, "--no-dashboard")
+    scheduler = start_process("scheduler", *options)
+    deadline = time.monotonic() + 30
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    address = re.search(r"tcp://[\d.:]+", file.read_text()).group()
+
+    def worker(nanny=False, **variables):
+        options = ["--nthreads", "2", "--host", "127.0.0.1", "--no-dashboard"]
+        options += ["--memory-limit", "0", *["--no-nanny"] * (not nanny)]
+        return start_process("worker", address, *options, cwd=tmp_path, **variables)
+
+    yield address, worker, scheduler
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_runs_on_the_workers_of_a_scheduler_have_the_same_bytes(ready, undisturbed, scheduler):
+    address, worker, _ = scheduler
+    first, _ = worker(), worker()
+    stage = start("headswap", "runs", DASK_SCHEDULER_ADDRESS=address)
+    read_until(stage, "epoch 2/4")
+    children = psutil.Process(first.pid).children(recursive=True)
+    first.kill()  # its runs go on elsewhere, from their checkpoints
+    first.wait()
+    assert "9 runs were trained" in finish(stage)
+    psutil.wait_procs(children, timeout=20)
+    assert not any(alive(child) for child in children)
+    assert "epoch 1/4" not in sh("dvc", "repro", DASK_SCHEDULER_ADDRESS=address)
+    assert results() == undisturbed
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_stage_stops_its_runs_on_other_workers(ready, scheduler):
+    address, worker, _ = scheduler
+    edit(train={"epochs": 400})
+    a_worker = worker()
+    stage = start("headswap", "train", "slow", "finetune", DASK_SCHEDULER_ADDRESS=address)
+    read_until(stage, "epoch 1/400")
+    stage.send_signal(signal.SIGKILL)
+    stage.wait()
+    deadline = time.monotonic() + 40
+    while training(a_worker) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not training(a_worker) and a_worker.poll() is None
+
+
+def training(worker):
+    """Return the processes under a worker that compute: those below its fork server."""
+    return [
+        process
+        for process in psutil.Process(worker.pid).children(recursive=True)
+        if process.ppid() != worker.pid and alive(process)
+    ]
+
+
+def test_a_scheduler_that_dies_is_told(ready, scheduler):
+    address, worker, its_process = scheduler
+    edit(train={"epochs": 400})
+    worker()
+    stage = start("headswap", "train", "slow", "finetune", DASK_SCHEDULER_ADDRESS=address)
+    read_until(stage, "epoch 1/400")
+    its_process.kill()
+    message = finish(stage, code=1)
+    assert "connection to the Dask scheduler" in message and "unset DASK" in message
+
+
+def test_without_a_scheduler_at_the_address_it_is_said_what_to_type(ready):
+    address = "tcp://127.0.0.1:9"
+    message = sh("headswap", "train", "slow", "finetune", code=1, DASK_SCHEDULER_ADDRESS=address)
+    assert "No Dask scheduler answers at tcp://127.0.0.1:9" in message
+    assert "unset DASK_SCHEDULER_ADDRESS" in message
+
+
+def test_without_a_worker_it_is_said_and_ends_well_when_one_joins(ready, scheduler):
+    address, worker, _ = scheduler
+    stage = start("headswap", "train", "slow", "finetune", DASK_SCHEDULER_ADDRESS=address)
+    read_until(stage, "No worker has joined")
+    worker()
+    finish(stage)
+
+
+@pytest.mark.parametrize("difference", ["code", "nanny"])
+def test_a_worker_that_would_compute_something_else_is_refused(
+    ready, scheduler, tmp_path, difference
+):
+    address, worker, _ = scheduler
+    if difference == "code":
+        loop = project(tmp_path / "other") / "src/headswap/train/loop.py"
+        loop.write_text(loop.read_text() + "OTHER = 1\n")
+        worker(PYTHONPATH=str(tmp_path / "other/src"))
+    else:
+        worker(nanny=True)
+    message = sh("headswap", "train", "slow", "finetune", code=1, DASK_SCHEDULER_ADDRESS=address)
+    assert {"code": "other code", "nanny": "--no-nanny"}[difference] in message
+    assert not list(Path("runs").rglob("seed-*/run.json"))
+
+
+def test_a_worker_without_the_folder_is_told_to_share_it(workspace, scheduler, monkeypatch):
+    address, worker, _ = scheduler
+    worker()
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    monkeypatch.setattr("os.getcwd", lambda: "/nowhere")
+    with pytest.raises(UserError, match="/nowhere(.|\n)*same path"):
+        run_parallel([Task("task", time.sleep, (0,))], lambda *_: None)
