@@ -21,6 +21,8 @@ test: .venv/installed  ## all tests (HEADSWAP_MIRROR, if set, adds those on the 
 
 repro: .venv/installed  ## the real experiment, as described in params.yaml
 	headswap check
+	dvc repro weights embed
+	headswap runs
 	dvc repro
 
 bench: .venv/installed  ## time headswap and the classic script; writes benchmarks/RESULTS.md

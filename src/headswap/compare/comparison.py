@@ -84,8 +84,9 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
         ``best_epoch_mean``; ``val_loss_last_mean``; the content of ``metrics/cells/<cell>.json``;
         ``selection_optimism``, the accuracy at the best epoch less that at the last, with its
         interval for other replicates on the same images, because the choice of the epoch depends
-        on these; ``calibration_error``, the expected one; ``seconds_per_run_mean``, in `probe`
-        with a share of computing the features; ``accuracy_without_near_duplicates``; and
+        on these; ``calibration_error``, the expected one; ``seconds_per_run_mean`` (of the
+        processor) and ``wall_seconds_per_run_mean``, in `probe` with a share of computing the
+        features; ``accuracy_without_near_duplicates``; and
         ``published_best_val_accuracy`` and ``published_train_seconds``.
     """
     accuracies = pd.DataFrame([_accuracies(results, cell) for cell in results.cells]).round(6)
@@ -132,6 +133,9 @@ def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dic
         "selection_optimism_ci_high": round(np.minimum(1.0, optimism.high), 6),
         "calibration_error": round(calibration_error, 6),
         "seconds_per_run_mean": round(results.seconds(cell).mean(), 3),
+        "wall_seconds_per_run_mean": round(
+            pd.Series(results.timing[cell]["wall_seconds_per_run"], dtype=float).mean(), 3
+        ),
         "accuracy_without_near_duplicates": round(without_duplicates, 6),
     }
 

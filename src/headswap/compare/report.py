@@ -192,6 +192,7 @@ def accuracy(table: pd.DataFrame) -> dict[str, Any]:
             "parameters": f"{row.parameters:,}",
             "trained": f"{row.trainable_parameters:,}",
             "seconds per run": _seconds(row.seconds_per_run_mean),
+            "wall seconds": _seconds(row.wall_seconds_per_run_mean),
             "write-up, %": _percent(row.published_best_val_accuracy),
             "write-up, seconds": _text(row.published_train_seconds, ".0f"),
         }

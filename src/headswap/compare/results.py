@@ -38,8 +38,15 @@ COLUMNS = {
 """The required columns of each kind of table."""
 KEYS = {
     "cells": ("seeds", "diverged", *COSTS),
-    "timing": ("seconds_per_run", *TIMING_CONDITIONS, "revision", "dirty", "versions"),
-    "embed": ("seconds", *TIMING_CONDITIONS, "versions"),
+    "timing": (
+        "seconds_per_run",
+        "wall_seconds_per_run",
+        *TIMING_CONDITIONS,
+        "revision",
+        "dirty",
+        "versions",
+    ),
+    "embed": ("seconds", "wall_seconds", *TIMING_CONDITIONS, "versions"),
     "dataset": ("images", "train", "val", "in_both_splits"),
 }
 """The required keys of each kind of JSON file."""
@@ -58,8 +65,9 @@ class Results:
     figures
         A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``.
     timing
-        For each cell the content of ``metrics/timing/<cell>.json``; ``features_seconds`` is added,
-        each `probe` run's share of the time that its features took. A value is a list where it
+        For each cell the content of ``metrics/timing/<cell>.json``, where in `probe` each run's
+        share of the time that its features took is added to its times, and is
+        ``features_seconds``. A value is a list where it
         was not the same for all runs and, in `probe`, the features; a version is a list of all.
     curves, predictions
         The tables of all cells in one, with a first column ``cell``.
@@ -110,8 +118,7 @@ class Results:
 
         Features are computed once for all runs, so their share is the same in each.
         """
-        timing = self.timing[cell]
-        return pd.Series(timing["seconds_per_run"], dtype=float) + timing["features_seconds"]
+        return pd.Series(self.timing[cell]["seconds_per_run"], dtype=float)
 
     def timed_under_same_conditions(self, cells: Iterable[str]) -> bool:
         """Return whether all `TIMING_CONDITIONS` were the same for all runs of some cells."""
@@ -215,16 +222,20 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
     Where features and runs were timed under different conditions, both are listed.
     """
     timing = _read_json(TIMING / f"{cell.name}.json", "timing")
-    records, share = [timing], 0.0
+    records, features = [timing], 0.0
     if cell.mode == "probe":
         embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
-        share = embedding["seconds"] / max(1, len(timing["seconds_per_run"]))
+        share = 1 / max(1, len(timing["seconds_per_run"]))
+        features = embedding["seconds"] * share
+        for name, more in (("", features), ("wall_", embedding["wall_seconds"] * share)):
+            name += "seconds_per_run"
+            timing[name] = [seconds + more for seconds in timing[name]]
         for key in TIMING_CONDITIONS:
             if embedding[key] != timing[key]:
                 runs = timing[key] if isinstance(timing[key], list) else [timing[key]]
                 timing[key] = list(dict.fromkeys([*runs, embedding[key]]))
         records.append(embedding)
-    return {**timing, "versions": made_by(*records), "features_seconds": share}
+    return {**timing, "versions": made_by(*records), "features_seconds": features}
 
 
 def _check_runs(

@@ -14,7 +14,10 @@ from headswap.progress import console
 
 FILE_WIDTH = 150
 """The width of the tables where the output does not go to a terminal."""
-LEAVE_OUT = ("parameters", "trained", "last loss", "best − last, points", "write-up, seconds")
+LEAVE_OUT = (
+    *("wall seconds", "parameters", "trained", "last loss", "best − last, points"),
+    "write-up, seconds",
+)
 """The columns that a narrow terminal does without, the first of them first."""
 
 

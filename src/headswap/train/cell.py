@@ -187,14 +187,20 @@ def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
         for timing, run in zip(timings, runs, strict=True)
         if run["diverged"] is None
     ]
-    seconds = [sum(sum(epoch.values()) for epoch in epochs) for epochs in finished]
+    wall = [sum(epoch["wall"] for epoch in epochs) for epochs in finished]
+    seconds = [sum(sum(epoch.values()) - epoch["wall"] for epoch in epochs) for epochs in finished]
     result: dict[str, Any] = {
         "seconds_per_run": [round(of_run, 3) for of_run in seconds],
+        "wall_seconds_per_run": [round(of_run, 3) for of_run in wall],
         "versions": runs[0]["versions"],
     }
     if finished:
         epochs = [epoch for of_run in finished for epoch in of_run]
-        phases = {phase: float(np.mean([epoch[phase] for epoch in epochs])) for phase in epochs[0]}
+        phases = {
+            phase: float(np.mean([epoch[phase] for epoch in epochs]))
+            for phase in epochs[0]
+            if phase != "wall"
+        }
         result |= {
             "seconds_per_run_mean": round(float(np.mean(seconds)), 3),
             "seconds_per_epoch_mean": round(sum(phases.values()), 4),

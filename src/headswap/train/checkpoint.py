@@ -23,7 +23,7 @@ class History:
     curves
         (epoch, split, loss, accuracy), two per epoch; epochs count from 0.
     seconds
-        For each epoch the wall-clock seconds of each of `timing.PHASES`.
+        For each epoch `timing.PhaseTimer.seconds`.
     best
         The epoch with the best validation accuracy, the first of equals: ``epoch``, ``accuracy``,
         ``probabilities`` (float32, shape (images, classes)) and ``state`` (`trainable_state`).

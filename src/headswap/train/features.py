@@ -27,6 +27,7 @@ from headswap.train.provenance import code_digest, images_digest, machine, versi
 from headswap.train.run_cache import ensure_unchanged, runs_root, weights_packages
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
+from headswap.train.timing import device_time
 from headswap.train.workers import Task, worker_count
 
 
@@ -161,7 +162,7 @@ def compute_parts(
     backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset = ImageDataset(params.image)
     for part in parts:
-        start = time.perf_counter()
+        start, wall = device_time(device), time.perf_counter()
         batches: Iterable[torch.Tensor]
         if part == "val":
             batches = (inputs for inputs, _ in dataset.val_batches())
@@ -171,8 +172,9 @@ def compute_parts(
             batches = dataset.augmented_batches(params.embed.seed, int(part))
         autocast = make_autocast(params.precision, device)
         features = compute_features(backbone, batches, autocast, device)
-        seconds = time.perf_counter() - start
-        save_tensors(folder / f"{part}.safetensors", {"features": features}, seconds=seconds)
+        seconds, wall = device_time(device) - start, time.perf_counter() - wall
+        tensors = {"features": features}
+        save_tensors(folder / f"{part}.safetensors", tensors, seconds=seconds, wall=wall)
         on_progress()
 
 
@@ -201,18 +203,20 @@ def _write_joined(
 ) -> None:
     """Join the parts into the file that `FeatureDataset` reads, and sum their times."""
     dataset = ImageDataset(params.image)
-    features, seconds = {}, 0.0
+    features, seconds, wall = {}, 0.0, 0.0
     for part in parts:
         tensors, metadata = read_tensors(folder / f"{part}.safetensors", "pt")
         features[part] = tensors["features"]
         seconds += metadata["seconds"]
+        wall += metadata["wall"]
     origin = {
         "precision": params.precision,
         **machine(resolve_device(params.device)),
         "versions": made_by,
         "weights_versions": weights_packages(model),
     }
-    write_json(TIMING / f"{model}-embed.json", {"seconds": round(seconds, 3), **origin})
+    times = {"seconds": round(seconds, 3), "wall_seconds": round(wall, 3)}
+    write_json(TIMING / f"{model}-embed.json", {**times, **origin})
     save_tensors(
         EMBEDDINGS / f"{model}.safetensors",
         {
