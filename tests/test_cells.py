@@ -284,8 +284,9 @@ def test_a_killed_run_goes_on_twice_and_is_then_named(slow, monkeypatch):
 
 @pytest.mark.slow
 def test_of_two_stages_that_train_the_same_cell_one_waits_for_the_other(slow):
+    edit(train={"epochs": 30})
     first = headswap("train", "slow", "finetune")
-    wait_for(first, "epoch 1/6")
+    wait_for(first, "epoch 1/30")
     second = headswap("train", "slow", "finetune")
     waiting, complaint = second.communicate(timeout=120)
     assert second.returncode == 0, complaint
@@ -347,7 +348,7 @@ def test_edited_code_of_a_factory_changes_its_weights(ready):
 def test_a_cell_with_one_run_diverged_keeps_the_time_and_weights_of_the_others(ready):
     cell, chosen = params.Cell("tiny", "finetune"), params.load()
     train("finetune")
-    first, second = sorted(Path("runs/tiny-finetune").glob("*/seed-*"))
+    first, second = sorted(Path("runs/tiny-finetune").glob("*/seed-*/"))
     run, timing = read_json(first / "run.json"), read_json(first / "timing.json")
     run["best"]["accuracy"], run["diverged"] = 1.0, 2
     timing["epochs"][0]["forward"], timing["revision"] = 1000.0, "another"

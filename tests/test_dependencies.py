@@ -22,6 +22,8 @@ HARMLESS = {
     "headswap": "empty",
     "headswap.__main__": "chooses the copy of the package",
     "headswap.cli": "reads arguments, calls one function of a wing, prints",
+    "headswap.compare": "empty",
+    "headswap.compare.versions": "a note on the terminal (and `compare` depends on its folder)",
     "headswap.download": "what it brings is verified by its digest",
     "headswap.errors": "the text of messages",
     "headswap.paths": "DVC looks for outputs at the same paths, and fails a stage without them",
