@@ -19,7 +19,7 @@ from headswap.train.provenance import code_digest
 from headswap.train.run_cache import cache_key
 
 HARMLESS = {
-    "headswap": "empty",
+    "headswap": "loads a trained network for users; no stage calls it",
     "headswap.__main__": "chooses the copy of the package",
     "headswap.cli": "reads arguments, calls one function of a wing, prints",
     "headswap.compare": "empty",

@@ -16,6 +16,7 @@ from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
 from headswap.progress import OnProgress, console
 from headswap.train.locks import file_lock
+from headswap.train.record import RECORD, best_run, cell_record, weights_file
 from headswap.train.run_cache import (
     cache_key,
     changes_since_last_run,
@@ -144,7 +145,9 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
         + [f"p_{name}" for name in classes],
         _predictions(classes, names["val"], runs, probabilities, labels),
     )
-    _write_models(cell, folders, runs)
+    counts = {split: len(of_split) for split, of_split in names.items()}
+    record = cell_record(cell, params.image, classes, counts, runs)
+    _write_models(cell, folders, runs, record)
 
 
 def _classes_and_names(cell: Cell) -> tuple[list[str], dict[str, list[str]]]:
@@ -237,21 +240,23 @@ def _predictions(
                 ]
 
 
-def _write_models(cell: Cell, folders: list[Path], runs: list[dict[str, Any]]) -> None:
-    """Write ``models/<cell>/``: a record of each run, and trained weights.
+def _write_models(
+    cell: Cell, folders: list[Path], runs: list[dict[str, Any]], record: dict[str, Any]
+) -> None:
+    """Write ``models/<cell>/``: the record of the cell and of each run, and trained weights.
 
     For `frozen` and `probe` these are the heads (and buffers) of all runs, which together with the
     backbone reproduce their predictions; for `finetune` the network of the best run.
     """
     with atomic_write(MODELS / cell.name) as target:
         target.mkdir()
+        write_json(target / RECORD, record)
         for folder, run in zip(folders, runs, strict=True):
             write_json(target / f"run-{run['seed']}.json", run)
             for which in ("best", "last") if cell.mode != "finetune" else ():
                 if (folder / f"{which}.safetensors").exists():
-                    name = f"run-{run['seed']}-{which}.safetensors"
+                    name = weights_file(cell, run, which)
                     shutil.copyfile(folder / f"{which}.safetensors", target / name)
-        finished = [number for number, run in enumerate(runs) if run["diverged"] is None]
-        if cell.mode == "finetune" and finished:
-            best = max(finished, key=lambda number: runs[number]["best"]["accuracy"])
-            shutil.copyfile(folders[best] / "best.safetensors", target / "best.safetensors")
+        if cell.mode == "finetune" and (best := best_run(runs)):
+            best_folder = folders[runs.index(best)]
+            shutil.copyfile(best_folder / "best.safetensors", target / "best.safetensors")

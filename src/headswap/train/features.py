@@ -24,6 +24,7 @@ from headswap.train.locks import file_lock
 from headswap.train.loop import make_autocast
 from headswap.train.pretrained import load_pretrained
 from headswap.train.provenance import code_digest, images_digest, machine, versions
+from headswap.train.record import describe_inputs
 from headswap.train.run_cache import ensure_unchanged, runs_root, weights_packages
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
@@ -119,7 +120,8 @@ def write_features(
             shutil.rmtree(folder)
             raise
         before_writing()
-        _write_joined(model, params, folder, parts, key["versions"])
+        inputs = describe_inputs(model, params.image, key["images"], key["weights"])
+        _write_joined(model, params, folder, parts, key["versions"], inputs)
         shutil.rmtree(folder)
 
 
@@ -199,7 +201,12 @@ def _backbone(model: str, params: Params) -> nn.Module:
 
 
 def _write_joined(
-    model: str, params: Params, folder: Path, parts: list[str], made_by: dict[str, str]
+    model: str,
+    params: Params,
+    folder: Path,
+    parts: list[str],
+    made_by: dict[str, str],
+    inputs: dict[str, Any],
 ) -> None:
     """Join the parts into the file that `FeatureDataset` reads, and sum their times."""
     dataset = ImageDataset(params.image)
@@ -228,5 +235,6 @@ def _write_joined(
         },
         classes=dataset.classes,
         names=dataset.names,
+        inputs=inputs,
         backbone=measure_complexity(_backbone(model, params), params.image.size),
     )

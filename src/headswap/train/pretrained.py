@@ -69,7 +69,7 @@ def write_weights(
     if url:
         source = url
         state = _saved_state(destination, url) or _imagenet_state(name, url)
-        network.load_state_dict(_with_metadata(state, network))
+        load_tensors(network, state)
     else:
         source = "random" if params.weights == "random" else params.factories[name]
         origin["packages"] = {"torch": version("torch"), "torchvision": version("torchvision")}
@@ -111,13 +111,24 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
     tensors, metadata = read_tensors(path, "pt")
     network = build(name, params.factories)
     try:
-        network.load_state_dict(_with_metadata(tensors, network))
+        load_tensors(network, tensors)
         return network, metadata["head"]
     except (RuntimeError, KeyError) as error:
         raise UserError(
             f"{path} does not fit {name}: {error}\n"
             f"If its factory was edited: dvc repro --force --single-item weights@{name}"
         ) from error
+
+
+def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load all tensors of a network, saved by name.
+
+    Raises
+    ------
+    RuntimeError
+        If the network has others, or others in shape.
+    """
+    network.load_state_dict(_with_metadata(tensors, network))
 
 
 def _factory_code(name: str) -> tuple[str, set[str]]:

@@ -1,5 +1,6 @@
 """What is done to an image before a network sees it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,9 +8,7 @@ from torchvision.transforms import v2
 
 from headswap.images.reading import read_image
 from headswap.params import Image
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet by channel, for pixels between 0 and 1."""
+from headswap.train.preprocessing import INTERPOLATION, MEAN, STD
 
 
 def decode(path: Path) -> torch.Tensor:
@@ -23,13 +22,16 @@ def augmentation(image: Image) -> v2.Transform:
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
-def center_crop(image: Image) -> v2.Transform:
+def center_crop(image: Image, interpolation: str = INTERPOLATION) -> v2.Transform:
     """Return the transform of images that a network is validated on."""
-    return v2.Compose([v2.Resize(image.resize), v2.CenterCrop(image.size)])
+    resize = v2.Resize(image.resize, v2.InterpolationMode(interpolation))
+    return v2.Compose([resize, v2.CenterCrop(image.size)])
 
 
-def normalize(images: list[torch.Tensor]) -> torch.Tensor:
+def normalize(
+    images: list[torch.Tensor], mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> torch.Tensor:
     """Stack uint8 images into a batch of floats with mean 0 and spread 1, channels last."""
     pixels = torch.stack(images).float().div_(255)
-    pixels = v2.functional.normalize(pixels, list(MEAN), list(STD), inplace=True)
+    pixels = v2.functional.normalize(pixels, list(mean), list(std), inplace=True)
     return pixels.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,133 @@
+"""Model folders: which there are, what their records say, and what the comparison says of them.
+
+This module does not import torch, so that a mistake is told at once.
+"""
+
+import csv
+import difflib
+import math
+from pathlib import Path
+from typing import Any
+
+from headswap.errors import UserError
+from headswap.io import read_json
+from headswap.params import Cell, load
+from headswap.paths import METRICS, MODELS
+from headswap.train.record import RECORD
+
+
+def is_model_folder(name: str) -> bool:
+    """Return whether `name` is a trained cell, or the path of a model folder."""
+    return any((folder / RECORD).is_file() for folder in (Path(name), MODELS / name))
+
+
+def find_folder(name: str) -> Path:
+    """Return a model folder.
+
+    Parameters
+    ----------
+    name
+        A cell of this project, or the path of a model folder.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    if is_model_folder(name):
+        return MODELS / name if (MODELS / name / RECORD).is_file() else Path(name)
+    cells = {cell.name: cell for cell in (load().cells() if Path("params.yaml").exists() else ())}
+    if cell := cells.get(name):
+        raise UserError(
+            f"{name} is not trained yet: there is no {MODELS / name / RECORD}.\n"
+            f"Train it with: dvc repro {_stage(cell)}\n"
+            f"or get it from your DVC remote with: dvc pull {_stage(cell)}"
+        )
+    known = sorted({*cells, *(path.parent.name for path in MODELS.glob(f"*/{RECORD}"))})
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    raise UserError(
+        f"There is no cell or image {name}{hint}\n"
+        f"Name a cell ({', '.join(known) or 'none is trained here'}) or the path of a model "
+        "folder, then images."
+    )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what a model folder's ``model.json`` says.
+
+    Raises
+    ------
+    UserError
+        If it is missing or damaged.
+    """
+    try:
+        return read_json(folder / RECORD)
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is no model folder: it has no {RECORD}.\nMake it with: dvc repro"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{folder / RECORD} cannot be read: {error}.\n{restore(folder)}") from error
+
+
+def restore(folder: Path) -> str:
+    """Return how to get the files of a model folder back."""
+    return f"Bring it back with: dvc checkout --force {folder}\nor make it anew with: dvc repro"
+
+
+def comparison(folder: Path, record: dict[str, Any]) -> dict[str, float] | None:
+    """Return what the comparison says of a cell; None if it has not compared these runs.
+
+    Returns
+    -------
+    dict or None
+        The cell's mean accuracy at its best epoch, ``mean``, with its 95 % interval for other
+        images and other replicates, ``low`` and ``high``.
+    """
+    runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
+    for row in _rows(folder.resolve().parents[1] / METRICS / "comparison.csv"):
+        figures = {
+            name: float(row[f"best_val_accuracy_{column}"] or "nan")
+            for name, column in (("mean", "mean"), ("low", "ci_low"), ("high", "ci_high"))
+        }
+        same = runs and math.isclose(figures["mean"], sum(runs) / len(runs), abs_tol=1e-5)
+        if row["cell"] == record["cell"] and same:
+            return figures
+    return None
+
+
+def best_cell() -> str:
+    """Return the most accurate cell of the comparison, chosen as its report does.
+
+    Raises
+    ------
+    UserError
+        If there is no comparison yet, or no run of it finished.
+    """
+    rows = [row for row in _rows(METRICS / "comparison.csv") if row["best_val_accuracy_mean"]]
+    if not rows:
+        raise UserError(
+            f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
+            "Give a cell before the images, or compare all with: dvc repro"
+        )
+    best = min(
+        rows,
+        key=lambda row: (
+            -float(row["best_val_accuracy_mean"]),
+            -float(row["last_val_accuracy_mean"]),
+            float(row["seconds_per_run_mean"] or "inf"),
+        ),
+    )
+    return best["cell"]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _stage(cell: Cell) -> str:
+    return f"probe@{cell.model}" if cell.mode == "probe" else f"train@{cell.name}"

@@ -1,0 +1,148 @@
+"""A trained network, loaded from its model folder, with its classes and its preprocessing."""
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from headswap.errors import UserError
+from headswap.io import read_tensors, sha256
+from headswap.params import Image
+from headswap.paths import WEIGHTS
+from headswap.predict.folders import read_record, restore
+from headswap.train.backbones import build, new_head, replace_layer
+from headswap.train.loop import make_autocast
+from headswap.train.pretrained import load_tensors
+from headswap.train.transforms import center_crop, decode, normalize
+
+
+class Classifier(nn.Module):
+    """A trained network in eval mode, with all that it needs to classify photographs.
+
+    Parameters
+    ----------
+    network
+        Returns logits, shape (batch, classes).
+    record
+        The content of the cell's ``model.json``.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        In float32; without what is done to a photograph before.
+    record : dict
+    classes : list of str
+        In the order of the outputs.
+    """
+
+    def __init__(self, network: nn.Module, record: Mapping[str, Any]):
+        super().__init__()
+        self.network, self.record = network, record
+        self.classes: list[str] = record["classes"]
+        values = record["preprocessing"]
+        self._mean, self._std = values["mean"], values["std"]
+        sides = Image(size=values["size"], resize=values["resize"])
+        self._center_crop = center_crop(sides, values["interpolation"])
+        self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def crop(self, path: str | PathLike[str]) -> torch.Tensor:
+        """Return what the network sees of a photograph: uint8, shape (3, size, size).
+
+        Raises
+        ------
+        OSError, ValueError
+            If it cannot be read.
+        """
+        return self._center_crop(decode(Path(path)))
+
+    def normalize(self, crops: list[torch.Tensor]) -> torch.Tensor:
+        """Return a batch of crops as the network takes it: float, shape (batch, 3, size, size)."""
+        return normalize(crops, self._mean, self._std)
+
+    def preprocess(self, *paths: str | PathLike[str]) -> torch.Tensor:
+        """Return a batch of photographs: float, shape (batch, 3, size, size)."""
+        return self.normalize([self.crop(path) for path in paths])
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return logits as when the cell was validated: float32, shape (batch, classes)."""
+        with make_autocast(self.record["precision"], batch.device.type):
+            return self.network(batch).float()
+
+
+def load_model(folder: str | PathLike[str], seed: int | None = None) -> Classifier:
+    """Load a network that was trained.
+
+    Parameters
+    ----------
+    folder
+        A cell's model folder, such as ``models/resnet18-frozen``. For `frozen` and `probe` it holds
+        the trained tensors alone; the backbone's file is looked for in this folder, and in
+        ``data/weights`` of the project that the folder is in. **A factory is code that is run.**
+    seed
+        Of the run. None takes the one that the record keeps, the best on the validation images.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, damaged, or not the one that the record names.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    trained, _ = read_tensors(_weights_file(folder, record, seed), "pt")
+    name, head = record["backbone"]["name"], record["backbone"]["head"]
+    factory = record["backbone"]["factory"]
+    network = build(name, {name: factory} if factory else {})
+    try:
+        features: Any = network.get_submodule(head).in_features
+        if record["mode"] != "finetune":
+            load_tensors(network, read_tensors(_backbone_file(folder, record), "pt")[0])
+        replace_layer(network, head, new_head(features, len(record["classes"]), torch.Generator()))
+        if record["mode"] == "probe":
+            trained = {f"{head}.{key}": tensor for key, tensor in trained.items()}
+        if record["mode"] != "finetune":
+            trained = {**network.state_dict(), **trained}
+        load_tensors(network, trained)
+    except (AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{folder} does not fit {name}: {error}\n"
+            "If the code of the network was edited since: dvc repro"
+        ) from error
+    return Classifier(network, record)
+
+
+def _weights_file(folder: Path, record: Mapping[str, Any], seed: int | None) -> Path:
+    """Return the file with a run's trained tensors."""
+    if record["kept"] is None:
+        raise UserError(
+            f"{folder} has no weights: all runs of {record['cell']} diverged.\n"
+            "Set a lower learning rate in params.yaml, then: dvc repro"
+        )
+    seed = record["kept"]["seed"] if seed is None else seed
+    files = {run["seed"]: run["weights"] for run in record["runs"] if run["weights"]}
+    if seed not in files:
+        raise UserError(
+            f"{folder} has no weights of seed {seed}.\n"
+            f"It has those of: {', '.join(map(str, files))}."
+        )
+    if not (folder / files[seed]).exists():
+        raise UserError(f"{folder / files[seed]} is missing.\n{restore(folder)}")
+    return folder / files[seed]
+
+
+def _backbone_file(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Return the file of the backbone's weights, which has the digest that the record names."""
+    name, expected = record["backbone"]["file"], record["backbone"]["sha256"]
+    places = [folder / name, folder.resolve().parents[1] / WEIGHTS / name]
+    found = next((place for place in places if place.exists()), None)
+    if found is None or sha256(found) != expected:
+        what = f"{found} is another file" if found else f"there is no {places[1]}"
+        raise UserError(
+            f"{folder} holds what was trained, and needs the backbone's {name} "
+            f"with SHA-256 {expected[:12]}…, but {what}.\n"
+            f"Copy it into {folder}, or bring it back with: dvc repro"
+        )
+    return found
