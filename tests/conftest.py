@@ -1,5 +1,6 @@
 """A new project folder for each test that runs the pipeline."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -60,3 +61,22 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
     return tmp_path / "project"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a project with a factory's network and one of torchvision's, trained in three modes.
+
+    It is the working folder of a module's tests.
+    """
+    from trained import train_all  # only here: it imports torch
+
+    folder = project(tmp_path_factory.mktemp("trained") / "project")
+    before = Path.cwd()
+    os.chdir(folder)
+    sys.path.insert(0, str(TESTS))
+    edit(models=["tiny", "resnet18"], train={"epochs": 2}, probe={"epochs": 4})
+    train_all()
+    yield folder
+    os.chdir(before)
+    sys.path.remove(str(TESTS))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import edit
-from trained import CELLS, trained  # noqa: F401
+from trained import CELLS
 
 import headswap
 from headswap import params

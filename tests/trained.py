@@ -1,11 +1,4 @@
-"""A project with trained cells: a factory's network and one of torchvision's, three modes each."""
-
-import os
-import sys
-from pathlib import Path
-
-import pytest
-from conftest import TESTS, edit, project
+"""Train all cells of a project, in place of the pipeline."""
 
 from headswap import params
 from headswap.data.fetch import fetch_archive
@@ -31,17 +24,3 @@ def train_all():
         write_features(model, chosen, lambda name, message: None)
     for cell in chosen.cells():
         train_cell(cell, chosen, lambda name, message: None)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Return a project in which all cells are trained; it is the working folder."""
-    folder = project(tmp_path_factory.mktemp("trained") / "project")
-    before = Path.cwd()
-    os.chdir(folder)
-    sys.path.insert(0, str(TESTS))
-    edit(models=["tiny", "resnet18"], train={"epochs": 2}, probe={"epochs": 4})
-    train_all()
-    yield folder
-    os.chdir(before)
-    sys.path.remove(str(TESTS))

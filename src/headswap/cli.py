@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -210,6 +210,51 @@ def compare() -> None:
     params = _load()
     _print_outdated(params)
     write_comparison(params, _snapshot(params, "compare", "compare").check)
+
+
+@command
+def predict(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CELL] IMAGE...",
+            help="A cell, or a model folder; by default the best of the comparison. Then images, "
+            "folders of images, patterns.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to give.")] = 1,
+    csv: Annotated[Path | None, typer.Option(help="Write path, rank, class, probability.")] = None,
+    json: Annotated[Path | None, typer.Option(help="The same as JSON.")] = None,
+    seeds: Annotated[
+        Literal["kept", "all"], typer.Option(help="The best run, or the mean of all.")
+    ] = "kept",
+    explain: Annotated[
+        Path | None, typer.Option(help="A folder for pictures of what the decisions rest on.")
+    ] = None,
+    misclassified: Annotated[
+        str | None,
+        typer.Option(metavar="CELL", help="Classify the most misclassified images instead."),
+    ] = None,
+) -> None:
+    """Classify photographs with what was trained."""
+    from headswap.predict.files import find_images, misclassified_images, split_arguments
+    from headswap.predict.folders import best_cell, find_folder
+
+    cell, images = split_arguments(arguments or [])
+    if misclassified and arguments:
+        raise UserError("--misclassified takes a cell and no images.\nLeave one of them out.")
+    if not misclassified and not images:
+        example = " ".join(["headswap predict", *([cell] if cell else []), "data/images/val"])
+        raise UserError(f"No image is given.\nName files, folders or patterns, such as: {example}")
+    name = misclassified or cell
+    if not name:
+        name = best_cell()
+        print(f"The best cell of the comparison is {name}.", file=sys.stderr)
+    folder = find_folder(name)
+    paths = misclassified_images() if misclassified else find_images(images)
+    from headswap.predict.predict import classify
+
+    classify(folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain)
 
 
 @command

@@ -36,6 +36,7 @@ def write_comparison(params: Params, before_writing: Callable[[], None] = lambda
     write_json(METRICS / "summary.json", summary(comparison.table))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))
+    write_text(METRICS / "misclassified.csv", comparison.misclassified.round(6).to_csv(index=False))
     write_text(METRICS / "comparison.md", report.render("report.md", facts))
     plots.write(comparison.rows, results.cells, gallery)
     terminal.show(facts)

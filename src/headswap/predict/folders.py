@@ -6,14 +6,18 @@ This module does not import torch, so that a mistake is told at once.
 import csv
 import difflib
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.params import Cell, load
 from headswap.paths import METRICS, MODELS
 from headswap.train.record import RECORD
+
+Seeds = Literal["kept", "all"]
+"""The runs of a cell to use: the one that its folder keeps, or all."""
 
 
 def is_model_folder(name: str) -> bool:
@@ -76,25 +80,42 @@ def restore(folder: Path) -> str:
     return f"Bring it back with: dvc checkout --force {folder}\nor make it anew with: dvc repro"
 
 
-def comparison(folder: Path, record: dict[str, Any]) -> dict[str, float] | None:
-    """Return what the comparison says of a cell; None if it has not compared these runs.
+def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the accuracy of a cell with its interval; None if these runs were not compared.
 
     Returns
     -------
     dict or None
-        The cell's mean accuracy at its best epoch, ``mean``, with its 95 % interval for other
-        images and other replicates, ``low`` and ``high``.
+        The ``mean`` accuracy at the best epoch, and ``low`` and ``high``, its 95 % interval for
+        other images and other replicates.
     """
     runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
     for row in _rows(folder.resolve().parents[1] / METRICS / "comparison.csv"):
-        figures = {
-            name: float(row[f"best_val_accuracy_{column}"] or "nan")
-            for name, column in (("mean", "mean"), ("low", "ci_low"), ("high", "ci_high"))
-        }
-        same = runs and math.isclose(figures["mean"], sum(runs) / len(runs), abs_tol=1e-5)
-        if row["cell"] == record["cell"] and same:
-            return figures
+        if row["cell"] == record["cell"] and row["best_val_accuracy_mean"] and runs:
+            mean, low, high = (
+                float(row[f"best_val_accuracy_{which}"]) for which in ("mean", "ci_low", "ci_high")
+            )
+            if math.isclose(mean, sum(runs) / len(runs), abs_tol=1e-5):
+                return {"mean": mean, "low": low, "high": high}
     return None
+
+
+def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
+    """Return how accurate the runs of a cell that classify were on the validation images."""
+    kept = record["kept"]["seed"]
+    runs = [run for run in record["runs"] if run["seed"] == kept or seeds == "all"]
+    accuracies = ", ".join(f"{run['best']['accuracy']:.1%}" for run in runs if run["best"])
+    which = f"seed {kept}" if seeds == "kept" else "all seeds"
+    text = (
+        f"{record['cell']}, {which}: {accuracies} of {record['counts']['val']} validation images "
+        "correct at the best epoch"
+    )
+    if known := interval(folder, record):
+        text += (
+            f"; the cell's mean is {known['mean']:.1%}, with a 95% interval of {known['low']:.1%} "
+            f"to {known['high']:.1%} for other images and runs"
+        )
+    return f"{text}."
 
 
 def best_cell() -> str:

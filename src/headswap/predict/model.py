@@ -143,6 +143,6 @@ def _backbone_file(folder: Path, record: Mapping[str, Any]) -> Path:
         raise UserError(
             f"{folder} holds what was trained, and needs the backbone's {name} "
             f"with SHA-256 {expected[:12]}…, but {what}.\n"
-            f"Copy it into {folder}, or bring it back with: dvc repro"
+            f"Copy it into {folder}, or make it in the project with: dvc repro"
         )
     return found

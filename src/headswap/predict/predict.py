@@ -1,0 +1,171 @@
+"""Classify photographs with trained networks."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from headswap.errors import UserError, bulleted
+from headswap.io import write_csv, write_json
+from headswap.predict.extras import require
+from headswap.predict.folders import Seeds, describe, read_record
+from headswap.predict.model import Classifier, load_model
+from headswap.train.dataset import EVALUATION_BATCH
+from headswap.train.devices import resolve_device
+
+COLUMNS = ("path", "rank", "class", "probability")
+
+
+def classify(
+    folder: Path,
+    paths: Sequence[Path],
+    *,
+    seeds: Seeds = "kept",
+    top: int = 1,
+    csv: Path | None = None,
+    json: Path | None = None,
+    explain: Path | None = None,
+) -> None:
+    """Classify photographs; print their classes, write them to files, and draw explanations.
+
+    Parameters
+    ----------
+    folder
+        The model folder.
+    paths
+        The photographs.
+    seeds
+        The runs.
+    top
+        The number of classes to give for each photograph, the most probable first.
+    csv, json
+        Files to write, with `COLUMNS` for each photograph and class.
+    explain
+        A folder to write pictures to (see `explain.write_explanations`).
+
+    Raises
+    ------
+    UserError
+        If a file of the model is missing, or captum where it is needed; at the end, if a photograph
+        could not be read.
+    """
+    if explain:
+        require("captum")
+    networks = load_networks(folder, seeds)
+    print(describe(folder, networks[0].record, seeds), file=sys.stderr)
+    unreadable: list[str] = []
+    predictions = predict(networks, paths, unreadable.append)
+    found = dict(_with_progress(predictions, len(paths), "photographs"))
+    rows = []
+    for path, probabilities in found.items():
+        ranked = rank(networks[0].classes, probabilities)[:top]
+        print(f"{_text(path)}: {', '.join(f'{name} {share:.1%}' for name, share in ranked)}")
+        rows += [(_text(path), place, *of_class) for place, of_class in enumerate(ranked, 1)]
+    if csv:
+        write_csv(csv, COLUMNS, rows)
+    if json:
+        write_json(json, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
+    if explain:
+        from headswap.predict.explain import write_explanations
+
+        pictures = write_explanations(networks, found, explain)
+        written = list(_with_progress(pictures, len(found), "explanations"))
+        print(f"Explanations in {explain}: {len(written)}.")
+    if unreadable:
+        raise UserError(
+            f"{len(unreadable)} of {len(paths)} files could not be read:\n{bulleted(unreadable)}\n"
+            "Replace them by images, or leave them out."
+        )
+
+
+def load_networks(folder: Path, seeds: Seeds) -> list[Classifier]:
+    """Load the runs of a model folder.
+
+    Raises
+    ------
+    UserError
+        If all are wanted, and the weights of one are not kept.
+    """
+    if seeds == "kept":
+        return [load_model(folder)]
+    finished = [run for run in read_record(folder)["runs"] if run["diverged"] is None]
+    if lacking := [str(run["seed"]) for run in finished if not run["weights"]]:
+        raise UserError(
+            f"{folder} does not have the weights of seed {', '.join(lacking)}: where the whole "
+            "network is trained, only those of the best run are kept.\nLeave out --seeds all."
+        )
+    return [load_model(folder, run["seed"]) for run in finished]
+
+
+def predict(
+    networks: Sequence[Classifier],
+    paths: Sequence[Path],
+    on_unreadable: Callable[[str], None],
+) -> Iterator[tuple[Path, torch.Tensor]]:
+    """Classify photographs in batches; the next batch is read while one is computed.
+
+    Parameters
+    ----------
+    networks
+        Runs of one cell, whose probabilities are averaged.
+    paths
+        The photographs.
+    on_unreadable
+        Called with the name of each photograph that cannot be read, and why.
+
+    Yields
+    ------
+    path : pathlib.Path
+    probabilities : torch.Tensor
+        Of the classes, float32 on the CPU, shape (classes,).
+    """
+    device = resolve_device("auto")
+    batches = [paths[i : i + EVALUATION_BATCH] for i in range(0, len(paths), EVALUATION_BATCH)]
+    with ThreadPoolExecutor() as pool:
+        reading = ({path: pool.submit(networks[0].crop, path) for path in b} for b in batches)
+        current = next(reading, {})
+        for following in chain(reading, [{}]):
+            if crops := _readable(current, on_unreadable):
+                inputs = networks[0].normalize(list(crops.values())).to(device)
+                outputs = [network.to(device)(inputs).softmax(1) for network in networks]
+                yield from zip(crops, torch.stack(outputs).mean(0).cpu(), strict=True)
+            current = following
+
+
+def rank(classes: Sequence[str], probabilities: torch.Tensor) -> list[tuple[str, float]]:
+    """Return classes with their probabilities to six digits, the most probable first."""
+    values, indices = probabilities.sort(descending=True, stable=True)
+    names = [classes[index] for index in indices.tolist()]
+    return [(name, float(f"{v:.6g}")) for name, v in zip(names, values.tolist(), strict=True)]
+
+
+def _readable(
+    crops: dict[Path, "Future[torch.Tensor]"], on_unreadable: Callable[[str], None]
+) -> dict[Path, torch.Tensor]:
+    """Return the crops that could be read."""
+    result = {}
+    for path, crop in crops.items():
+        try:
+            result[path] = crop.result()
+        except (OSError, ValueError) as error:
+            on_unreadable(f"{_text(path)}: {getattr(error, 'strerror', None) or error}")
+    return result
+
+
+def _with_progress(steps: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    """Show the progress of many steps on the terminal, never in the output itself."""
+    console = Console(stderr=True)
+    return track(
+        steps, what, total, console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+def _text(path: Path) -> str:
+    """Return a path in characters that can be written; a file's name may be any bytes."""
+    return str(path).encode(errors="backslashreplace").decode()

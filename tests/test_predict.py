@@ -1,0 +1,233 @@
+"""`headswap predict`: the validated classes again, for files, folders and patterns; messages."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import edit
+from fake_cells import write_alexnet, write_cell, write_images
+from PIL import Image
+from trained import CELLS
+
+from headswap import params
+from headswap.compare.comparison import compare
+from headswap.compare.outputs import write_comparison
+from headswap.compare.report import recommendation
+from headswap.compare.results import read_results
+from headswap.io import read_json
+
+VAL = "data/images/val"
+
+
+def headswap(*arguments, code=0, **options):
+    """Run a command as a user does; return its output and its messages."""
+    command = [sys.executable, "-m", "headswap", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def refused(*arguments):
+    """Return the message of a command that fails."""
+    output, message = headswap(*arguments, code=1)
+    assert output == ""
+    return message
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_validation_images_get_the_classes_that_were_recorded_for_the_run(
+    trained,
+    tmp_path,
+    cell,
+):
+    headswap("predict", cell, VAL, "--top", 2, "--csv", tmp_path / "found.csv")
+    found = pd.read_csv(tmp_path / "found.csv")
+    assert list(found) == ["path", "rank", "class", "probability"]
+    kept = read_json(f"models/{cell}/model.json")["kept"]
+    recorded = pd.read_csv(f"plots/predictions/{cell}.csv").query("which == 'best'")
+    recorded = recorded[recorded["seed"] == kept["seed"]].set_index("image")
+    assert len(found) == 2 * len(recorded)
+    first = found[found["rank"] == 1].set_index("path")
+    first.index = first.index.str.removeprefix(f"{VAL}/")
+    assert (first["class"].reindex(recorded.index) == recorded["predicted"]).all()
+    for row in found.itertuples():
+        expected = recorded.loc[row.path.removeprefix(f"{VAL}/"), f"p_{row[3]}"]
+        assert row.probability == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_all_seeds_average_the_probabilities_of_the_runs(trained, tmp_path):
+    for name in ("tiny-frozen", "resnet18-probe"):
+        headswap(
+            "predict", name, VAL, "--seeds", "all", "--csv", tmp_path / "found.csv", "--top", 9
+        )
+        found = pd.read_csv(tmp_path / "found.csv").query("`class` == 'bees'")
+        recorded = pd.read_csv(f"plots/predictions/{name}.csv").query("which == 'best'")
+        means = recorded.groupby("image").p_bees.mean()
+        images = found.path.str.removeprefix(f"{VAL}/")
+        assert found.probability.to_numpy() == pytest.approx(means[images].to_numpy(), abs=1e-4)
+    message = refused("predict", "tiny-finetune", VAL, "--seeds", "all")
+    assert "does not have the weights of seed" in message and "Leave out --seeds all" in message
+
+
+def test_files_folders_and_patterns_are_taken_in_order_and_each_image_once(
+    trained,
+    tmp_path,
+):
+    images = [f"{VAL}/bees/003.png", *sorted(map(str, Path(VAL, "ants").iterdir()))]
+    headswap(
+        *("predict", "tiny-probe", images[0], f"{VAL}/ants", f"{VAL}/**/003.png"),
+        *("--json", tmp_path / "found.json"),
+    )
+    found = read_json(tmp_path / "found.json")
+    assert [row["path"] for row in found] == images
+    assert set(found[0]) == {"path", "rank", "class", "probability"}
+    folder = tmp_path / "photos/deeper/still"
+    folder.mkdir(parents=True)
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    (tmp_path / "photos/._a.jpg").write_text("macOS")
+    for path in (folder / "b.JPG", tmp_path / "photos/a[1].png"):
+        Image.new("RGB", (90, 80)).save(path, "png")
+    output, _ = headswap("predict", "tiny-probe", tmp_path / "photos")
+    assert [line.split(": ")[0] for line in output.splitlines()] == [
+        str(tmp_path / "photos/a[1].png"),
+        str(folder / "b.JPG"),
+    ]
+    output, _ = headswap("predict", "tiny-probe", tmp_path / "photos/a[1].png")
+    assert len(output.splitlines()) == 1
+
+
+def test_a_line_gives_the_classes_and_their_probabilities(trained):
+    output, _ = headswap("predict", "tiny-probe", f"{VAL}/bees/003.png", "--top", 2)
+    path, first, second = re.fullmatch(r"(\S+): (\w+ [\d.]+)%, (\w+ [\d.]+)%\n", output).groups()
+    assert path == f"{VAL}/bees/003.png"
+    assert {first.split()[0], second.split()[0]} == {"ants", "bees"}
+    shares = [float(text.split()[1]) for text in (first, second)]
+    assert shares[0] >= shares[1] and sum(shares) == pytest.approx(100, abs=0.11)
+
+
+def test_a_photograph_is_turned_upright(trained, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(f"{VAL}/bees/003.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    lines = headswap("predict", "tiny-probe", f"{VAL}/bees/003.png", tmp_path / "turned.png")[0]
+    first, second = (line.split(": ")[1] for line in lines.splitlines())
+    assert first == second
+
+
+def test_unreadable_files_are_named_and_the_others_are_classified(
+    trained,
+    tmp_path,
+):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    output, message = headswap(
+        *("predict", "tiny-probe", broken, f"{VAL}/ants/003.png", "missing.png"),
+        *("--csv", tmp_path / "found.csv"),
+        code=1,
+    )
+    assert len(output.splitlines()) == 1
+    with open(tmp_path / "found.csv") as file:
+        assert len(list(csv.DictReader(file))) == 1
+    assert "2 of 3 files could not be read" in message
+    assert f"  {broken}: cannot identify" in message
+    assert "  missing.png: No such file" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("resnet18-frozn", VAL), "no cell or image resnet18-frozn; did you mean resnet18-frozen?"),
+        (("tiny-probe",), "such as: headswap predict tiny-probe data/images/val"),
+        (("tiny-probe", "empty"), "There is no image in empty.\nImages are files whose names end"),
+        (("tiny-probe", "empty/*.jpg"), "There is no image in empty/*.jpg"),
+        ((VAL,), "No cell is given, and metrics/comparison.csv names none"),
+        (("--misclassified", "tiny-probe"), "There is no metrics/misclassified.csv yet.\nMake"),
+        (("--misclassified", "tiny-probe", VAL), "--misclassified takes a cell and no images"),
+        (("vgg11-frozen", VAL), "vgg11-frozen is not trained yet"),
+        (("vgg11-frozen", VAL), "dvc repro train@vgg11-frozen\nor get it"),
+        (("vgg11-probe", VAL), "dvc pull probe@vgg11"),
+    ],
+)
+def test_a_mistake_gets_a_message_with_what_to_type(trained, arguments, expected):
+    Path("empty").mkdir(exist_ok=True)
+    edit(models=["tiny", "resnet18", "vgg11"])
+    try:
+        assert expected in refused("predict", *arguments)
+    finally:
+        edit(models=["tiny", "resnet18"])
+
+
+def test_a_moved_folder_is_used_by_its_path_and_outside_of_the_project(
+    trained,
+    tmp_path,
+):
+    folder = shutil.copytree("models/resnet18-finetune", tmp_path / "mine")
+    image = Path(VAL, "ants/003.png").absolute()
+    expected, _ = headswap("predict", "resnet18-finetune", image)
+    assert headswap("predict", folder, image)[0] == expected
+    source = str(Path("src").resolve())
+    output, _ = headswap("predict", "mine", image, cwd=tmp_path, env={"PYTHONPATH": source})
+    assert output == expected
+
+
+def test_the_interval_of_the_comparison_is_told_where_it_is_of_these_runs(trained):
+    _, alone = headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")
+    assert "seed 0" in alone and "of 40 validation images" in alone and "interval" not in alone
+    edit(models=["tiny"])
+    try:
+        write_comparison(params.load())
+    finally:
+        edit(models=["tiny", "resnet18"])
+    table = pd.read_csv("metrics/comparison.csv").set_index("cell")
+    row = table.loc["tiny-probe"]
+    _, said = headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")
+    low, high = row["best_val_accuracy_ci_low"], row["best_val_accuracy_ci_high"]
+    assert f"95% interval of {low:.1%} to {high:.1%}" in said
+    table["best_val_accuracy_mean"] -= 0.01
+    table.to_csv("metrics/comparison.csv")
+    assert headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")[1] == alone
+    Path("metrics/comparison.csv").unlink()
+
+
+@pytest.mark.parametrize("last", [0.9, 0.8])
+def test_the_best_cell_is_the_one_that_the_report_recommends(workspace, last):
+    from headswap.predict.folders import best_cell
+
+    chosen = write_alexnet(40)
+    for cell, share in zip(chosen.cells(), (0.85, last, 0.85), strict=True):
+        correct = [[number < 40 * 0.95 for number in range(40)]] * 3
+        at_last = [[number < 40 * share for number in range(40)]] * 3
+        write_cell(cell, correct, at_last)
+    write_images(40)
+    write_comparison(chosen)
+    results = read_results(chosen)
+    comparison = compare(results)
+    expected = recommendation(comparison.table, comparison.rows["differences"], True)["best"].cell
+    assert best_cell() == expected
+    assert expected == ("alexnet-frozen" if last == 0.9 else "alexnet-probe")
+
+
+def test_the_most_misclassified_images_are_those_that_the_comparison_lists(trained):
+    edit(models=["tiny"])
+    try:
+        write_comparison(params.load())
+    finally:
+        edit(models=["tiny", "resnet18"])
+    listed = pd.read_csv("metrics/misclassified.csv")
+    assert len(listed) and (listed.wrong.diff().dropna() <= 0).all()
+    output, _ = headswap("predict", "--misclassified", "tiny-finetune")
+    assert [line.split(": ")[0] for line in output.splitlines()] == [
+        f"{VAL}/{image}" for image in listed.image[:12]
+    ]
+    output, message = headswap("predict", f"{VAL}/ants/003.png")
+    best = pd.read_csv("metrics/comparison.csv").sort_values(
+        ["best_val_accuracy_mean", "last_val_accuracy_mean"], ascending=False
+    )
+    assert f"The best cell of the comparison is {best.cell.iloc[0]}." in message and output
