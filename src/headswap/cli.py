@@ -258,6 +258,27 @@ def predict(
 
 
 @command
+def export(
+    cell: Annotated[str, typer.Argument(help="A cell, or a model folder.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, too.")] = False,
+) -> None:
+    """Write a trained network for use without headswap."""
+    from headswap.predict.folders import find_folder
+
+    source = find_folder(cell)
+    from headswap.predict.export import export as write_export
+
+    compared = write_export(source, folder, onnx)
+    print(f"{folder} is written; {folder / 'README.md'} says how to use it.")
+    if compared:
+        print(
+            f"model.onnx gives {compared['images']} validation images the same classes; "
+            f"the largest difference of a probability is {compared['largest_difference']:.1e}."
+        )
+
+
+@command
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
 ) -> None:

@@ -69,7 +69,7 @@ def find_factory(name: str, factories: Factories) -> Callable[[], Any]:
                 f"models: {name} is not a network of torchvision; {hint}"
                 "allowed are its classification models and the names under factories"
             )
-        return lambda: torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
+        return lambda: torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))
     module, _, attribute = factories[name].partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -88,7 +88,7 @@ def find_factory(name: str, factories: Factories) -> Callable[[], Any]:
 
 # With their auxiliary classifiers, the output in train mode would be a tuple; their pretrained
 # weights expect inputs that the networks scale themselves.
-_OPTIONS: dict[str, dict[str, bool]] = {
+OPTIONS: dict[str, dict[str, bool]] = {
     name: {"aux_logits": False, "init_weights": False, "transform_input": True}
     for name in ("googlenet", "inception_v3")
 }
