@@ -52,6 +52,7 @@ def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any] | N
         raise UserError(f"{target} exists already.\nName a new folder, or remove it first.")
     if onnx:
         require("onnx", "onnxruntime", "onnxscript")
+        images = _validation_images(folder.resolve().parents[1] / IMAGES)
     network = load_model(folder)
     comparison = None
     with atomic_write(target) as temporary:
@@ -59,9 +60,7 @@ def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any] | N
         save_tensors(temporary / "model.safetensors", network.network.state_dict())
         if onnx:
             write_onnx(network, temporary / "model.onnx")
-            images = folder.resolve().parents[1] / IMAGES
-            paths = [images / name for name in images_by_split(images)["val"]]
-            comparison = compare_onnx(network, temporary / "model.onnx", paths)
+            comparison = compare_onnx(network, temporary / "model.onnx", images)
         facts = {**network.record, "interval": interval(folder, network.record), "onnx": comparison}
         write_json(temporary / "config.json", facts)
         write_text(temporary / "README.md", model_card(network, facts))
@@ -158,6 +157,15 @@ def model_card(network: Classifier, facts: dict[str, Any]) -> str:
         ),
         run=next(run for run in facts["runs"] if run["seed"] == seed),
     )
+
+
+def _validation_images(folder: Path) -> list[Path]:
+    if not folder.exists():
+        raise UserError(
+            f"There are no validation images in {folder} to compare the ONNX file on.\n"
+            "Bring them with: dvc repro verify"
+        )
+    return [folder / name for name in images_by_split(folder)["val"]]
 
 
 def _escaped(text: str) -> str:
