@@ -1,12 +1,13 @@
 """A model folder is complete in itself, and a network that is loaded from it is the trained one."""
 
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import edit
+from conftest import ROOT, edit
 from trained import CELLS
 
 import headswap
@@ -90,6 +91,20 @@ def test_another_run_can_be_loaded_by_its_seed():
         np.testing.assert_allclose(found, expected.p_bees, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="no weights of seed 7.*\n.*: 0, 1"):
         headswap.load_model("models/tiny-probe", seed=7)
+
+
+def test_the_readmes_lines_classify_a_photograph(trained, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) == 3
+    expected = recorded(
+        "resnet18-finetune", read_json("models/resnet18-finetune/model.json")["kept"]["seed"]
+    ).iloc[0]
+    shutil.copy(f"data/images/val/{expected.image}", "photo.jpg")
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("['ants', 'bees'] tensor([[")
+    found = [float(text) for text in re.findall(r"\d\.\d+(?:e-\d+)?", printed)]
+    assert found == pytest.approx([expected.p_ants, expected.p_bees], abs=1e-3)
 
 
 def test_bfloat16_is_used_where_a_cell_was_validated_with_it(tmp_path):
