@@ -40,6 +40,8 @@ def test_a_record_says_all_that_is_needed_to_use_a_cell(cell):
         "file": file.name,
         "sha256": sha256(file),
     }
+    needs = f"the backbone's {file.name}, in this folder or in the project's data/weights"
+    assert record["needs"] == (None if mode == "finetune" else needs)
     assert record["images"] == images_digest()
     assert record["classes"] == ["ants", "bees"]
     assert record["counts"]["val"] == len(recorded(cell, 0))

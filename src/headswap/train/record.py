@@ -69,9 +69,10 @@ def cell_record(
     Returns
     -------
     dict
-        JSON-like: the cell, `describe_inputs`, classes, recipe, precision and versions; for each of
-        ``runs`` its accuracies and the file of its weights at the best epoch, None where it is not
-        kept; and ``kept``, the run to use, None if all diverged.
+        JSON-like: the cell, `describe_inputs`, what the folder ``needs`` besides itself, classes,
+        recipe, precision and versions; for each of ``runs`` its accuracies and the file of its
+        weights at the best epoch, None where it is not kept; and ``kept``, the run to use, None if
+        all diverged.
     """
     if cell.mode == "probe":
         _, features = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
@@ -84,6 +85,10 @@ def cell_record(
         "cell": cell.name,
         "mode": cell.mode,
         **inputs,
+        "needs": None
+        if cell.mode == "finetune"
+        else f"the backbone's {inputs['backbone']['file']}, in this folder or in the project's "
+        f"{WEIGHTS.as_posix()}",
         "classes": classes,
         "counts": counts,
         **{key: runs[0][key] for key in ("recipe", "precision", "versions")},
