@@ -55,9 +55,11 @@ def check() -> None:
     """Check params.yaml: keys, values, networks and factories."""
     params = _load()
     from headswap.data.fetch import check_dataset
+    from headswap.params import check_round_trip
     from headswap.train.backbones import check_models
     from headswap.train.devices import resolve_device
 
+    check_round_trip()
     check_dataset(params.dataset)
     check_models(params.models, params.factories)
     resolve_device(params.device)

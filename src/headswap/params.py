@@ -1,6 +1,7 @@
 """The parameters: a typed schema of ``params.yaml``, and the cells that it describes."""
 
 import difflib
+import io
 import re
 from dataclasses import dataclass
 from os import PathLike
@@ -47,11 +48,20 @@ Name = Annotated[str, Field(pattern=NAME)]
 Target = Annotated[str, Field(pattern=TARGET)]
 
 
+def _literal(text: str) -> str:
+    if "${" in text or text == "???":
+        raise ValueError(f"DVC would replace {text!r}; write out what it stands for")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_literal)]
+
+
 class Dataset(_Section):
     """Where the images come from, and the manifest that they are compared with."""
 
-    url: Annotated[str, Field(min_length=1)]
-    manifest: Annotated[str, Field(min_length=1)]
+    url: Text
+    manifest: Text
 
 
 class Recipe(_Section):
@@ -151,8 +161,13 @@ def load(path: str | PathLike[str] = "params.yaml") -> Params:
     UserError
         With a line for every mistake, which names the key and says what is allowed.
     """
+    return parse(_read(path, "safe"), str(path))
+
+
+def _read(path: str | PathLike[str], kind: Literal["safe", "rt"]) -> Any:
+    """Read YAML; ``rt`` keeps what a writer needs, and is what DVC reads before it writes."""
     try:
-        tree = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+        return YAML(typ=kind).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"There is no {path} in {Path.cwd()}.\n"
@@ -169,7 +184,44 @@ def load(path: str | PathLike[str] = "params.yaml") -> Params:
         raise UserError(
             f"{path}{where} cannot be read: {what}.\nCorrect that line, then run: headswap check"
         ) from None
-    return parse(tree, str(path))
+
+
+def check_round_trip(path: str | PathLike[str] = "params.yaml") -> None:
+    """Check that ``dvc exp run --set-param`` can rewrite the parameters, which `load` accepts.
+
+    Raises
+    ------
+    UserError
+        If a section is an alias of another, so that both or none would change, or is quoted in
+        braces where DVC's writer leaves out quotes that are needed.
+    """
+    values, tree, sections = load(path).model_dump(), _read(path, "rt"), list[Any]()
+    for key, section in tree.items():
+        alias = any(section is other for other in sections)
+        sections.append(section)
+        if alias or not _is_kept(key, section, values[key]):
+            effect = "would change another section, too, or nothing" if alias else "would break it"
+            form = values if tree.fa.flow_style() else {key: values[key]}
+            raise UserError(
+                f"{path}, line {tree.lc.key(key)[0] + 1}, {key}: `dvc exp run --set-param` "
+                f"{effect}. Write it as\n\n{_dump(form)}\nthen run: headswap check"
+            )
+
+
+def _is_kept(key: str, section: Any, value: Any) -> bool:
+    """Return whether a section has its value after DVC wrote it."""
+    try:
+        return YAML(typ="safe").load(_dump({key: section})) == {key: value}
+    except YAMLError:
+        return False
+
+
+def _dump(tree: dict[str, Any]) -> str:
+    """Return YAML as DVC writes it: lines, or braces where the tree was read from braces."""
+    yaml, text = YAML(), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(tree, text)
+    return text.getvalue()
 
 
 def parse(tree: Any, name: str = "params.yaml") -> Params:
@@ -197,6 +249,9 @@ def _describe(mistake: ErrorDetails) -> str:
         return f"{where}: is missing"
     if kind == "model_type":
         return f"{where}: must have the keys {_keys(_section(mistake['loc']))}, not {given!r}"
+    if kind == "list_type":
+        example = given if isinstance(given, str | int) else "..."
+        return f"{where}: must be a list, as in {where}: [{example}], not {given!r}"
     if kind == "too_short":
         return f"{where}: must list at least one"
     if kind == "string_pattern_mismatch":
