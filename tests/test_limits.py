@@ -2,17 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, edit
 from dvc.utils.hydra import apply_overrides
+from fake_cells import write_alexnet
 from ruamel.yaml import YAML
 
 from headswap import params
-from headswap.errors import UserError
+from headswap.errors import UserError, os_error_text
 
 BIN = Path(sys.executable).parent
 TEXT = (ROOT / "params-demo.yaml").read_text()
@@ -71,6 +73,7 @@ def headswap(*arguments, **environment):
         [BIN / "headswap", *arguments],
         capture_output=True,
         text=True,
+        errors="replace",
         env={**os.environ, **environment},
     )
 
@@ -127,3 +130,95 @@ def test_a_text_that_dvc_replaces_is_refused(url):
 def test_a_value_where_a_list_is_meant_is_told_how_to_write_one(key, value, message):
     with pytest.raises(UserError, match=message):
         params.parse(TREE | {key: value})
+
+
+@pytest.fixture
+def ready(workspace):
+    """Return a project in which ``tiny`` can be trained."""
+    for stage in (["fetch"], ["verify"], ["weights", "tiny"]):
+        assert headswap(*stage).returncode == 0
+    return workspace
+
+
+@pytest.mark.slow
+def test_a_long_path_of_temporary_files_stops_no_worker(ready):
+    folder = ready / ("long" * 30)
+    folder.mkdir()
+    assert headswap("train", "tiny", "frozen", TMPDIR=str(folder)).returncode == 0
+    assert headswap("embed", "tiny", TMPDIR=str(folder)).returncode == 0
+    assert Path("models/tiny-frozen").exists()
+
+
+@pytest.mark.slow
+def test_a_number_of_workers_beyond_all_bounds_is_no_more_than_there_is_work(ready):
+    assert headswap("embed", "tiny", HEADSWAP_WORKERS="1000000000").returncode == 0
+    assert headswap("train", "tiny", "frozen", HEADSWAP_WORKERS="1000000000").returncode == 0
+
+
+def test_check_refuses_a_number_of_workers_that_is_none(workspace):
+    refused = headswap("check", HEADSWAP_WORKERS="two")
+    assert refused.returncode == 1 and "HEADSWAP_WORKERS is 'two'" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", ["import no_such_module", "raise OSError('libtorch.so: cannot open shared object')"]
+)
+def test_an_error_in_an_import_of_a_worker_is_shown_as_it_is(ready, line):
+    module = Path("src/headswap/train/run.py")
+    module.write_text(module.read_text().replace("\nimport ", f"\n{line}\nimport ", 1))
+    failed = headswap("train", "tiny", "frozen")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("headswap train: tiny-frozen seed 0 failed: Traceback")
+    assert f"    {line}\n" in failed.stderr and "forkserver" not in failed.stderr
+
+
+@pytest.mark.slow
+def test_what_was_started_with_nohup_outlives_its_shell(ready):
+    command = f"nohup {BIN / 'headswap'} train tiny frozen &"
+    subprocess.run(["sh", "-c", command], capture_output=True)  # until its output is closed
+    assert Path("models/tiny-frozen").exists()
+
+
+@pytest.mark.slow
+def test_nothing_outlives_a_killed_dvc(ready):
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    edit(train={"epochs": 3000})
+    command = [BIN / "dvc", "repro", "--single-item", "train@tiny-frozen"]
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    dvc = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    for line in dvc.stdout:
+        if "epoch 1/" in line:
+            dvc.kill()
+    assert dvc.wait() == -signal.SIGKILL  # and by now the output is closed
+    assert list(Path("runs").rglob("*.pt"))
+    assert not list(Path("runs").rglob("run.json"))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(2, "No such file", "a.txt"), "a.txt: No such file"),
+        (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
+        (OSError(5, "Input/output error"), "[Errno 5] Input/output error"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_what_there_is(error, text):
+    assert os_error_text(error) == text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_all_characters_stops_no_comparison(workspace, encoding):
+    write_alexnet(40)
+    edit(models=["alexnet"])
+    done = headswap("compare", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert "standard deviation" in done.stdout and Path("metrics/comparison.md").exists()
+
+
+@pytest.mark.parametrize("where", [{"seeds": [2**53]}, {"embed": {"views": 2, "seed": 2**53}}])
+def test_a_seed_that_json_cannot_hold_is_refused(where):
+    with pytest.raises(UserError, match="less than or equal to 9007199254740991"):
+        params.parse(TREE | where)
+    assert params.parse(TREE | {"seeds": [2**53 - 1]}).seeds == [9007199254740991]

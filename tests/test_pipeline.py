@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import vl_convert
-from conftest import edit, project
+from conftest import ROOT, edit, project
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -42,6 +42,7 @@ def commit(message):
 def reproduced(tmp_path_factory):
     """Return a repository in which everything ran once."""
     folder = project(tmp_path_factory.mktemp("pipeline") / "project")
+    shutil.copy(ROOT / ".gitattributes", folder)
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -244,3 +245,55 @@ def test_a_mistake_in_the_parameters_stops_at_the_first_stage_with_one_message()
     assert "train.lr: should be greater than 0, not -1" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert done.stdout.count("Running stage") == 1
+
+
+def test_a_model_that_was_removed_leaves_no_trace_in_a_clone_that_pulls(tmp_path):
+    other = {"tiny": "my_networks:tiny", "other": "my_networks:tiny"}
+    edit(models=["tiny", "other"], factories=other, seeds=[0], modes=["frozen"])
+    repro()
+    edit(models=["tiny"])
+    assert repro() == {"check", "compare"}
+    assert repro() == set()
+    commit("Without the other model")
+    sh("dvc", "remote", "add", "--local", "--default", "remote", str(tmp_path / "remote"))
+    sh("dvc", "push", "--quiet")
+    sh("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    there = {"cwd": tmp_path / "clone"}
+    sh("dvc", "remote", "add", "--local", "--default", "remote", str(tmp_path / "remote"), **there)
+    sh("dvc", "pull", "--quiet", **there)
+    assert "up to date" in sh("dvc", "status", **there)
+
+
+def test_files_that_systems_leave_and_other_line_ends_make_no_stage_stale(tmp_path):
+    for folder in ("data/images", "metrics/cells", "src/headswap/train", "data/published"):
+        Path(folder, ".DS_Store").write_bytes(b"left by a Mac")
+    assert repro() == set()
+    sh("git", "clone", "--quiet", "--config", "core.autocrlf=true", ".", str(tmp_path / "clone"))
+    text = (tmp_path / "clone/src/headswap/train/loop.py").read_bytes()
+    assert text == Path("src/headswap/train/loop.py").read_bytes()
+
+
+def test_a_temporary_experiment_runs_its_own_code_and_shares_the_runs(reproduced):
+    before = len(list(Path("runs").glob("tiny-frozen/*/")))
+    path = Path("src/headswap/train/loop.py")
+    path.write_text(
+        path.read_text().replace('group["lr"] = learning', 'group["lr"] = 9 * learning')
+    )
+    sh("dvc", "exp", "run", "--temp", "--name", "faster")
+    assert len(list(Path("runs").glob("tiny-frozen/*/"))) == before + 1
+    assert "epoch" not in sh("headswap", "train", "tiny", "frozen")  # the edited code's runs
+    assert len(list(Path("runs").glob("tiny-frozen/*/"))) == before + 1
+
+
+def test_without_git_and_without_activation_the_pipeline_runs(tmp_path):
+    folder = project(tmp_path / "project")
+    (folder / ".venv").symlink_to(BIN.parent)
+    edit(folder / "params.yaml", seeds=[0], modes=["frozen"])
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment["GIT_CEILING_DIRECTORIES"] = str(tmp_path)
+    for command in (["config", "--local", "core.no_scm", "true"], ["repro"]):
+        done = subprocess.run(
+            [".venv/bin/dvc", *command], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "metrics/comparison.md").exists()

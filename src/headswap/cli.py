@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import io
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from headswap.errors import UserError, bulleted
+from headswap.errors import UserError, bulleted, os_error_text
 
 if TYPE_CHECKING:
     from headswap.params import Mode, Params
@@ -42,8 +43,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             sys.exit(f"headswap {function.__name__}: {error}")
         except OSError as error:
-            text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            sys.exit(f"headswap {function.__name__}: {text}")
+            sys.exit(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
@@ -52,17 +52,19 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 @command
 def check() -> None:
-    """Check params.yaml: keys, values, networks and factories."""
+    """Check params.yaml: keys, values, networks and factories; and HEADSWAP_WORKERS."""
     params = _load()
     from headswap.data.fetch import check_dataset
     from headswap.params import check_round_trip
     from headswap.train.backbones import check_models
     from headswap.train.devices import resolve_device
+    from headswap.train.workers import worker_count
 
     check_round_trip()
     check_dataset(params.dataset)
     check_models(params.models, params.factories)
     resolve_device(params.device)
+    worker_count()
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
     print(f"params.yaml is correct: {len(params.cells())} cells, {seeds} each.")
     _print_outdated(params, list_all=True)
@@ -341,10 +343,12 @@ def _print_outdated(params: "Params", list_all: bool = False) -> None:
 
 
 def stop_with_parent() -> None:
-    """End this process, and so its workers, when its parent has ended.
+    """End the command of a stage, and so its workers, when DVC has ended.
 
-    A killed DVC leaves the command of its stage running.
+    A killed DVC leaves it running. What a user started in a shell may outlive the shell.
     """
+    if "DVC_STAGE" not in os.environ:  # DVC sets it
+        return
     parent = os.getppid()
 
     def watch() -> None:
@@ -358,6 +362,8 @@ def stop_with_parent() -> None:
 def main() -> None:
     """Run the command line."""
     stop_with_parent()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have all characters
+        sys.stdout.reconfigure(errors="replace")
     try:
         app(prog_name="headswap")
     finally:

@@ -32,3 +32,10 @@ def bulleted(lines: Sequence[str], limit: int = 20) -> str:
     if len(lines) > limit:
         shown.append(f"  … and {len(lines) - limit} more")
     return "\n".join(shown)
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the system said, with the file that it is about if there is one."""
+    if error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__

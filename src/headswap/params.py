@@ -44,6 +44,7 @@ TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 FORMS = {NAME: "lower-case letters, digits and _", TARGET: "package.module:callable"}
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]  # which JSON, CSV and torch all hold exactly
 Name = Annotated[str, Field(pattern=NAME)]
 Target = Annotated[str, Field(pattern=TARGET)]
 
@@ -79,7 +80,7 @@ class Embed(_Section):
     """The augmented views of each training image whose features a linear probe is trained on."""
 
     views: Positive
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class Image(_Section):
@@ -127,9 +128,7 @@ class Params(_Section):
     modes: Annotated[
         list[Literal["finetune", "frozen"]], Field(min_length=1), AfterValidator(_distinct)
     ]
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     weights: Literal["imagenet", "random"]
     train: Recipe
     probe: Recipe

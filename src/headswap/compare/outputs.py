@@ -9,7 +9,7 @@ from headswap.compare.comparison import compare
 from headswap.compare.results import EPOCHS, read_results
 from headswap.io import write_json, write_text
 from headswap.params import Params
-from headswap.paths import METRICS
+from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, METRICS, PREDICTIONS, TIMING
 
 
 def write_comparison(params: Params, before_writing: Callable[[], None] = lambda: None) -> None:
@@ -33,6 +33,7 @@ def write_comparison(params: Params, before_writing: Callable[[], None] = lambda
     facts = report.facts(results, comparison)
     gallery = plots.gallery(comparison.misclassified.head(report.MOST_IMAGES))
     before_writing()
+    delete_other_results(params)
     write_json(METRICS / "summary.json", summary(comparison.table))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))
@@ -40,6 +41,22 @@ def write_comparison(params: Params, before_writing: Callable[[], None] = lambda
     write_text(METRICS / "comparison.md", report.render("report.md", facts))
     plots.write(comparison.rows, results.cells, gallery)
     terminal.show(facts)
+
+
+def delete_other_results(params: Params) -> None:
+    """Delete what is left of cells that the parameters no longer name.
+
+    They lie in folders that the stage depends on, and a clone that pulls does not have them: there
+    the stage would not be up to date. DVC's cache and ``runs/`` keep them.
+    """
+    cells = {cell.name for cell in params.cells()}
+    models = set(params.models)
+    names = dict.fromkeys((CELL_METRICS, CURVES, PREDICTIONS), cells)
+    names |= {TIMING: cells | {f"{model}-embed" for model in models}, EMBEDDINGS: models}
+    for folder, expected in names.items():
+        for path in folder.glob("[!.]*"):
+            if path.stem not in expected:
+                path.unlink()
 
 
 def summary(table: pd.DataFrame) -> dict[str, float | None]:

@@ -109,10 +109,9 @@ def write_features(
         folder.with_suffix(".lock"), lambda note: on_progress(name, {"done": 0, "note": note})
     ):
         unfinished = [part for part in parts if not _is_finished(folder / f"{part}.safetensors")]
-        shares = [unfinished[worker :: worker_count()] for worker in range(worker_count())]
-        tasks = [
-            Task(name, compute_parts, (model, params, share, folder)) for share in shares if share
-        ]
+        workers = min(worker_count(), len(unfinished))
+        shares = [unfinished[worker::workers] for worker in range(workers)]
+        tasks = [Task(name, compute_parts, (model, params, share, folder)) for share in shares]
         run_parallel(tasks, on_progress)
         try:
             ensure_unchanged(key, _cache_key(model, params))

@@ -4,15 +4,16 @@ import gc
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from typing import Any
 
-from headswap.errors import UserError
+from headswap.errors import UserError, os_error_text
 
 WORKERS = "HEADSWAP_WORKERS"
 ENVIRONMENT = {
@@ -23,6 +24,8 @@ ENVIRONMENT = {
 """Variables that a worker's libraries read when they are loaded."""
 RESTARTS = 2
 """How often a task goes on from its checkpoint after a signal has killed its process."""
+LONGEST_FOLDER = 70
+"""Bytes of a path that leave room for the name of a socket: together at most 107, on macOS 103."""
 _start_lock = threading.Lock()
 
 
@@ -74,7 +77,11 @@ def warm_up() -> None:
     The import takes seconds; this process continues in the meantime.
     """
     os.environ.update(ENVIRONMENT)
-    multiprocessing.set_forkserver_preload(["headswap.train.run", "headswap.params"])
+    multiprocessing.set_forkserver_preload(["headswap.train.preload"])
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+        folder, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        util.get_temp_dir()  # creates the folder in which this process keeps its sockets
+        tempfile.tempdir = folder
     # Block SIGINT in the fork server, from its start on: the parent handles Ctrl-C.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -173,8 +180,9 @@ def _run_task(task: Task, folder: str, sender: Connection) -> None:
     except UserError as error:
         sender.send(("failure", str(error)))
     except Exception as error:
-        file = getattr(error, "filename", None)
-        text = f"{file}: {getattr(error, 'strerror', error)}" if file else traceback.format_exc()
+        text = traceback.format_exc()
+        if isinstance(error, OSError) and error.filename:
+            text = os_error_text(error)
         sender.send(("failure", text))
 
 
