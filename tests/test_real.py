@@ -9,13 +9,15 @@ import pandas as pd
 import pytest
 from conftest import TESTS, edit, project
 
-from headswap import params
+from headswap import load_model, params
 from headswap.compare.near_duplicates import near_duplicates
 from headswap.data.fetch import fetch_archive
 from headswap.data.manifest import count_images
 from headswap.data.verify import verify_images
 from headswap.io import read_json
 from headswap.paths import WEIGHTS
+from headswap.predict.export import export
+from headswap.predict.predict import predict
 from headswap.train.cell import train_cell
 from headswap.train.features import write_features
 from headswap.train.pretrained import write_weights
@@ -78,3 +80,20 @@ def test_photographs_of_one_session_in_both_splits_are_found(photographs):
 
 def test_two_epochs_of_finetune_reach_88_percent(photographs):
     assert best_accuracy("finetune", photographs) >= 0.88
+
+
+def test_the_probe_predicts_and_exports_what_was_recorded_for_all_153(photographs, tmp_path):
+    compared = export(Path(f"models/{NAME}-probe"), tmp_path / "exported", onnx=True)
+    assert compared["images"] == 153 and compared["largest_difference"] < 1e-4
+    network = load_model(f"models/{NAME}-probe")
+    kept = network.record["kept"]
+    recorded = pd.read_csv(f"plots/predictions/{NAME}-probe.csv").query("which == 'best'")
+    recorded = recorded[recorded["seed"] == kept["seed"]].set_index("image")
+    paths = [Path("data/images/val", image) for image in recorded.index]
+    unreadable = []
+    found = dict(predict([network], paths, unreadable.append))
+    classes = [network.classes[of_image.argmax()] for of_image in found.values()]
+    assert not unreadable and classes == list(recorded["predicted"])
+    (run,) = (run for run in network.record["runs"] if run["seed"] == kept["seed"])
+    accuracy = (recorded["label"] == classes).mean()
+    assert accuracy == pytest.approx(run["best"]["accuracy"])

@@ -136,6 +136,7 @@ def _weights_file(folder: Path, record: Mapping[str, Any], seed: int | None) -> 
 def _backbone_file(folder: Path, record: Mapping[str, Any]) -> Path:
     """Return the file of the backbone's weights, which has the digest that the record names."""
     name, expected = record["backbone"]["file"], record["backbone"]["sha256"]
+    stem = record["backbone"]["name"]
     places = [folder / name, folder.resolve().parents[1] / WEIGHTS / name]
     found = next((place for place in places if place.exists()), None)
     if found is None or sha256(found) != expected:
@@ -143,6 +144,7 @@ def _backbone_file(folder: Path, record: Mapping[str, Any]) -> Path:
         raise UserError(
             f"{folder} holds what was trained, and needs the backbone's {name} "
             f"with SHA-256 {expected[:12]}…, but {what}.\n"
-            f"Copy it into {folder}, or make it in the project with: dvc repro"
+            f"Copy it into {folder}, or bring it into the project with: dvc repro weights@{stem}\n"
+            f"or, if your DVC remote has it, with: dvc pull weights@{stem}"
         )
     return found
