@@ -121,6 +121,28 @@ def test_what_harmless_modules_return_changes_no_output(workspace, tmp_path, mon
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
+@pytest.mark.slow
+def test_no_output_depends_on_the_hash_seed(workspace, tmp_path, monkeypatch):
+    run_all(ROOT / "src", PYTHONHASHSEED="1")
+    expected, order = outputs(), order_of_keys()
+    assert len(expected) > 30 and len(order) > 5
+    monkeypatch.chdir(project(tmp_path / "again"))
+    run_all(ROOT / "src", PYTHONHASHSEED="2")
+    assert outputs() == expected and order_of_keys() == order
+
+
+def order_of_keys():
+    """Return the keys of all files with a clock in them, in their order."""
+    paths = [path for path in Path("metrics").rglob("*.json")] + [
+        path for path in Path("plots/comparison").glob("*.json")
+    ]
+    return {
+        path.as_posix(): re.findall(r'"(\w+)":', path.read_text())
+        for path in sorted(paths)
+        if any(word in path.as_posix() for word in WITH_A_CLOCK)
+    } | {"table": Path("metrics/comparison.csv").read_text().splitlines()[0]}
+
+
 def change_harmless_modules(package):
     """Let the harmless modules return other texts, and show nothing."""
 
