@@ -1,0 +1,106 @@
+"""Measure what one queue for all runs gains over training cell by cell.
+
+Six cells of five runs, as in the default matrix, once by `dvc repro` alone and once by
+`headswap runs` and `dvc repro`. On 2 cores the networks compute; on 8 and 32 slots, which a
+small machine does not have, they sleep instead. On generated images, in folders of its own.
+
+    python benchmarks/queue_of_runs.py > benchmarks/QUEUE.md
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+from bench import CORES, ROOT, measured
+
+from headswap.train import provenance
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from conftest import edit, project  # noqa: E402
+
+NETWORKS = """
+import time
+import torch
+from torch import nn
+
+class Wait(nn.Module):
+    def forward(self, images):
+        if not self.training:
+            time.sleep({sleep})
+        return images
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(Wait(), nn.Conv2d(3, 16, 7, stride=4), nn.ReLU(), {work}
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+"""
+"""A network that computes, or in eval mode sleeps; so an epoch takes the time that is wanted."""
+WORK = "*[nn.Conv2d(16, 16, 3, padding=1) for _ in range(40)],"
+SLOTS = {
+    2: {"sleep": 0.0, "work": WORK},
+    8: {"sleep": 4.0, "work": ""},
+    32: {"sleep": 12.0, "work": ""},
+}
+MODELS = ["a", "b", "c"]
+
+
+def prepare(folder, settings):
+    """Make a project whose images, weights and features are ready."""
+    project(folder)
+    (folder / "naps.py").write_text(NETWORKS.format(**settings))
+    edit(
+        folder / "params.yaml",
+        models=MODELS,
+        factories={model: "naps:network" for model in MODELS},
+        modes=["finetune", "frozen"],
+        seeds=[0, 1, 2, 3, 4],
+        train={"epochs": 3, "lr": 0.001},
+        probe={"epochs": 1},
+        embed={"views": 1},
+    )
+    measured(["dvc", "config", "core.no_scm", "true"], folder)
+    measured(["dvc", "repro", "--quiet", "weights", "embed"], folder)
+
+
+def seconds(folder, *commands):
+    """Return how long some commands took in a copy of a project."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = shutil.copytree(folder, Path(temporary, "project"), symlinks=True)
+        start = time.perf_counter()
+        for command in commands:
+            measured(command, copy)
+        return time.perf_counter() - start
+
+
+def main():
+    """Print the table as Markdown."""
+    os.environ.pop("HEADSWAP_MIRROR", None)
+    made_by, machine = provenance.versions(), provenance.machine()
+    rows = []
+    for slots, settings in SLOTS.items():
+        os.environ["HEADSWAP_WORKERS"] = str(slots)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, "project")
+            prepare(folder, settings)
+            alone = seconds(folder, ["dvc", "repro", "--quiet"])
+            queued = seconds(folder, ["headswap", "runs"], ["dvc", "repro", "--quiet"])
+        what = "compute" if settings["work"] else "sleep"
+        rows.append(f"| {slots} | {what} | {alone:.0f} | {queued:.0f} | {alone / queued:.2f} |")
+    print(f"""# One queue for all runs
+
+Made by `python benchmarks/queue_of_runs.py` on {date.today()}: {machine["processor"]}, {CORES} cores, \
+Python {made_by["python"]}, torch {made_by["torch"]}. Six cells of five runs, and three probes; whole \
+processes, seconds; both ways once, in turn.
+
+| runs side by side | the networks | `dvc repro` | `headswap runs` and `dvc repro` | times as fast |
+|---:|---|---:|---:|---:|""")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
