@@ -169,8 +169,10 @@ def test_a_narrow_terminal_gets_fewer_columns_but_no_shorter_names(chosen, monke
         console = Console(width=width, force_terminal=True, highlight=False)
         monkeypatch.setattr(terminal, "console", console)
         terminal.show(facts)
-        tables[width] = capsys.readouterr().out.split(" 3 pairs")[0].splitlines()[:-1]
-        assert max(map(len, tables[width])) <= width
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= width
+        assert f"The report: metrics/comparison.md{', with' * (width == 80)}" in shown
+        tables[width] = shown.split("Accuracy on the validation set")[1].splitlines()
         for cell in CELLS:
             assert any(cell.name in line for line in tables[width])
     assert any("57,012,034" in line for line in tables[150])

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from headswap.snapshot import Snapshot
 
 app = typer.Typer(
-    help="Swap the head of a pretrained network, train it three ways, and find out which was "
-    "better. `dvc repro` runs the stages in order; params.yaml describes them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,13 +40,37 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **kwargs)
         except UserError as error:
-            sys.exit(f"headswap {function.__name__}: {error}")
+            _fail(f"headswap {function.__name__}: {error}")
         except OSError as error:
-            sys.exit(f"headswap {function.__name__}: {os_error_text(error)}")
+            _fail(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded
+
+
+def _fail(message: str) -> None:
+    """Print a message on standard error, broken between words on a terminal; exit with code 1."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [textwrap.wrap(line, width, break_long_words=False) for line in message.split("\n")]
+        message = "\n".join("\n".join(line) for line in lines)
+    sys.exit(message)
+
+
+@app.callback(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Swap the head of a network, train it three ways, and find out which was better.
+
+    `dvc repro` runs the stages in order; params.yaml describes them.
+    """
+    if version:
+        from importlib import metadata
+
+        print(f"headswap {metadata.version('headswap')}")
+        raise typer.Exit
 
 
 @command

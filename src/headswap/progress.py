@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 OnProgress = Callable[[str, dict[str, Any]], None]
 """Called with a task's name and a message after each of its steps (see `progress`)."""
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(highlight=False)
+console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headswap.compare.report import render
+from headswap.paths import COMPARISON_PLOTS, METRICS
 from headswap.progress import console
 
 FILE_WIDTH = 150
@@ -22,7 +23,7 @@ LEAVE_OUT = (
 
 
 def show(facts: Mapping[str, Any]) -> None:
-    """Print the accuracies, the differences, and the verdicts on the claims.
+    """Print the verdicts on the claims, the differences, the accuracies, and the summary last.
 
     Parameters
     ----------
@@ -30,6 +31,10 @@ def show(facts: Mapping[str, Any]) -> None:
         From `report.facts`.
     """
     tables = Console(width=console.width if console.is_terminal else FILE_WIDTH)
+    if len(facts["claims"]["tested"]):
+        tables.print(_table("What the write-up concluded", facts["claims"]["tested"], "left"))
+    _print("claims.md", facts)
+    _print("differences.md", facts)
     title = "Accuracy on the validation set: mean ± standard deviation over the replicates"
     lines = facts["accuracy"]["table"]
     unlimited = Console(width=1000)
@@ -37,10 +42,18 @@ def show(facts: Mapping[str, Any]) -> None:
         if unlimited.measure(_table(title, lines, "right")).maximum > tables.width:
             lines = lines.drop(columns=column, errors="ignore")
     tables.print(_table(title, lines, "right"))
-    console.print(render("differences.md", facts), markup=False)
-    if len(facts["claims"]["tested"]):
-        tables.print(_table("What the write-up concluded", facts["claims"]["tested"], "left"))
-    console.print(render("claims.md", facts), markup=False, end="")
+    _print("summary.md", facts)
+    left_out = facts["accuracy"]["table"].shape[1] - lines.shape[1]
+    columns = f", with {left_out} more columns" if left_out else ""
+    console.print(f"The report: {METRICS / 'comparison.md'}{columns}", markup=False)
+    console.print(f"The pictures: {COMPARISON_PLOTS}/, or `dvc plots show`", markup=False)
+
+
+def _print(template: str, facts: Mapping[str, Any]) -> None:
+    """Print a filled template; what is bold in Markdown is plain."""
+    text = render(template, facts).replace("**", "").strip()
+    if text:
+        console.print(text + "\n", markup=False)
 
 
 def _table(title: str, lines: pd.DataFrame, justify: Literal["left", "right"]) -> Table:
