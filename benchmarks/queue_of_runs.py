@@ -93,9 +93,9 @@ def main():
         rows.append(f"| {slots} | {what} | {alone:.0f} | {queued:.0f} | {alone / queued:.2f} |")
     print(f"""# One queue for all runs
 
-Made by `python benchmarks/queue_of_runs.py` on {date.today()}: {machine["processor"]}, {CORES} cores, \
-Python {made_by["python"]}, torch {made_by["torch"]}. Six cells of five runs, and three probes; whole \
-processes, seconds; both ways once, in turn.
+Made by `python benchmarks/queue_of_runs.py` on {date.today()}: {machine["processor"]}, \
+{CORES} cores, Python {made_by["python"]}, torch {made_by["torch"]}. Six cells of five runs, and \
+three probes; whole processes, seconds; both ways once, in turn.
 
 | runs side by side | the networks | `dvc repro` | `headswap runs` and `dvc repro` | times as fast |
 |---:|---|---:|---:|---:|""")

@@ -79,7 +79,9 @@ def test_stages_that_need_no_torch_do_not_import_it():
 def test_every_stage_is_a_command_and_is_called_by_its_name():
     pipeline = (ROOT / "dvc.yaml").read_text()
     stages = re.findall(
-        r"^  (\w+):\n(?:    matrix:(?:\n      .*)+\n)?    cmd: sh scripts/headswap (\w+)", pipeline, re.M
+        r"^  (\w+):\n(?:    matrix:(?:\n      .*)+\n)?    cmd: sh scripts/headswap (\w+)",
+        pipeline,
+        re.M,
     )
     assert [stage for stage, _ in stages] == [command for _, command in stages]
     commands = headswap("--help").stdout
