@@ -154,6 +154,25 @@ def nap(*, on_progress):
     return begin, time.time()
 
 
+@pytest.mark.parametrize("address", ["here", "elsewhere"])
+def test_ctrl_c_ends_the_queue_and_all_of_its_processes(ready, scheduler, address):
+    edit(train={"epochs": 400})
+    tcp, worker, _ = scheduler
+    variables = {"DASK_SCHEDULER_ADDRESS": tcp} if address == "elsewhere" else {}
+    a_worker = worker()
+    queue = start("headswap", "runs", **variables)
+    read_until(queue, "epoch 1/400")
+    processes = psutil.Process(queue.pid).children(recursive=True)
+    queue.send_signal(signal.SIGINT)
+    assert "Stopped. Finished runs and epochs are saved" in finish(queue, code=1)
+    psutil.wait_procs(processes, timeout=20)
+    assert not any(alive(process) for process in processes)
+    deadline = time.monotonic() + 40
+    while training(a_worker) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not training(a_worker)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_listens_beyond_loopback(ready):
     stage = start("headswap", "train", "slow", "finetune")
