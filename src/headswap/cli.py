@@ -125,27 +125,49 @@ def verify() -> None:
 
 @command
 def manifest(
-    folder: Annotated[str, typer.Argument(help="With train/<class>/ and val/<class>/ in it.")],
+    folder: Annotated[str, typer.Argument(help="With train/ and val/, or the classes, in it.")],
+    val: Annotated[float | None, typer.Option(help="The share to validate on, if unsplit.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
+    use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
 ) -> None:
-    """Write the manifest of a folder of your own images."""
+    """Write the manifest of a folder of your own images, all of which are read."""
+    from headswap.data.listing import list_images
     from headswap.data.manifest import find_quality_issues, write_manifest
-    from headswap.images.folders import ignored_files
+    from headswap.data.summary import print_classes, print_left_out
+    from headswap.params import dataset_lines, set_dataset
 
-    output = output or f"data/{Path(folder).resolve().name}.csv"
-    images = write_manifest(folder, output)
+    output = output or _default_output(folder)
+    images = write_manifest(folder, output, val, seed)
+    listing = list_images(folder)
     print(f"{output} lists {len(images)} images.")
+    print_classes(images)
+    for note in listing.notes:
+        print(note)
+    print_left_out(listing)
     _print_issues(find_quality_issues(images))
-    if others := ignored_files(folder):
-        print("Left out, because they are not <split>/<class>/<image> of a known format:")
-        print(bulleted(others))
-    print(f"In params.yaml: dataset.url: {folder}, dataset.manifest: {output}")
+    if use:
+        set_dataset(folder, output)
+        print("params.yaml names both now. Next: dvc repro")
+    else:
+        print("To use them, run this again with --use, or write into params.yaml, under dataset:")
+        print(dataset_lines(folder, output))
 
 
-def _print_issues(issues: list[str]) -> None:
-    if issues:
-        print("A comparison on these images is less reliable because of")
-        print(bulleted(issues))
+def _default_output(folder: str) -> str:
+    output = f"data/{Path(folder).resolve().name or 'photos'}.csv"
+    if output == "data/manifest.csv":
+        raise UserError(
+            f"{output} is the manifest of the published photographs; it is not overwritten.\n"
+            f"Name another file: headswap manifest {folder} --output data/photos.csv"
+        )
+    return output
+
+
+def _print_issues(issues: dict[str, list[str]]) -> None:
+    for kind, lines in issues.items():
+        print(f"A comparison on these images is less reliable because of {kind} ({len(lines)}):")
+        print(bulleted(lines))
 
 
 @command

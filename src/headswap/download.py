@@ -14,7 +14,7 @@ import pooch
 import requests
 
 from headswap.errors import UserError
-from headswap.io import atomic_write
+from headswap.io import atomic_write, local_path
 
 MIRROR = "HEADSWAP_MIRROR"
 """The environment variable that names a folder or base URL to try first."""
@@ -91,7 +91,7 @@ def is_address(url: str) -> bool:
 
 def _sources(url: str, name: str, caches: Iterable[str | PathLike[str]]) -> Iterator[str]:
     mirror = os.environ.get(MIRROR, "").rstrip("/")
-    if mirror:
+    if mirror and is_address(url):  # a local file is the one that is meant
         yield f"{mirror}/{name}"
     yield from (str(cache) for cache in caches)
     yield url
@@ -105,7 +105,7 @@ def _refuse_plain_http(source: str) -> None:
 
 def _copy(source: str, destination: Path) -> None:
     if not is_address(source):
-        shutil.copyfile(Path(source).expanduser(), destination)
+        shutil.copyfile(local_path(source), destination)
         return
     pooch.get_logger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:

@@ -18,6 +18,7 @@ from typing import Any
 from safetensors import safe_open
 
 from headswap.errors import UserError
+from headswap.paths import OUTPUTS
 
 StrPath = str | PathLike[str]
 
@@ -114,6 +115,61 @@ def write_csv(path: StrPath, columns: Sequence[str], rows: Iterable[Iterable[Any
     writer.writerow(columns)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def local_path(path: StrPath) -> Path:
+    """Return a path that the user gave, with ``~`` replaced by the home folder.
+
+    Raises
+    ------
+    UserError
+        If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: there is no such user on this machine.\nWrite the whole path, from / on."
+        ) from None
+
+
+def refuse_outputs(path: StrPath, name: str) -> None:
+    """Refuse a path of the user's files that stages write to, and so replace or delete.
+
+    Parameters
+    ----------
+    path
+        A file or folder. It may not be one of `paths.OUTPUTS`, be in one, or hold one, through
+        links and ``..`` either, or in another case where the file system ignores that.
+    name
+        What the path is, for the message.
+
+    Raises
+    ------
+    UserError
+        If it is.
+    """
+    given = _comparable(local_path(path))
+    for output in OUTPUTS:
+        written = _comparable(output)
+        if given.is_relative_to(written) or written.is_relative_to(given):
+            raise UserError(
+                f"{name}: {path} overlaps {output}, which headswap writes and deletes.\n"
+                "Move your own files to a folder of another name beside it, say photos/, and "
+                "name that."
+            )
+
+
+def _comparable(path: Path) -> Path:
+    """Return the absolute path without links, in lower case where the file system ignores case."""
+    path = path.resolve()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    named = next((p for p in (existing, *existing.parents) if p.name.swapcase() != p.name), None)
+    if named is None:
+        return path
+    other = named.with_name(named.name.swapcase())
+    ignores_case = other.exists() and other.samefile(named)
+    return Path(str(path).casefold()) if ignores_case else path
 
 
 def folder_size(folder: StrPath) -> int:

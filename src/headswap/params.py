@@ -4,8 +4,10 @@ import difflib
 import io
 import re
 from dataclasses import dataclass
+from io import StringIO
 from os import PathLike
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -21,6 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from headswap.errors import UserError, bulleted
+from headswap.io import write_text
 
 GENERATED = "generated"
 """The ``dataset.url`` of the synthetic images."""
@@ -237,6 +240,39 @@ def parse(tree: Any, name: str = "params.yaml") -> Params:
         raise UserError(
             f"{name} has mistakes:\n{bulleted(mistakes)}\nCorrect them, then run: headswap check"
         ) from None
+
+
+def set_dataset(url: str, manifest: str, path: str | PathLike[str] = "params.yaml") -> None:
+    """Write ``dataset.url`` and ``dataset.manifest`` into the parameters; comments stay.
+
+    Raises
+    ------
+    UserError
+        If the file is not there, or what results would have mistakes.
+    """
+    load(path)
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 2**16
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    tree = yaml.load(Path(path).read_text(encoding="utf-8"))
+    tree["dataset"] |= {"url": url, "manifest": manifest}
+    text = StringIO()
+    yaml.dump(tree, text)
+    write_text(path, text.getvalue())
+    load(path)
+
+
+def dataset_lines(url: str, manifest: str) -> str:
+    """Return the two lines of ``params.yaml`` that name photographs and their manifest.
+
+    >>> print(dataset_lines("my: photos", "data/photos.csv"))
+      url: 'my: photos'
+      manifest: data/photos.csv
+    """
+    yaml, text = YAML(), StringIO()
+    yaml.width = 2**16
+    yaml.dump({"url": url, "manifest": manifest}, text)
+    return indent(text.getvalue().rstrip(), "  ")
 
 
 def _describe(mistake: ErrorDetails) -> str:

@@ -16,3 +16,9 @@ TIMING = METRICS / "timing"
 CURVES = Path("plots/curves")
 PREDICTIONS = Path("plots/predictions")
 COMPARISON_PLOTS = Path("plots/comparison")
+
+OUTPUTS = (
+    *(ARCHIVE, IMAGES, WEIGHTS, EMBEDDINGS, RUNS, MODELS, METRICS),
+    *(Path("plots"), Path("dvc_plots"), Path("demo")),
+)
+"""What stages and `make` write, replace and delete."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from headswap.compare.plot_rows import records, with_every_cell, wrapped
 from headswap.errors import UserError
-from headswap.images.reading import read_image
+from headswap.images.reading import UnreadableImage, read_image
 from headswap.io import atomic_write
 from headswap.params import Cell
 from headswap.paths import COMPARISON_PLOTS, IMAGES
@@ -111,10 +111,8 @@ def gallery(misclassified: pd.DataFrame, folder: Path = IMAGES) -> pd.DataFrame:
 def _thumbnail(path: Path) -> Image.Image:
     try:
         image = read_image(path)
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises
-        raise UserError(
-            f"{path} cannot be read: {error}.\nRestore the images with: dvc repro verify"
-        ) from error
+    except UnreadableImage as error:
+        raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return image
 

@@ -1,37 +1,83 @@
 """Fetch the archive of images: download it, pack a local folder, or draw the images."""
 
+import os
+import tarfile
 import zipfile
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from headswap.data.listing import list_images
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_archive
 from headswap.data.verify import archive_fits
 from headswap.download import download_file, is_address
-from headswap.errors import UserError
-from headswap.images.folders import images_in
-from headswap.io import atomic_write, read_bytes
+from headswap.errors import UserError, printable
+from headswap.images.folders import is_image
+from headswap.io import atomic_write, local_path, read_bytes, refuse_outputs
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE
 
+ALLOWED = (
+    "allowed are an https:// or http:// address of a zip, a local zip, a local folder with "
+    f"train/ and val/ or the classes in it, and {GENERATED}"
+)
+OTHER_ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+
 
 def check_dataset(dataset: Dataset) -> None:
-    """Check that the local files which the parameters name are there.
+    """Check that the parameters name images that can be fetched and a manifest.
 
     Raises
     ------
     UserError
-        If the archive or folder is missing, or the manifest is missing or wrong.
+        If the archive or folder is missing, of a kind that is not read, or one that a stage
+        writes; or if the manifest is missing or wrong.
     """
     if dataset.url == GENERATED:
         return
-    if not is_address(dataset.url) and not Path(dataset.url).expanduser().exists():
+    _check_url(dataset.url)
+    refuse_outputs(dataset.manifest, "dataset.manifest")
+    here = is_address(dataset.url) or local_path(dataset.url).exists()
+    if not here and not _dvc_has_archive(dataset.url):
         raise UserError(
-            f"dataset.url: there is no {dataset.url} here; allowed are an address, a local zip, "
-            f"a local folder with train/ and val/ in it, and {GENERATED}.\n"
+            f"dataset.url: there is no {dataset.url} here; {ALLOWED}.\n"
             "Correct params.yaml, then run: headswap check"
         )
     read_manifest(dataset.manifest)
+
+
+def _check_url(url: str) -> None:
+    """Raise a UserError if an address or path is of a kind that cannot be fetched."""
+    scheme = url.partition("://")[0] if is_address(url) else ""
+    if url.lower().endswith(OTHER_ARCHIVES):
+        what = "is an archive of a kind that is not read"
+        remedy = "Unpack it, and set dataset.url to the folder"
+    elif scheme == "file":
+        what, remedy = "is not written as a path", f"Set dataset.url to {url[7:]}"
+    elif scheme and scheme.lower() not in ("http", "https"):
+        what = f"is an address of a kind that is not fetched, {scheme}://"
+        remedy = "Fetch it yourself, and set dataset.url to the folder or zip on this machine"
+    else:
+        if not scheme:
+            refuse_outputs(url, "dataset.url")
+        return
+    raise UserError(f"dataset.url: {url} {what}; {ALLOWED}.\n{remedy}, then run: headswap check")
+
+
+def _dvc_has_archive(url: str, lock: str | PathLike[str] = "dvc.lock") -> bool:
+    """Return whether DVC has the archive that was packed from a folder that is not here.
+
+    So it is in a clone and in a queued experiment, which DVC copies without the folder.
+    """
+    try:
+        stages = YAML(typ="safe").load(Path(lock).read_text(encoding="utf-8"))["stages"]
+        return stages["fetch"]["params"]["params.yaml"]["dataset.url"] == url
+    except (OSError, KeyError, TypeError, ValueError, YAMLError):
+        return False
 
 
 def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> str | None:
@@ -63,18 +109,63 @@ def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> s
         with atomic_write(archive) as temporary:
             draw_archive(temporary)
         return GENERATED
-    folder = Path(dataset.url).expanduser()
-    if folder.is_dir():
+    _check_url(dataset.url)
+    here = not is_address(dataset.url) and local_path(dataset.url).exists()
+    if (
+        not here
+        and Path(archive).exists()
+        and archive_fits(archive, read_manifest(dataset.manifest))
+    ):
+        return None
+    if here and local_path(dataset.url).is_dir():
+        sizes = {entry.size for entry in read_manifest(dataset.manifest).values()}
+        folder = local_path(dataset.url)
         with atomic_write(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
-            for name, path in images_in(folder).items():
+            for name, path in _images_to_pack(folder, sizes):
                 file.writestr(zipfile.ZipInfo(name), read_bytes(path))
         return str(folder)
-    exists = is_address(dataset.url) and Path(archive).exists()
-    if exists and archive_fits(archive, read_manifest(dataset.manifest)):
-        return None
     return download_file(dataset.url, archive, _check_zip)
 
 
+def _images_to_pack(folder: Path, sizes: set[int]) -> Iterator[tuple[str, Path]]:
+    """Yield the images of a folder that may be listed in a manifest, and those of its classes.
+
+    Parameters
+    ----------
+    folder
+        In any layout: the manifest says what is where.
+    sizes
+        Of the listed images.
+    """
+    try:
+        of_classes = set(list_images(folder).images.values())
+    except UserError:
+        of_classes = set()
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
+        folders[:] = sorted(name for name in folders if is_image(f"{name}.jpg"))
+        if os.path.realpath(parent) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        for path in (Path(parent, name) for name in sorted(files)):
+            name = path.relative_to(folder).as_posix()
+            wanted = is_image(name) and path.is_file()
+            if wanted and (path in of_classes or path.stat().st_size in sizes):
+                yield printable(name), path
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
 def _check_zip(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("not a zip archive, or an incomplete one")
+    if zipfile.is_zipfile(path):
+        return
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError("a web page, not a zip archive; open the address in a browser to see why")
+    if tarfile.is_tarfile(path):
+        raise ValueError("a tar archive; unpack it, and set dataset.url to the folder")
+    raise ValueError("not a zip archive, or an incomplete one")

@@ -3,15 +3,22 @@
 import csv
 import hashlib
 import io
-from collections import Counter
+import os
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from headswap.errors import UserError, bulleted
-from headswap.images.folders import SPLITS, check_classes, images_in
-from headswap.io import read_bytes, write_csv, write_json
+from rich.progress import track
+
+from headswap.data.listing import Listing, list_images
+from headswap.errors import UserError, bulleted, printable
+from headswap.images.folders import SPLITS, check_classes, is_image
+from headswap.images.reading import UnreadableImage, decode_image
+from headswap.io import read_bytes, refuse_outputs, write_csv, write_json
 from headswap.paths import DATASET_METRICS
+from headswap.progress import console
 
 COLUMNS = ("path", "bytes", "sha256")
 
@@ -27,27 +34,178 @@ Manifest = dict[str, Entry]
 """An entry for each image, by its path ``<split>/<class>/<image>``."""
 
 
-def write_manifest(folder: str | PathLike[str], path: str | PathLike[str]) -> Manifest:
-    """Write and return the manifest of a folder of images.
+def write_manifest(
+    folder: str | PathLike[str],
+    path: str | PathLike[str],
+    val: float | None = None,
+    seed: int = 0,
+) -> Manifest:
+    """Read all images of a user's folder; write and return its manifest.
 
     Parameters
     ----------
     folder
-        With ``train/<class>/<image>`` and ``val/<class>/<image>`` in it.
+        With ``train/<class>/<image>`` and ``val/<class>/<image>``, or ``<class>/<image>`` in it
+        (see `listing.list_images`).
     path
         The CSV file to write.
+    val
+        The share of the images to validate on, in a folder of classes. If it is None and `path` is
+        an earlier manifest, images that it lists stay in their splits, and its share is used for
+        the others.
+    seed
+        Another one splits the images in another way.
 
     Raises
     ------
     UserError
-        If a class has no image in one of the two splits, or an image cannot be read.
+        If the folder cannot be listed, an image cannot be read, or `path` is a file of another
+        kind or one that a stage writes.
     """
-    contents = ((name, read_bytes(image)) for name, image in images_in(folder).items())
-    manifest = {
-        name: Entry(len(content), hashlib.sha256(content).hexdigest()) for name, content in contents
-    }
-    write_csv(path, COLUMNS, [(name, *entry) for name, entry in manifest.items()])
-    return manifest
+    refuse_outputs(folder, "FOLDER")
+    refuse_outputs(path, "--output")
+    earlier = _earlier_manifest(path)
+    listing = list_images(folder)
+    _check_share(listing, val, earlier, path)
+    entries = read_entries(listing)
+    if not listing.is_split:
+        known = earlier if val is None else {}
+        count = sum(name.startswith("val/") for name in earlier)
+        entries = split_images(entries, val or count / len(earlier), seed, known)
+    write_csv(path, COLUMNS, [(name, *entry) for name, entry in sorted(entries.items())])
+    return entries
+
+
+def _earlier_manifest(path: str | PathLike[str]) -> Manifest:
+    """Return the manifest that `path` is to replace, none if there is no such file."""
+    if not Path(path).exists():
+        return {}
+    try:
+        return read_manifest(path)
+    except UserError:
+        text = Path(path).read_bytes()[:200] if Path(path).is_file() else b""
+        if text.startswith((b"path", b"\xef\xbb\xbfpath")):  # a manifest with mistakes
+            return {}
+        raise UserError(
+            f"{path} is there already and is no manifest; it is not overwritten.\n"
+            "Name another file: headswap manifest FOLDER --output data/photos.csv"
+        ) from None
+
+
+def _check_share(
+    listing: Listing, val: float | None, earlier: Manifest, path: str | PathLike[str]
+) -> None:
+    folder = printable(listing.folder)
+    if val is not None and listing.is_split:
+        raise UserError(
+            f"{folder} is split already, into train/ and val/.\n"
+            f"Leave --val out: headswap manifest {folder} --output {path}"
+        )
+    if val is not None and not 0 < val < 1:
+        raise UserError(
+            f"--val {val:g} is no share; it is the part of the images to validate on, between 0 "
+            f"and 1.\nType: headswap manifest {folder} --val 0.3"
+        )
+    if val is None and not listing.is_split and not earlier:
+        raise UserError(
+            f"{folder} has folders of classes, but no train/ and val/ with the classes in them.\n"
+            f"To split the images: headswap manifest {folder} --val 0.3 --seed 0"
+        )
+
+
+def read_entries(listing: Listing) -> Manifest:
+    """Return size and SHA-256 of the images of a listing, all of which are read, on all cores.
+
+    Raises
+    ------
+    UserError
+        With every image that cannot be read.
+    """
+    faults, entries = {}, {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(_read_entry, listing.images.values())
+        total, hidden = len(listing.images), not console.is_terminal
+        shown = track(results, "reading", total, console=console, transient=True, disable=hidden)
+        for name, (entry, fault) in zip(listing.images, shown, strict=True):
+            entries[name] = entry
+            if fault:
+                faults[name] = fault
+    if faults:
+        lines = [f"{name}: {fault}" for name, fault in faults.items()]
+        raise UserError(
+            f"{printable(listing.folder)} has {len(faults)} images that cannot be read:\n"
+            f"{bulleted(lines)}\n"
+            "Replace or remove them, then run the same command again."
+        )
+    return entries
+
+
+def _read_entry(path: Path) -> tuple[Entry, str]:
+    """Return an image's size and digest, and why it cannot be read, empty if it can."""
+    try:
+        content = read_bytes(path)
+        entry = Entry(len(content), hashlib.sha256(content).hexdigest())
+        decode_image(content, path)
+    except UnreadableImage as error:
+        return entry, error.why
+    except UserError as error:
+        return Entry(0, ""), str(error).splitlines()[0]
+    return entry, ""
+
+
+def split_images(
+    images: Manifest, share: float, seed: int, known: Manifest | None = None
+) -> Manifest:
+    """Split the images of each class for training and validation.
+
+    Identical images always come into the same split. The order in which images are taken depends
+    on their content and the seed alone, so that a further image moves few others.
+
+    Parameters
+    ----------
+    images
+        By their names ``<class>/<image>``.
+    share
+        Of the images of each class that are validated on; at least one, and not all of them.
+    seed
+        Decides which.
+    known
+        Images that stay in the split in which they are.
+
+    Returns
+    -------
+    Manifest
+        The same images as ``<split>/<class>/<image>``.
+
+    Raises
+    ------
+    UserError
+        If the images of a class cannot be divided, because all have the same content.
+    """
+    splits = {entry.sha256: name.split("/")[0] for name, entry in (known or {}).items()}
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, entry in images.items():
+        labels[name.split("/")[0]].update([entry.sha256])
+    single = []
+    for label, copies in sorted(labels.items()):
+        wanted = min(max(1, round(share * copies.total())), copies.total() - 1)
+        taken = sum(count for one, count in copies.items() if splits.get(one) == "val")
+        for one in sorted(copies.keys() - splits.keys(), key=lambda one: _rank(one, seed)):
+            fits = taken == 0 or taken + copies[one] <= wanted
+            splits[one] = "val" if fits else "train"
+            taken += copies[one] if fits else 0
+        if {splits[one] for one in copies} != set(SPLITS):
+            single.append(f"{label}: {copies.total()} images, {len(copies)} of different content")
+    if single:
+        raise UserError(
+            "These classes have too few different images to train and validate on:\n"
+            f"{bulleted(single)}\nAdd images to them, then run the same command again."
+        )
+    return {f"{splits[entry.sha256]}/{name}": entry for name, entry in images.items()}
+
+
+def _rank(sha256: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}/{sha256}".encode()).hexdigest()
 
 
 def read_manifest(path: str | PathLike[str]) -> Manifest:
@@ -90,16 +248,21 @@ def parse_manifest(text: str, name: str) -> Manifest:
     """
     manifest: Manifest = {}
     mistakes = []
-    rows = csv.DictReader(io.StringIO(text))
+    heading = text.split("\n", 1)[0]
+    delimiter = ";" if ";" in heading and "," not in heading else ","  # as Excel may write it
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
     try:
         for row in rows:
-            path, size, digest = (row.get(column) or "" for column in COLUMNS)
+            path, size, digest = ((row.get(column) or "").strip() for column in COLUMNS)
             parts = PurePosixPath(path).parts
-            safe = len(parts) == 3 and parts[0] in SPLITS and ".." not in parts and "\\" not in path
-            if safe and path not in manifest and size.isdecimal() and len(digest) == 64:
-                manifest[path] = Entry(int(size), digest)
+            wrong = _what_is_wrong(path, size, digest)
+            if not wrong and "/".join(parts) in manifest:
+                wrong = "the path is listed twice"
+            if wrong:
+                line = delimiter.join(map(str, row.values()))[:100]
+                mistakes.append(f"line {rows.line_num}: {printable(line)} ({wrong})")
             else:
-                mistakes.append(f"line {rows.line_num}: {','.join(map(str, row.values()))[:100]}")
+                manifest["/".join(parts)] = Entry(int(size), digest.lower())
     except csv.Error as error:
         mistakes.append(f"line {rows.line_num}: {error}")
     if mistakes or not manifest:
@@ -110,6 +273,22 @@ def parse_manifest(text: str, name: str) -> Manifest:
         )
     check_classes(manifest, name)
     return manifest
+
+
+def _what_is_wrong(path: str, size: str, digest: str) -> str:
+    """Return what is wrong with a line of a manifest, empty if nothing is."""
+    parts = PurePosixPath(path).parts
+    if "\\" in path:
+        return "backslash in the path: write / instead"
+    if len(parts) != 3 or parts[0] not in SPLITS or ".." in parts:
+        return "no path of an image"
+    if not is_image(path):
+        return "hidden, or of a format that is not read"
+    if not (size.isascii() and size.isdecimal()):
+        return "bytes is no number"
+    if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
+        return "sha256 is not 64 hexadecimal digits"
+    return ""
 
 
 def count_images(manifest: Manifest) -> dict[str, int]:
@@ -141,25 +320,40 @@ def write_counts(manifest: Manifest, path: str | PathLike[str] = DATASET_METRICS
     write_json(path, count_images(manifest))
 
 
-def find_quality_issues(manifest: Manifest) -> list[str]:
-    """Return a line for each duplicate and each class of a single image in a split.
+def find_quality_issues(manifest: Manifest) -> dict[str, list[str]]:
+    """Return what makes a comparison on these images less reliable, the worst kind first.
 
+    Returns
+    -------
+    dict of str to list of str
+        For each kind of issue that there is, a line for each.
+
+    Examples
+    --------
     >>> manifest = {
     ...     "train/a/1.jpg": Entry(9, "c0"),
     ...     "val/a/2.jpg": Entry(9, "c0"),
     ...     "val/a/3.jpg": Entry(9, "c1"),
     ... }
-    >>> for line in find_quality_issues(manifest):
-    ...     print(line)
-    the same image more than once: train/a/1.jpg, val/a/2.jpg
-    a class of one image: train/a
+    >>> find_quality_issues(manifest)
+    {'the same image in both splits': ['train/a/1.jpg, val/a/2.jpg'], 'a class of one image': \
+['train/a']}
     """
+    issues: dict[str, list[str]] = {
+        "the same image in both splits": [],
+        "the same image in two classes": [],
+        "a class of one image": [],
+        "the same image more than once": [],
+    }
     names_by_digest: dict[str, list[str]] = {}
     for name, entry in manifest.items():
         names_by_digest.setdefault(entry.sha256, []).append(name)
+    for names in names_by_digest.values():
+        if len(names) > 1:
+            splits, labels, _ = zip(*(name.split("/") for name in names), strict=True)
+            kind = "in both splits" if len(set(splits)) > 1 else "in two classes"
+            kind = kind if len({*splits}) > 1 or len({*labels}) > 1 else "more than once"
+            issues[f"the same image {kind}"].append(", ".join(names))
     class_sizes = Counter(name.rpartition("/")[0] for name in manifest)
-    return [
-        f"the same image more than once: {', '.join(names)}"
-        for names in names_by_digest.values()
-        if len(names) > 1
-    ] + [f"a class of one image: {name}" for name, size in class_sizes.items() if size == 1]
+    issues["a class of one image"] = [name for name, size in class_sizes.items() if size == 1]
+    return {kind: lines for kind, lines in issues.items() if lines}

@@ -2,21 +2,23 @@
 
 import hashlib
 import lzma
+import os
 import stat
-import warnings
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
-from pathlib import Path, PurePosixPath
-
-from PIL import Image, UnidentifiedImageError
+from pathlib import Path
 
 from headswap.data.manifest import Entry, Manifest, parse_manifest, read_manifest
+from headswap.data.matching import Matching, Other
 from headswap.data.synthetic import MANIFEST
-from headswap.errors import UserError, bulleted
-from headswap.images.folders import SPLITS, is_image
-from headswap.images.reading import read_image
+from headswap.download import is_address
+from headswap.errors import UserError, bulleted, printable
+from headswap.images.folders import is_image
+from headswap.images.reading import UnreadableImage, read_image
 from headswap.io import atomic_write
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE, IMAGES
@@ -33,8 +35,9 @@ def verify_images(
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them.
 
-    The manifest, not the archive, decides which files are written and how large each may be:
-    nothing is written outside the folder, and a small archive cannot fill the disk.
+    An image is identified by its content. The manifest, not the archive, decides which files are
+    written, where, and how large each may be: nothing is written outside the folder, and a small
+    archive cannot fill the disk.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ def verify_images(
                 differences = compare_archive(file, manifest, folder)
                 unreadable = find_unreadable_images(folder)
                 if differences or unreadable:
-                    raise UserError(_describe(archive, name, differences, unreadable))
+                    raise UserError(_describe(archive, name, dataset, differences, unreadable))
                 before_writing()
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
@@ -96,66 +99,97 @@ def compare_archive(
     Parameters
     ----------
     archive
-        An open zip. The last three parts of a member's path are the image's name.
+        An open zip. The names in it do not matter.
     manifest
         What the archive must hold.
     folder
-        Where to write the images that are as the manifest says; None writes none.
+        Where to write the images, by the names in the manifest; None writes none.
+
+    Raises
+    ------
+    UserError
+        If the archive is encrypted.
     """
-    members: dict[str, list[zipfile.ZipInfo]] = {}
-    for info in archive.infolist():
-        name = "/".join(PurePosixPath(info.filename).parts[-3:])
-        if is_image(name) and name.split("/")[0] in SPLITS:
-            members.setdefault(name, []).append(info)
-    differences = [f"extra: {name}" for name in sorted(members.keys() - manifest.keys())]
-    for name, entry in manifest.items():
-        try:
-            content = _read_image(archive, members.get(name, []), name, entry)
-        except ValueError as difference:
-            differences.append(str(difference))
-            continue
+    matching = Matching(manifest)
+
+    def write(content: bytes, found: str) -> None:
         if folder:
-            target = folder / name
+            target = folder / found
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-    return differences
+
+    others: list[tuple[zipfile.ZipInfo, str, Entry]] = []
+    for info in archive.infolist():
+        name = _member_name(info)
+        content = _read_image(archive, info, name, matching)
+        if content is not None:
+            entry = Entry(len(content), hashlib.sha256(content).hexdigest())
+            if found := matching.take(name, entry, same_name=True):
+                write(content, found)
+            else:
+                others.append((info, name, entry))
+    for info, name, entry in others:
+        if found := matching.take(name, entry):
+            write(archive.read(info), found)
+        else:
+            matching.leave(Other(name, *entry))
+    return matching.differences()
+
+
+def _member_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member, whatever program wrote it."""
+    name = info.filename
+    try:
+        if not info.flag_bits & 0x800:  # not said to be UTF-8, so zipfile took it for cp437
+            name = name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        pass
+    return printable(unicodedata.normalize("NFC", name.replace("\\", "/")))
 
 
 def _read_image(
-    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], name: str, entry: Entry
-) -> bytes:
-    """Return the content of an image; raise ValueError unless it is what the manifest says."""
-    if not members:
-        raise ValueError(f"missing: {name}")
-    if len(members) > 1:
-        raise ValueError(f"{len(members)} times in the archive: {name}")
-    if stat.S_ISLNK(members[0].external_attr >> 16):
-        raise ValueError(f"a link, not an image: {name}")
-    if members[0].file_size != entry.size:
-        raise ValueError(f"changed: {name} ({members[0].file_size} bytes, not {entry.size})")
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, matching: Matching
+) -> bytes | None:
+    """Return a member's content if it can be that of a listed image, else tell `matching`."""
+    if info.is_dir() or not (is_image(name) or info.file_size in matching.sizes):
+        return None
+    if stat.S_ISLNK(info.external_attr >> 16):
+        matching.leave(Other(name, info.file_size, damage="a link, not an image"))
+        return None
+    if info.flag_bits & 0x1:
+        raise UserError(
+            f"{archive.filename} is encrypted.\n"
+            "Unpack it with its password, set dataset.url to the folder, then: dvc repro"
+        )
+    if info.file_size not in matching.sizes:
+        matching.leave(Other(name, info.file_size))
+        return None
     try:
-        with archive.open(members[0]) as source:
-            content = source.read(entry.size + 1)  # the size in the zip's directory may be wrong
+        with archive.open(info) as source:
+            return source.read(info.file_size + 1)  # the size in the zip's directory may be wrong
     except DAMAGE as error:
-        raise ValueError(f"damaged: {name} ({error})") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != entry.sha256:
-        raise ValueError(f"changed: {name} (SHA-256 {digest[:12]}…, not {entry.sha256[:12]}…)")
-    return content
+        matching.leave(Other(name, info.file_size, damage=str(error)))
+        return None
 
 
 def find_unreadable_images(folder: Path) -> list[str]:
     """Return a line for each file in ``<split>/<class>/`` that cannot be read as an image."""
-    unreadable = []
-    for path in sorted(folder.glob("*/*/*")):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                read_image(path)
-        except (OSError, ValueError) as error:
-            why = "not a known format" if isinstance(error, UnidentifiedImageError) else error
-            unreadable.append(f"unreadable: {path.relative_to(folder).as_posix()} ({why})")
-    return unreadable
+    paths = sorted(folder.glob("*/*/*"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = pool.map(_why_unreadable, paths)
+        return [
+            f"unreadable: {path.relative_to(folder).as_posix()} ({why})"
+            for path, why in zip(paths, faults, strict=True)
+            if why
+        ]
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        read_image(path)
+    except UnreadableImage as error:
+        return error.why
+    return ""
 
 
 def _generated_manifest(archive: zipfile.ZipFile) -> Manifest:
@@ -168,22 +202,28 @@ def _generated_manifest(archive: zipfile.ZipFile) -> Manifest:
 
 
 def _describe(
-    archive: str | PathLike[str], manifest: str, differences: list[str], unreadable: list[str]
+    archive: str | PathLike[str],
+    manifest: str,
+    dataset: Dataset,
+    differences: list[str],
+    unreadable: list[str],
 ) -> str:
     """Return the message about images that are wrong, with a remedy for each kind of fault."""
+    fetch = "dvc repro --force --single-item fetch"
+    own = not is_address(dataset.url) and dataset.url != GENERATED
+    folder = dataset.url if Path(dataset.url).is_dir() else "FOLDER"
     lines = []
     if differences:
-        lines += [
-            f"{archive} does not hold the images of {manifest}:",
-            bulleted(differences),
-            "Fetch it again with: dvc repro --force --single-item fetch",
-            "If you changed your own images, first run: headswap manifest FOLDER",
-        ]
+        lines += [f"{archive} does not hold the images of {manifest}:", bulleted(differences)]
+        lines += [f"Fetch it anew with: {fetch}"]
+        if own:
+            command = f"headswap manifest {folder} --output {manifest}"
+            lines += [f"If you changed your own images, first run: {command}"]
     if unreadable:
+        lines += [f"{archive} holds images that cannot be read:", bulleted(unreadable)]
         lines += [
-            f"{archive} holds images that cannot be read:",
-            bulleted(unreadable),
-            "Remove them or save them as JPEG or PNG with 8 bits a channel, then run: "
-            "headswap manifest FOLDER",
+            f"Replace or remove them, then run: headswap manifest {folder} --output {manifest}"
+            if own
+            else f"Fetch it anew with: {fetch}"
         ]
     return "\n".join(lines)

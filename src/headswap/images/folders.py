@@ -11,8 +11,19 @@ from headswap.errors import UserError
 from headswap.paths import IMAGES
 
 SPLITS = ("train", "val")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What counts as an image: the list of torchvision's ``ImageFolder``."""
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".avif", ".jfif"),
+)
+"""What counts as an image: the list of torchvision's ``ImageFolder``, and two more."""
+LEFTOVERS = {
+    *("__macosx", "temporary items", "network trash folder", "icon\r"),  # macOS
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
+    *("system volume information", "lost.dir", "lost+found"),  # Windows, Android, Linux
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),  # storage
+    "__pycache__",
+}
+"""What systems and tools leave among a user's files, besides hidden files, in lower case."""
 
 
 def images_in(folder: str | PathLike[str]) -> dict[str, Path]:
@@ -41,22 +52,23 @@ def images_in(folder: str | PathLike[str]) -> dict[str, Path]:
     return images
 
 
-def ignored_files(folder: str | PathLike[str]) -> list[str]:
-    """Return the files of a folder's splits that `images_in` does not list and are not hidden."""
-    folder = Path(folder)
-    files = (path for split in SPLITS for path in (folder / split).rglob("*") if path.is_file())
-    names = {path.relative_to(folder).as_posix() for path in files if path.name[0] != "."}
-    return sorted(names - images_in(folder).keys())
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder is hidden, or one that a system or a tool leaves behind.
+
+    >>> is_leftover(".ipynb_checkpoints"), is_leftover("Thumbs.db"), is_leftover("ants")
+    (True, True, False)
+    """
+    return name.startswith((".", "~$")) or name.lower() in LEFTOVERS
 
 
 def is_image(name: str) -> bool:
     """Return whether a path has the name of an image.
 
-    >>> is_image("val/bees/54736755.JPG"), is_image("val/bees/._54736755.jpg")
+    >>> is_image("val/bees/54736755.JPG"), is_image("val/.ipynb_checkpoints/54736755.jpg")
     (True, False)
     """
-    path = PurePosixPath(name)  # macOS puts a file of attributes, ._a.jpg, beside each a.jpg
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith("._")
+    path = PurePosixPath(name)
+    return path.suffix.lower() in EXTENSIONS and not any(map(is_leftover, path.parts))
 
 
 def check_classes(names: Iterable[str], where: str | PathLike[str]) -> None:
@@ -75,6 +87,7 @@ def check_classes(names: Iterable[str], where: str | PathLike[str]) -> None:
         If not.
     """
     found = {(split, label) for split, label, _ in (name.split("/") for name in names)}
+    check_case({label for _, label in found}, where)
     classes = {label for _, label in found} or {"<class>"}
     expected = {(split, label) for split in SPLITS for label in classes}
     if missing := expected - found:
@@ -87,6 +100,25 @@ def check_classes(names: Iterable[str], where: str | PathLike[str]) -> None:
         raise UserError(
             f"{where} has a single class, {classes.pop()}; a classifier needs two or more.\n"
             "Lay the images of another class out beside it."
+        )
+
+
+def check_case(labels: Iterable[str], where: str | PathLike[str]) -> None:
+    """Check that no two classes differ in case only: `Ants` in one split, `ants` in the other.
+
+    Raises
+    ------
+    UserError
+        If two do.
+    """
+    by_case: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        by_case.setdefault(label.casefold(), []).append(label)
+    if same := [" and ".join(twins) for twins in by_case.values() if len(twins) > 1]:
+        raise UserError(
+            f"{where} has classes that differ in case only: {'; '.join(same)}.\n"
+            "Give them the same name if they are one class, names that differ in more if they are "
+            "two; then run the same command again."
         )
 
 

@@ -1,12 +1,56 @@
 """How an image file is read, everywhere in headswap."""
 
+from io import BytesIO
 from os import PathLike
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from headswap.errors import UserError, printable
+from headswap.io import read_bytes
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the formats that are opened, whatever a file's name says. Not among them are
+those for which Pillow starts another program (EPS)."""
+LARGE = 50_000_000
+"""Pixels above which a JPEG is decoded at half, a quarter or an eighth of its size."""
+MEMORY = 2_000_000_000
+"""Bytes that reading or resizing an image may take."""
+BYTES_PER_PIXEL = 16
+"""Of memory, to decode an image, lay it over white, turn it and hand it on."""
+RESIZED = 1024
+"""Pixels of the shorter side that a network may want, as floats of three channels."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to turn an image upright, by its EXIF orientation."""
+
+
+class UnreadableImage(UserError):
+    """An image cannot be read.
+
+    Attributes
+    ----------
+    why : str
+        The reason, without the file's name.
+    """
+
+    def __init__(self, path: str | PathLike[str], why: str):
+        super().__init__(f"{printable(path)} cannot be read as an image: {why}.")
+        self.why = why
 
 
 def read_image(path: str | PathLike[str]) -> Image.Image:
     """Read an image of any kind.
+
+    Transparent images are laid over white, as most viewers show them: what lies under transparent
+    pixels is arbitrary, often black. EXIF that is damaged counts as none, as in browsers. Of
+    several frames the first is read.
 
     Parameters
     ----------
@@ -16,19 +60,86 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        RGB, 8 bits a channel, upright: turned as its EXIF orientation says.
+        RGB, 8 bits a channel, upright: turned as its EXIF orientation says. A JPEG of more than
+        `LARGE` pixels is reduced.
 
     Raises
     ------
-    OSError, ValueError
-        If Pillow cannot read the file, or the image has more than 8 bits a channel.
+    UnreadableImage
+        If Pillow cannot read the file, the image has more than 8 bits a channel, or it would take
+        more than `MEMORY` to decode or to resize it.
+    UserError
+        If the file cannot be read at all.
     """
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(content: bytes, path: str | PathLike[str]) -> Image.Image:
+    """Read an image from the content of its file (see `read_image`); `path` is for the message."""
     try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":  # Pillow would convert all but black to white
-                raise ValueError("16 or 32 bits a pixel; save it with 8 bits a channel")
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError):
-        raise
+        try:
+            return _decode(content)
+        except Exception:
+            if b"Exif" not in content:
+                raise
+            return _decode(content.replace(b"Exif", b"none"))  # some readers fail on damaged EXIF
+    except UnidentifiedImageError:
+        raise UnreadableImage(path, _what_it_is(content)) from None
     except Exception as error:  # Pillow raises errors of many types for a damaged file
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+        why = str(error) if isinstance(error, OSError | ValueError) else ""
+        raise UnreadableImage(path, why or f"{type(error).__name__}: {error}") from error
+
+
+def _decode(content: bytes) -> Image.Image:
+    Image.MAX_IMAGE_PIXELS = None  # MEMORY is the limit here; Pillow's would refuse 200 megapixels
+    with Image.open(BytesIO(content), formats=FORMATS) as image:
+        if image.mode[0] in "IF":  # Pillow would convert all but black to white
+            raise ValueError("16 or 32 bits a pixel; save it with 8 bits a channel")
+        _check_memory(image)
+        scale = next((s for s in (1, 2, 4) if image.width * image.height <= LARGE * s**2), 8)
+        if scale > 1:  # only JPEG has `draft`
+            image.draft("RGB", (image.width // scale, image.height // scale))
+        image.load()
+        orientation = UPRIGHT.get(_orientation(image))
+        opaque: Image.Image = image
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            opaque = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        rgb = opaque.convert("RGB")
+        return rgb if orientation is None else rgb.transpose(orientation)
+
+
+def _check_memory(image: Image.Image) -> None:
+    """Raise ValueError if it would take too much memory to decode or to resize an image."""
+    width, height = image.size
+    pixels, needed = width * height, width * height * BYTES_PER_PIXEL
+    if image.format in ("JPEG", "MPO"):
+        # The coefficients of the whole image, two bytes each, and at most an eighth of its sides.
+        needed = 6 * pixels + min(pixels, max(LARGE, pixels // 64)) * BYTES_PER_PIXEL
+    longer, shorter = max(image.size), min(image.size)
+    resized = RESIZED * RESIZED * longer // max(1, shorter) * 12
+    for act, size in (("decode", needed), ("resize", resized)):
+        if size > MEMORY:
+            raise ValueError(
+                f"{width} x {height} pixels: to {act} it could take {size / 1e9:.0f} GB of "
+                f"memory, more than {MEMORY / 1e9:.0f}"
+            )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF
+        return 1
+
+
+def _what_it_is(content: bytes) -> str:
+    """Say what a file is that is not of a known image format."""
+    start = content[:512].lstrip().lower()
+    if not content:
+        return "an empty file"
+    if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "HEIC, which Pillow cannot read; save it as JPEG"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        return "a web page or a drawing, not a photograph"
+    return "not a known format; save it as JPEG or PNG"

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torchvision
 from torch import nn
 
 from headswap.errors import UserError
+from headswap.io import refuse_outputs
 
 Factories = dict[str, str]
 """The models that are not torchvision's, each with its factory as ``package.module:callable``."""
@@ -35,6 +37,10 @@ def check_models(models: list[str], factories: Factories) -> None:
     for name in [*models, *(name for name in factories if name not in models)]:
         try:
             find_factory(name, factories)
+            if name in factories:
+                module = sys.modules[factories[name].partition(":")[0]]
+                if file := getattr(module, "__file__", None):
+                    refuse_outputs(os.path.relpath(file), f"factories.{name}")
         except UserError as error:
             errors.append(str(error))
     if errors:
