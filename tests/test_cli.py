@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, edit
+from PIL import Image
 
 BIN = Path(sys.executable).parent
 
@@ -24,7 +25,7 @@ def headswap(*arguments):
         (("train", "tiny", "frozen"), "data/images has no images in train/<class>, val/<class>"),
         (("verify",), "There is no data/archive.zip.\nGet it with: dvc repro fetch"),
         (("compare",), "tiny-finetune, tiny-frozen, tiny-probe"),
-        (("manifest", "nowhere"), "Lay the images out as train/<class>/<image>"),
+        (("manifest", "nowhere"), "There is no folder nowhere"),
     ],
 )
 def test_a_mistake_gets_one_message_and_exit_code_1(workspace, arguments, message):
@@ -60,13 +61,12 @@ def test_manifest_lists_the_files_that_it_left_out(workspace):
     good = ("train/a/1.png", "val/a/2.PNG", "train/b/1.png", "val/b/2.png")
     for name in (*good, "train/a/more/3.png", "val/a/4.heic", "val/5.png"):
         Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
-        Path("mine", name).write_bytes(b"-")
+        Image.new("RGB", (9, 9)).save(Path("mine", name), "png")
     Path("mine/train/.DS_Store").write_bytes(b"-")
     output = headswap("manifest", "mine").stdout
     assert "data/mine.csv lists 4 images." in output
-    assert "a class of one image: train/a" in output
-    assert "  train/a/more/3.png\n  val/5.png\n  val/a/4.heic\n" in output
-    assert "DS_Store" not in output
+    for told in ("train/a/more/", "val/5.png", "val/a/4.heic", "train/.DS_Store"):
+        assert f"  {told}\n" in output
 
 
 def test_stages_that_need_no_torch_do_not_import_it():

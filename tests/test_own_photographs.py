@@ -1,0 +1,254 @@
+"""Own photographs: listed as they lie, identified by content, split, and never lost."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from ruamel.yaml import YAML
+from test_dataset import IMAGES, draw, encode, write_folder, write_zip
+
+from headswap import params
+from headswap.data.fetch import check_dataset, fetch_archive
+from headswap.data.listing import list_images
+from headswap.data.manifest import parse_manifest, read_manifest, write_manifest
+from headswap.data.verify import verify_images
+from headswap.errors import UserError
+from headswap.images.reading import read_image
+
+COLOURS = [(40 * i, 250 - 20 * i, 7 * i) for i in range(6)]
+UNSPLIT = {
+    f"{label}/{i}.png": encode(Image.new("RGB", (8, 8 + n), colour), "png")
+    for n, label in enumerate(("ants", "bees"))
+    for i, colour in enumerate(COLOURS)
+}
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
+    return tmp_path
+
+
+def headswap(*arguments):
+    command = [sys.executable, "-m", "headswap", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+# Nothing is lost
+
+
+@pytest.mark.parametrize(
+    "url", ["data/images", "data/archive.zip", "runs/../models/x", ".", "link"]
+)
+def test_photographs_where_a_stage_writes_are_refused(empty, url):
+    write_folder(IMAGES, "data/images")
+    Path("link").symlink_to("data/images")
+    write_folder(IMAGES, "models/x")
+    write_zip(IMAGES, "data/archive.zip")
+    write_manifest_elsewhere = Path("m.csv")
+    write_manifest_elsewhere.write_text("path,bytes,sha256\n")
+    with pytest.raises(UserError, match=r"dataset\.url: .* overlaps"):
+        check_dataset(params.Dataset(url=url, manifest="m.csv"))
+    if Path(url).is_dir():
+        with pytest.raises(UserError, match="overlaps"):
+            write_manifest(url, "n.csv")
+        assert not Path("n.csv").exists()
+
+
+def test_a_file_that_is_no_manifest_is_not_overwritten(empty):
+    write_folder(IMAGES, "photos")
+    Path("notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no manifest; it is not overwritten"):
+        write_manifest("photos", "notes.txt")
+    with pytest.raises(UserError, match="overlaps models"):
+        write_manifest("photos", "models/photos.csv")
+    assert Path("notes.txt").read_text() == "mine"
+
+
+def test_the_shipped_manifest_is_not_overwritten_by_default(workspace):
+    before = Path("data/manifest.csv").read_bytes()
+    write_folder(IMAGES, "manifest")
+    done = headswap("manifest", "manifest")
+    assert done.returncode == 1 and "is not overwritten" in done.stderr
+    assert Path("data/manifest.csv").read_bytes() == before
+
+
+# What is an image, what is a class
+
+
+def test_leftovers_are_never_classes_or_images_and_are_told(empty):
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "$RECYCLE.BIN"):
+        for split in ("train", "val"):
+            write_folder({f"{split}/{name}/a.jpg": IMAGES["train/ants/a.jpg"]}, "photos")
+    write_folder({**IMAGES, "train/ants/Thumbs.db": b"x", "train/ants/._a.jpg": b"x"}, "photos")
+    write_folder({"train/ants/.jpg": b"x", "train/ants/more/x.jpg": b"x"}, "photos")
+    write_folder({"train/ants/x.jpg/y": b"x", "test/ants/x.jpg": b"x"}, "photos")
+    Path("photos/train/ants/gone.jpg").symlink_to("nowhere")
+    Path("elsewhere").mkdir()
+    Path("photos/train/bees").rename("elsewhere/bees")
+    Path("photos/train/bees").symlink_to("../../elsewhere/bees")
+    listing = list_images("photos")
+    assert list(listing.images) == sorted(IMAGES)
+    told = [name for names in listing.left_out.values() for name in names]
+    for name in ("train/@eaDir/", "val/.ipynb_checkpoints/", "train/ants/Thumbs.db"):
+        assert name in told
+    for name in ("train/ants/.jpg", "train/ants/gone.jpg", "train/ants/x.jpg/", "test/"):
+        assert name in told
+
+
+def test_an_unsplit_folder_is_split_by_class_reproducibly_and_twins_stay_together(empty):
+    twins = {"ants/twin.png": UNSPLIT["ants/0.png"], "bees/twin.png": UNSPLIT["bees/1.png"]}
+    write_folder({**UNSPLIT, **twins}, "photos")
+    with pytest.raises(UserError, match="headswap manifest photos --val 0.3 --seed 0"):
+        write_manifest("photos", "a.csv")
+    first = write_manifest("photos", "a.csv", 0.3, 0)
+    assert write_manifest("photos", "b.csv", 0.3, 0) == first
+    assert any(write_manifest("photos", "b.csv", 0.3, seed) != first for seed in (1, 2, 3))
+    sides = {}
+    for name, entry in first.items():
+        sides.setdefault(entry.sha256, set()).add(name.split("/")[0])
+    assert all(len(side) == 1 for side in sides.values())
+    for label in ("ants", "bees"):
+        assert sum(name.startswith(f"val/{label}/") for name in first) in (1, 2)
+    write_folder({"ants/new.png": draw("white")}, "photos")
+    again = write_manifest("photos", "a.csv")
+    assert first.items() <= again.items() and len(again) == len(first) + 1
+
+
+def test_other_names_of_the_splits_are_taken_and_said(empty):
+    renamed = {
+        n.replace("train/", "Train/").replace("val/", "valid/"): c for n, c in IMAGES.items()
+    }
+    write_folder(renamed, "photos")
+    listing = list_images("photos")
+    assert list(listing.images) == sorted(IMAGES)
+    assert listing.notes == ["Train/ is taken for train/", "valid/ is taken for val/"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train/ants/b\\c.jpg": b"x"}, "has a backslash in its name: rename it"),
+        ({"train/ants/b\rc.jpg": b"x"}, "has a control character in its name: rename it"),
+        ({"train/ants/b\udcff.jpg": b"x"}, r"b\\xff\.jpg is not UTF-8: rename it"),
+        ({"train/wasps/a.heic": b"x"}, "all are HEIC, which cannot be read: save them as JPEG"),
+        ({"train/Ants/a.jpg": b"x"}, "differ in case only: Ants and ants"),
+    ],
+)
+def test_what_cannot_be_listed_is_told_with_what_to_do(empty, files, message):
+    write_folder({**IMAGES, **files}, "photos")
+    with pytest.raises(UserError, match=message):
+        write_manifest("photos", "photos.csv")
+
+
+def test_a_missing_folder_and_an_archive_get_their_own_messages(empty):
+    with pytest.raises(UserError, match="There is no folder nowhere"):
+        list_images("nowhere")
+    write_zip(IMAGES, "set.zip")
+    with pytest.raises(UserError, match=r"set\.zip is an archive, not a folder\.\nUnpack it"):
+        list_images("set.zip")
+
+
+# Images by content
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"top/folder/{name}",
+        lambda name: name.replace("/", "\\"),
+        lambda name: name.split("/")[-1],
+        lambda name: f"{name.split('/')[1]}/ö{name.split('/')[2]}",
+    ],
+)
+def test_an_archive_with_the_right_bytes_is_right_whatever_its_names(empty, rename):
+    write_folder(IMAGES, "photos")
+    write_manifest("photos", "photos.csv")
+    with zipfile.ZipFile("set.zip", "w") as archive:
+        for name, content in IMAGES.items():
+            archive.writestr(rename(name), content)
+    verify_images(params.Dataset(url="set.zip", manifest="photos.csv"), "set.zip", "images")
+    for name, content in IMAGES.items():
+        assert Path("images", name).read_bytes() == content
+
+
+def test_a_manifest_in_capitals_with_semicolons_and_dots_is_read():
+    lines = [
+        f"./{split}/{label}/1.jpg;5;{'AB' * 32}" for split in ("train", "val") for label in "ab"
+    ]
+    manifest = parse_manifest("\n".join(["path;bytes;sha256", *lines]), "m.csv")
+    assert manifest["train/a/1.jpg"] == (5, "ab" * 32)
+
+
+def test_a_local_archive_is_not_shadowed_by_the_mirrors(empty, monkeypatch):
+    write_folder(IMAGES, "photos")
+    write_manifest("photos", "photos.csv")
+    Path("mirror").mkdir()
+    Path("mirror/set.zip").write_bytes(b"x")
+    write_zip(IMAGES, "set.zip")
+    monkeypatch.setenv("HEADSWAP_MIRROR", str(empty / "mirror"))
+    dataset = params.Dataset(url="set.zip", manifest="photos.csv")
+    assert fetch_archive(dataset, "archive.zip") == "set.zip"
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///x.zip", "s3://b/x.zip", "ftp://x/x.zip", "x.tar.gz", "~nosuchuser/x"]
+)
+def test_an_address_that_cannot_be_fetched_is_refused_with_a_remedy(empty, url):
+    with pytest.raises(UserError, match=r"Set dataset|Fetch it yourself|Unpack it|no such user"):
+        check_dataset(params.Dataset(url=url, manifest="m.csv"))
+
+
+# What is read
+
+
+def test_damaged_exif_counts_as_none(empty):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "camera"
+    for form in ("webp", "png"):
+        content = encode(Image.new("RGB", (30, 20), "red"), form, exif=exif)
+        content = content.replace(b"MM\0*", b"MM\0?").replace(b"II*\0", b"II?\0")
+        Path("x.jpg").write_bytes(content)
+        if form == "webp":
+            assert read_image("x.jpg").size == (30, 20)
+
+
+def test_transparent_pixels_are_laid_over_white_and_avif_is_read(empty):
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save("x.png")
+    assert np.asarray(read_image("x.png")).min() == 255
+    Image.new("RGB", (9, 9), "red").save("x.avif")
+    assert np.asarray(read_image("x.avif"))[..., 0].min() > 200
+
+
+def test_a_postscript_file_named_as_a_photograph_is_not_opened(empty):
+    Image.new("RGB", (9, 9)).save("x.eps")
+    Path("x.eps").rename("x.jpg")
+    with pytest.raises(UserError, match="x.jpg cannot be read as an image: not a known format"):
+        read_image("x.jpg")
+
+
+def test_a_jpeg_of_108_megapixels_is_read_smaller(empty):
+    Image.new("L", (12_000, 9_000)).save("x.jpg")
+    assert read_image("x.jpg").size == (6_000, 4_500)
+
+
+# The command
+
+
+def test_manifest_use_writes_the_parameters_and_keeps_comments(workspace):
+    write_folder(UNSPLIT, "my photos")
+    Path("params.yaml").write_text("# A comment.\n" + Path("params.yaml").read_text())
+    done = headswap("manifest", "my photos", "--val", "0.3", "--use")
+    assert done.returncode == 0, done.stderr
+    assert "Always answering" in done.stdout and "ants" in done.stdout
+    assert params.load().dataset.url == "my photos"
+    assert Path("params.yaml").read_text().startswith("# A comment.\n")
+    printed = headswap("manifest", "my photos").stdout.splitlines()[-2:]
+    read = YAML(typ="safe").load("\n".join(printed))
+    assert read == {"url": "my photos", "manifest": "data/my photos.csv"}
+    assert len(read_manifest("data/my photos.csv")) == 12
