@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from test_dataset import IMAGES, draw, encode, write_folder, write_zip
 
 from headswap import params
+from headswap.data.changes import check_photographs
 from headswap.data.fetch import check_dataset, fetch_archive
 from headswap.data.listing import list_images
 from headswap.data.manifest import parse_manifest, read_manifest, write_manifest
@@ -252,3 +253,41 @@ def test_manifest_use_writes_the_parameters_and_keeps_comments(workspace):
     read = YAML(typ="safe").load("\n".join(printed))
     assert read == {"url": "my photos", "manifest": "data/my photos.csv"}
     assert len(read_manifest("data/my photos.csv")) == 12
+
+
+# A change is noticed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: Path("photos/ants/1.png").unlink(), "missing: "),
+        (lambda: Path("photos/ants/n.png").write_bytes(draw("white", "png")), "extra: "),
+        (lambda: Path("photos/ants/1.png").write_bytes(draw("white", "png")), "changed: "),
+        (lambda: Path("photos/ants/1.png").rename("photos/bees/9.png"), "is in bees now"),
+    ],
+)
+def test_a_change_of_the_photographs_is_noticed_and_taken_in_by_one_command(empty, change, message):
+    write_folder(UNSPLIT, "photos")
+    write_manifest("photos", "photos.csv", 0.3)
+    dataset = params.Dataset(url="photos", manifest="photos.csv")
+    check_photographs(dataset)
+    change()
+    with pytest.raises(UserError, match=message) as error:
+        check_photographs(dataset)
+    assert "headswap manifest photos --output photos.csv" in str(error.value)
+    write_manifest("photos", "photos.csv")
+    check_photographs(dataset)
+
+
+def test_a_clone_without_the_photographs_is_no_error(empty):
+    write_folder(IMAGES, "photos")
+    write_manifest("photos", "photos.csv")
+    Path("photos").rename("moved")
+    dataset = params.Dataset(url="photos", manifest="photos.csv")
+    with pytest.raises(UserError, match="there is no photos here"):
+        check_dataset(dataset)
+    lock = {"stages": {"fetch": {"params": {"params.yaml": {"dataset.url": "photos"}}}}}
+    YAML().dump(lock, Path("dvc.lock"))
+    check_dataset(dataset)
+    check_photographs(dataset)

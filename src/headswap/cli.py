@@ -77,6 +77,7 @@ def options(
 def check() -> None:
     """Check params.yaml: keys, values, networks and factories; and HEADSWAP_WORKERS."""
     params = _load()
+    from headswap.data.changes import check_photographs
     from headswap.data.fetch import check_dataset
     from headswap.params import check_round_trip
     from headswap.train.backbones import check_models
@@ -85,6 +86,7 @@ def check() -> None:
 
     check_round_trip()
     check_dataset(params.dataset)
+    check_photographs(params.dataset)
     check_models(params.models, params.factories)
     resolve_device(params.device)
     worker_count()
