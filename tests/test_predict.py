@@ -136,7 +136,7 @@ def test_unreadable_files_are_named_and_the_others_are_classified(
     with open(tmp_path / "found.csv") as file:
         assert len(list(csv.DictReader(file))) == 1
     assert "2 of 3 files could not be read" in message
-    assert f"  {broken}: cannot identify" in message
+    assert f"  {broken}: not a known format" in message
     assert "  missing.png: No such file" in message
 
 

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
         Raises
         ------
-        OSError, ValueError
+        UserError
             If it cannot be read.
         """
         return self._center_crop(decode(Path(path)))

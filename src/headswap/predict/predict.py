@@ -153,8 +153,9 @@ def _readable(
     for path, crop in crops.items():
         try:
             result[path] = crop.result()
-        except (OSError, ValueError) as error:
-            on_unreadable(f"{_text(path)}: {getattr(error, 'strerror', None) or error}")
+        except (OSError, ValueError, UserError) as error:
+            why = getattr(error, "why", None) or getattr(error.__cause__, "strerror", None)
+            on_unreadable(f"{_text(path)}: {why or str(error).splitlines()[0]}")
     return result
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from headswap.errors import UserError
 from headswap.images.folders import classes_in, images_by_split, images_in
+from headswap.images.reading import UnreadableImage
 from headswap.params import Image
 from headswap.paths import IMAGES
 from headswap.train.seeds import generator, seeded
@@ -49,7 +51,7 @@ class ImageDataset:
         }
         self._augment = augmentation(image)
         self._crop = center_crop(image)
-        self._train = ImageCache([paths[name] for name in self.names["train"]], decode)
+        self._train = ImageCache([paths[name] for name in self.names["train"]], _decode)
         self._val = ImageCache([paths[name] for name in self.names["val"]], self._decode_and_crop)
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
@@ -84,4 +86,11 @@ class ImageDataset:
             return self._augment(self._train[index])
 
     def _decode_and_crop(self, path: Path) -> torch.Tensor:
-        return self._crop(decode(path))
+        return self._crop(_decode(path))
+
+
+def _decode(path: Path) -> torch.Tensor:
+    try:
+        return decode(path)
+    except UnreadableImage as error:  # `verify` could read it
+        raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error

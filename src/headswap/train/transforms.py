@@ -6,18 +6,14 @@ from pathlib import Path
 import torch
 from torchvision.transforms import v2
 
-from headswap.errors import UserError
-from headswap.images.reading import UnreadableImage, read_image
+from headswap.images.reading import read_image
 from headswap.params import Image
 from headswap.train.preprocessing import INTERPOLATION, MEAN, STD
 
 
 def decode(path: Path) -> torch.Tensor:
     """Read an image upright as RGB: uint8, shape (3, height, width)."""
-    try:
-        return v2.functional.pil_to_tensor(read_image(path))
-    except UnreadableImage as error:  # it was read by `verify`
-        raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
+    return v2.functional.pil_to_tensor(read_image(path))
 
 
 def augmentation(image: Image) -> v2.Transform:
