@@ -63,7 +63,7 @@ def test_the_parameters_of_the_experiment_are_valid():
         (("seeds",), [0, 1, 0], "seeds: lists 0 more than once"),
         (("models",), ["alexnet", "alexnet"], "models: lists 'alexnet' more than once"),
         (("modes",), ["frozen", "frozen"], "modes: lists 'frozen' more than once"),
-        (("modes",), ["probe"], "modes.0: should be 'finetune' or 'frozen', not 'probe'"),
+        (("modes",), ["probe"], "modes.0: probe is always run; list finetune, frozen"),
         (("models",), ["AlexNet"], "models.0: must be written as lower-case letters"),
         (("models",), [], "models: must list at least one"),
         (("seeds",), [-1], "seeds.0: should be greater than or equal to 0, not -1"),

@@ -287,6 +287,8 @@ def _describe(mistake: ErrorDetails) -> str:
     if kind == "list_type":
         example = given if isinstance(given, str | int) else "..."
         return f"{where}: must be a list, as in {where}: [{example}], not {given!r}"
+    if where.startswith("modes.") and given == "probe":
+        return f"{where}: probe is always run; list finetune, frozen or both"
     if kind == "too_short":
         return f"{where}: must list at least one"
     if kind == "string_pattern_mismatch":
