@@ -227,10 +227,12 @@ def runs(
     The stages of `dvc repro` then find them finished.
     """
     params = _load()
+    from headswap.data.changes import check_photographs
     from headswap.progress import progress
     from headswap.train.cluster import run_parallel
     from headswap.train.queue import changed_cells, chosen_cells, queued_runs
 
+    check_photographs(params.dataset)
     _print_outdated(params)
     tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
     if dry_run:

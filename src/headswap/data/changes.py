@@ -33,8 +33,9 @@ def check_photographs(dataset: Dataset) -> None:
     if changes := find_changes(dataset):
         raise UserError(
             f"{dataset.url} is not as {dataset.manifest} says:\n{bulleted(changes)}\n"
-            "To take the change in, then: dvc repro\n"
-            f"  headswap manifest {quote(dataset.url)} --output {quote(dataset.manifest)}"
+            "To take the change in: "
+            f"headswap manifest {quote(dataset.url)} --output {quote(dataset.manifest)}\n"
+            "Then: dvc repro"
         )
 
 
