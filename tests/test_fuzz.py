@@ -1,0 +1,18 @@
+"""Images with changed headers are read or told (30,000 cases: benchmarks/fuzz.py)."""
+
+import sys
+from collections import Counter
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import fuzz  # noqa: E402
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_changed_bytes_of_headers_are_read_or_told(seed):
+    counts = Counter(fuzz.outcomes(500, seed))
+    assert {what for _, what in counts} == {"read", "told"}
+    assert all(counts[name, "read"] and counts[name, "told"] for name in fuzz.FORMATS)
