@@ -1,8 +1,8 @@
 """Change bytes in the headers of images, and see that each is read or told.
 
 An image like a camera's, as JPEG, PNG, WebP and TIFF, with EXIF in each. Up to eight bytes of its
-first kilobyte are changed, or it is cut. Then `read_image` must return an image or raise an error whose
-message names the file. Run it with
+first kilobyte are changed, or it is cut. Then `read_image` must return an image, or raise an error
+whose message names the file. Run it with
 
     python benchmarks/fuzz.py --cases 30000
 
