@@ -25,6 +25,7 @@ from headswap.train.backbones import new_head, replace_layer
 from headswap.train.dataset import ImageDataset
 from headswap.train.features import FeatureDataset, compute_features
 from headswap.train.loop import make_autocast, train
+from headswap.train.preprocessing import Preprocessing
 from headswap.train.pretrained import load_pretrained, write_weights
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
@@ -56,7 +57,7 @@ def compute(path, names):
     network, head = load_pretrained(NAME, CHOSEN, Path(path))
     replace_layer(network, head, torch.nn.Identity())
     network.to(memory_format=torch.channels_last)
-    dataset = ImageDataset(CHOSEN.image, ROOT / "data/images")
+    dataset = ImageDataset(Preprocessing(), ROOT / "data/images")
     autocast = make_autocast("float32", "cpu")
     computed = {}
     for name in names:
@@ -85,7 +86,7 @@ def main():
     sys.path.insert(0, str(ROOT / "tests"))
     os.environ["PYTHONPATH"] = str(ROOT / "tests")
     torch.set_num_threads(1)
-    dataset = ImageDataset(CHOSEN.image, ROOT / "data/images")
+    dataset = ImageDataset(Preprocessing(), ROOT / "data/images")
     names, cores = ["val", *POOL, *FRESH], len(os.sched_getaffinity(0))
     correct = {}
     with tempfile.TemporaryDirectory() as folder:

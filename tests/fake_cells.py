@@ -11,6 +11,13 @@ from headswap import params
 from headswap.io import read_json, write_csv, write_json
 
 CLASSES = ("ants", "bees")
+PREPROCESSING = {
+    "size": 224,
+    "resize": 256,
+    "interpolation": "bilinear",
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
 PHASES = ("checkpoint", "data", "forward", "backward", "step", "val")
 COSTS = {
     "alexnet": {"parameters": 57012034, "gmacs": 0.710, "depth": 8, "activations": 493186},
@@ -51,6 +58,7 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
             "trainable_parameters": trained,
             "seeds": len(best) + diverged,
             "diverged": diverged,
+            "preprocessing": PREPROCESSING,
             "images_digest": "0123" * 16,
             "code_digest": "89ab" * 4,
         },

@@ -69,7 +69,9 @@ def test_table_summary_and_report_agree_with_the_predictions(chosen, capsys):
     assert row["best_val_accuracy_ci_low"] < by_seed.mean() < row["best_val_accuracy_ci_high"]
     summary = read_json("metrics/summary.json")
     assert summary["alexnet-frozen.best"] == row["best_val_accuracy_mean"]
-    assert len(summary) == 6
+    recalls = (best["label"] == best["predicted"]).groupby(best["label"]).mean()
+    assert summary["alexnet-frozen.balanced"] == pytest.approx(recalls.mean(), abs=1e-6)
+    assert len(summary) == 9
     entries = line_of("alexnet-frozen", section("Accuracy").split("Recall")[0])
     mean_and_std = f"{100 * by_seed.mean():.1f} ± {100 * by_seed.std():.1f}"
     for entry in (mean_and_std, "94.8", "666", "8,194"):

@@ -18,13 +18,14 @@ from headswap.images.folders import images_in
 from headswap.train import backbones, loop
 from headswap.train.dataset import ImageDataset
 from headswap.train.features import FeatureDataset, compute_features
+from headswap.train.preprocessing import Preprocessing
 from headswap.train.seeds import derive, generator
 from headswap.train.speed.image_cache import ImageCache
 from headswap.train.tensors import save_tensors
 from headswap.train.transforms import decode
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
-IMAGE = params.Image(size=64, resize=72)
+IMAGE = Preprocessing(size=64, resize=72)
 
 
 class Few:

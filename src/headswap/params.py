@@ -14,7 +14,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -86,15 +88,26 @@ class Embed(_Section):
     seed: Seed
 
 
-class Image(_Section):
-    """Pixels: the sides of the network's input, and the shorter side before the crop."""
+NUMBER = "[number]"
+Auto = Annotated[Literal["auto"], Tag("[auto]")]
+AutoOr = Discriminator(lambda value: "[auto]" if value == "auto" else NUMBER)
 
-    size: Annotated[int, Field(ge=8, le=2048)]
-    resize: Annotated[int, Field(ge=8, le=4096)]
+
+class Image(_Section):
+    """Pixels: the sides of the network's input, and the shorter side before the crop.
+
+    ``auto``: those that each network was made for.
+    """
+
+    size: Annotated[Annotated[int, Field(ge=8, le=2048), Tag(NUMBER)] | Auto, AutoOr]
+    resize: Annotated[Annotated[int, Field(ge=8, le=4096), Tag(NUMBER)] | Auto, AutoOr]
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Image":
-        if self.resize < self.size:
+        if self.size == "auto" or self.resize == "auto":
+            if self.size != self.resize:
+                raise ValueError("size and resize must both be numbers, or both auto")
+        elif self.resize < self.size:
             raise ValueError(f"resize ({self.resize}) must be at least size ({self.size})")
         return self
 
@@ -276,7 +289,7 @@ def dataset_lines(url: str, manifest: str) -> str:
 
 
 def _describe(mistake: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in mistake["loc"] if part != "[key]")
+    where = ".".join(str(part) for part in mistake["loc"] if part not in ("[key]", NUMBER))
     kind, given, limits = mistake["type"], mistake["input"], mistake.get("ctx", {})
     if kind in ("extra_forbidden", "invalid_key"):
         return f"{where}: no such key; {_allowed_keys(mistake['loc'])}"
@@ -296,7 +309,8 @@ def _describe(mistake: ErrorDetails) -> str:
     message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", mistake["msg"])
     if kind == "value_error":
         return f"{where}: {message}"
-    return f"{where}: should {message}, not {given!r}"
+    or_auto = ", or auto" if NUMBER in mistake["loc"] else ""
+    return f"{where}: should {message}{or_auto}, not {given!r}"
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> str:

@@ -8,7 +8,13 @@ import pandas as pd
 
 from headswap.compare import plot_rows
 from headswap.compare.claims import evaluate_claim, read_claims
-from headswap.compare.intervals import Estimate, accuracy, mean_of_replicates, reliability
+from headswap.compare.intervals import (
+    Estimate,
+    accuracy,
+    balanced_accuracy,
+    mean_of_replicates,
+    reliability,
+)
 from headswap.compare.near_duplicates import near_duplicates
 from headswap.compare.results import EPOCHS, Results, confidence
 
@@ -81,7 +87,9 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
         A row per cell, with an empty field where a figure is not known: ``cell``; for the best and
         the last epoch the mean accuracy, its standard deviation over the replicates, and the
         interval of the mean (``best_val_accuracy_mean``, ``_std``, ``_ci_low``, ``_ci_high``);
-        ``best_epoch_mean``; ``val_loss_last_mean``; the content of ``metrics/cells/<cell>.json``;
+        ``balanced_accuracy``, the mean of the classes' recalls at the best epoch, with its
+        interval; ``best_epoch_mean``; ``val_loss_last_mean``; the content of
+        ``metrics/cells/<cell>.json`` without the preprocessing;
         ``selection_optimism``, the accuracy at the best epoch less that at the last, with its
         interval for other replicates on the same images, because the choice of the epoch depends
         on these; ``calibration_error``, the expected one; ``seconds_per_run_mean`` (of the
@@ -93,7 +101,7 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
     others = pd.DataFrame([_others(results, cell, duplicates) for cell in results.cells])
     cells = pd.DataFrame({"cell": list(results.cells)})
     published = results.published["summary"].set_index("cell").add_prefix("published_")
-    figures = results.figures.reset_index(drop=True)
+    figures = results.figures.drop(columns="preprocessing").reset_index(drop=True)
     table = pd.concat([cells, accuracies, figures, others], axis=1)
     return table.join(published, on="cell")
 
@@ -109,10 +117,16 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
             f"{which}_val_accuracy_ci_low": estimate.low,
             f"{which}_val_accuracy_ci_high": estimate.high,
         }
+    correct = results.correct[cell, "best"]
+    labels = results.labels.reindex(correct.columns)
+    balanced = balanced_accuracy(correct, labels) if len(correct) else UNKNOWN
     best = results.predictions.query("cell == @cell and which == 'best'")
     val = results.curves.query("cell == @cell and split == 'val'")
     last_losses = val.groupby("seed")["loss"].last()
     return row | {
+        "balanced_accuracy": balanced.value,
+        "balanced_accuracy_ci_low": balanced.low,
+        "balanced_accuracy_ci_high": balanced.high,
         "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
         "val_loss_last_mean": last_losses[best["seed"].unique()].mean(),
     }

@@ -84,6 +84,50 @@ def accuracy(correct: ArrayLike) -> Estimate:
     return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half))
 
 
+def balanced_accuracy(correct: ArrayLike, labels: ArrayLike) -> Estimate:
+    """Estimate a cell's balanced accuracy, the mean of its recalls of the classes.
+
+    Parameters
+    ----------
+    correct
+        Shape (replicates, images): whether a replicate classified an image correctly.
+    labels
+        Shape (images,): the images' classes, by which they are stratified.
+
+    Returns
+    -------
+    Estimate
+        Its interval combines those of the recalls (see `accuracy`), each for other images of its
+        class and other replicates, as independent ones [1]_; what the recalls of a replicate have
+        in common is added. It is not known where a class has a single image.
+
+    References
+    ----------
+    .. [1] G. Y. Zou and A. Donner, "Construction of confidence limits about effect measures",
+       Statistics in Medicine 27 (2008), equation 3.
+
+    Examples
+    --------
+    >>> balanced_accuracy([[True, True, True, False, False]], ["a", "a", "a", "b", "b"]).value
+    0.5
+    """
+    values, classes = np.asarray(correct, dtype=float), np.asarray(labels)
+    parts = [values[:, classes == label] for label in np.unique(classes)]
+    by_replicate = np.array([part.mean(axis=1) for part in parts])
+    mean, replicates = float(by_replicate.mean()), len(values)
+    if min(part.shape[1] for part in parts) < 2:
+        return Estimate(mean, math.nan, math.nan)
+    recalls, shared = [accuracy(part) for part in parts], 0.0
+    if replicates > 1:
+        covariance = np.atleast_2d(np.cov(by_replicate))
+        quantile = stats.t.ppf((1 + LEVEL) / 2, replicates - 1)
+        shared = max(0.0, quantile**2 * float(covariance.sum() - covariance.trace()) / replicates)
+    below = sum((recall.value - recall.low) ** 2 for recall in recalls) + shared
+    above = sum((recall.high - recall.value) ** 2 for recall in recalls) + shared
+    low, high = mean - math.sqrt(below) / len(parts), mean + math.sqrt(above) / len(parts)
+    return Estimate(mean, max(0.0, low), min(1.0, high))
+
+
 def contrast(values: ArrayLike, largest: float = 1.0) -> Estimate:
     """Estimate the mean of a difference that is paired by image and seed.
 

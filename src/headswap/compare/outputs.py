@@ -60,10 +60,11 @@ def delete_other_results(params: Params) -> None:
 
 
 def summary(table: pd.DataFrame) -> dict[str, float | None]:
-    """Return the flat metrics that DVC compares between branches: two keys per cell."""
-    means = table.set_index("cell")[[f"{which}_val_accuracy_mean" for which in EPOCHS]]
+    """Return the flat metrics that DVC compares between branches: three keys per cell."""
+    columns = {"balanced": "balanced_accuracy"}
+    columns |= {which: f"{which}_val_accuracy_mean" for which in EPOCHS}
     return {
-        f"{cell}.{which}": None if pd.isna(mean) else mean
-        for cell, row in means.iterrows()
-        for which, mean in zip(EPOCHS, row, strict=True)
+        f"{row['cell']}.{key}": None if pd.isna(row[column]) else row[column]
+        for _, row in table.iterrows()
+        for key, column in columns.items()
     }

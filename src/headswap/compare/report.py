@@ -47,6 +47,7 @@ def render(template: str, facts: Mapping[str, Any]) -> str:
     environment.filters |= {
         "between": between,
         "counted": counted,
+        "escaped": escaped,
         "listed": listed,
         "markdown": markdown_table,
         "percent": _percent,
@@ -106,12 +107,15 @@ def facts(results: Results, comparison: Comparison) -> dict[str, Any]:
     """Return all facts of the report."""
     table, rows = comparison.table, comparison.rows
     same_conditions = results.timed_under_same_conditions(results.cells)
+    majority = largest_class(results)
     return {
         "params": results.params,
         "counts": results.counts,
         "recipes": recipes(results),
+        "preprocessing": preprocessing(results),
         "recommendation": recommendation(table, rows["differences"], same_conditions),
-        "accuracy": accuracy(table),
+        "accuracy": accuracy(table, majority),
+        "largest_class": majority,
         "recall": recall(results),
         "differences": differences(rows["differences"]),
         "claims": claims(comparison.verdicts),
@@ -126,6 +130,21 @@ def facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         "duplicates": near_duplication(table, comparison.duplicates),
         "provenance": provenance(results),
     }
+
+
+def preprocessing(results: Results) -> pd.DataFrame:
+    """Return what is done to an image before the networks see it: a row per way of doing it."""
+    models: dict[str, dict[str, None]] = {}
+    lines: dict[str, dict[str, str]] = {}
+    for cell, values in results.figures["preprocessing"].items():
+        models.setdefault(str(values), {})[results.cells[str(cell)].model] = None
+        lines[str(values)] = {
+            "shorter side": f"{values['resize']} pixels, {values['interpolation']}",
+            "center crop": f"{values['size']} x {values['size']}",
+            "mean": ", ".join(f"{value:.3g}" for value in values["mean"]),
+            "spread": ", ".join(f"{value:.3g}" for value in values["std"]),
+        }
+    return pd.DataFrame({"models": listed(models[key]), **lines[key]} for key in lines)
 
 
 def recipes(results: Results) -> pd.DataFrame:
@@ -179,13 +198,41 @@ def recommendation(
     }
 
 
-def accuracy(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the table of accuracies as texts, without empty columns, and what to note about it."""
+def largest_class(results: Results) -> dict[str, Any] | None:
+    """Return what always answering the largest class would reach; None if no run finished.
+
+    Returns
+    -------
+    dict or None
+        Its ``label``; the ``accuracy``, its share of the validation images; and the ``balanced``
+        accuracy.
+    """
+    shares = results.labels.value_counts(normalize=True).sort_index()
+    if shares.empty:
+        return None
+    return {
+        "label": shares.idxmax(),
+        "accuracy": shares.max(),
+        "balanced": 1 / len(shares),
+    }
+
+
+def accuracy(table: pd.DataFrame, majority: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the table of accuracies as texts, without empty columns, and what to note about it.
+
+    Parameters
+    ----------
+    table
+        From `comparison.comparison_table`.
+    majority
+        From `largest_class`, for the last row.
+    """
     lines = pd.DataFrame(
         {
             "cell": row.cell + (f" ({row.diverged} of {row.seeds} diverged)" * bool(row.diverged)),
             "best epoch, %": _mean_and_std(row, "best"),
             "interval (95 %)": _range(row.best_val_accuracy_ci_low, row.best_val_accuracy_ci_high),
+            "balanced, % (95 %)": _with_range(row, "balanced_accuracy"),
             "last epoch, %": _mean_and_std(row, "last"),
             "best − last, points": _with_range(row, "selection_optimism"),
             "last loss": _text(row.val_loss_last_mean, ".3f"),
@@ -198,6 +245,13 @@ def accuracy(table: pd.DataFrame) -> dict[str, Any]:
         }
         for row in table.itertuples()
     )
+    if majority:
+        reached = {
+            "cell": f"(always {majority['label']})",
+            **dict.fromkeys(("best epoch, %", "last epoch, %"), _percent(majority["accuracy"])),
+            "balanced, % (95 %)": _percent(majority["balanced"]),
+        }
+        lines = pd.concat([lines, pd.DataFrame([reached])], ignore_index=True).fillna(UNKNOWN)
     finished = table["seeds"] - table["diverged"]
     return {
         "table": lines.loc[:, (lines != UNKNOWN).any()],

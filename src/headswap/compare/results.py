@@ -37,7 +37,7 @@ COLUMNS = {
 }
 """The required columns of each kind of table."""
 KEYS = {
-    "cells": ("seeds", "diverged", *COSTS),
+    "cells": ("seeds", "diverged", "preprocessing", *COSTS),
     "timing": (
         "seconds_per_run",
         "wall_seconds_per_run",
@@ -90,6 +90,11 @@ class Results:
     counts: dict[str, int]
     published: dict[str, pd.DataFrame]
     correct: dict[tuple[str, str], pd.DataFrame]
+
+    @property
+    def labels(self) -> pd.Series:
+        """The class of each validation image, by its name; empty if no run finished."""
+        return self.predictions.drop_duplicates("image").set_index("image")["label"]
 
     def contrast(self, weights: Mapping[str, float], which: Epoch = "best") -> NDArray[np.float64]:
         """Return a weighted sum of several cells' correct predictions.

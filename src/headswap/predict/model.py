@@ -10,11 +10,11 @@ from torch import nn
 
 from headswap.errors import UserError
 from headswap.io import read_tensors, sha256
-from headswap.params import Image
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
 from headswap.train.backbones import build, new_head, replace_layer
 from headswap.train.loop import make_autocast
+from headswap.train.preprocessing import Preprocessing
 from headswap.train.pretrained import load_tensors
 from headswap.train.transforms import center_crop, decode, normalize
 
@@ -42,10 +42,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.network, self.record = network, record
         self.classes: list[str] = record["classes"]
-        values = record["preprocessing"]
-        self._mean, self._std = values["mean"], values["std"]
-        sides = Image(size=values["size"], resize=values["resize"])
-        self._center_crop = center_crop(sides, values["interpolation"])
+        self._preprocessing = Preprocessing(**record["preprocessing"])
+        self._center_crop = center_crop(self._preprocessing)
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -61,7 +59,7 @@ class Classifier(nn.Module):
 
     def normalize(self, crops: list[torch.Tensor]) -> torch.Tensor:
         """Return a batch of crops as the network takes it: float, shape (batch, 3, size, size)."""
-        return normalize(crops, self._mean, self._std)
+        return normalize(crops, self._preprocessing)
 
     def preprocess(self, *paths: str | PathLike[str]) -> torch.Tensor:
         """Return a batch of photographs: float, shape (batch, 3, size, size)."""

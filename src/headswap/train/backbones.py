@@ -190,7 +190,8 @@ def find_head(network: nn.Module, name: str, size: int = 224) -> str:
     except Exception as error:
         raise UserError(
             f"{name} fails on an image of {size} x {size} pixels: {error}.\n"
-            "Set image.size to what it was made for, correct its factory, or remove it from models."
+            "Set image.size and image.resize to what it was made for, correct its factory, or "
+            "remove it from models."
         ) from error
     finally:
         for hook in hooks:

@@ -129,7 +129,10 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
     classes, names = _classes_and_names(cell)
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
     probabilities = [_probabilities(folder) for folder in folders]
-    write_json(CELL_METRICS / f"{cell.name}.json", _metrics(runs))
+    counts = {split: len(of_split) for split, of_split in names.items()}
+    record = cell_record(cell, params.image, classes, counts, runs)
+    metrics = {**_metrics(runs), "preprocessing": record["preprocessing"]}
+    write_json(CELL_METRICS / f"{cell.name}.json", metrics)
     timing = {**_timing(folders, runs), "precision": params.precision}
     if cell.mode != "probe":
         timing["weights_versions"] = weights_packages(cell.model)
@@ -145,8 +148,6 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
         + [f"p_{name}" for name in classes],
         _predictions(classes, names["val"], runs, probabilities, labels),
     )
-    counts = {split: len(of_split) for split, of_split in names.items()}
-    record = cell_record(cell, params.image, classes, counts, runs)
     _write_models(cell, folders, runs, record)
 
 

@@ -8,8 +8,8 @@ import torch
 from headswap.errors import UserError
 from headswap.images.folders import classes_in, images_by_split, images_in
 from headswap.images.reading import UnreadableImage
-from headswap.params import Image
 from headswap.paths import IMAGES
+from headswap.train.preprocessing import Preprocessing
 from headswap.train.seeds import generator, seeded
 from headswap.train.speed.image_cache import ImageCache
 from headswap.train.transforms import augmentation, center_crop, decode, normalize
@@ -26,13 +26,14 @@ class ImageDataset:
 
     Parameters
     ----------
-    image
-        Sides in pixels.
+    values
+        What the network sees of an image.
     folder
         With ``train/<class>/<image>`` and ``val/<class>/<image>`` in it.
 
     Attributes
     ----------
+    preprocessing : Preprocessing
     classes : list of str
         Sorted; a label is an index into it.
     names : dict of str to list of str
@@ -41,7 +42,8 @@ class ImageDataset:
         For each split int64, shape (images,).
     """
 
-    def __init__(self, image: Image, folder: Path = IMAGES):
+    def __init__(self, values: Preprocessing, folder: Path = IMAGES):
+        self.preprocessing = values
         paths = images_in(folder)
         self.classes = classes_in(folder)
         self.names = images_by_split(folder)
@@ -49,8 +51,8 @@ class ImageDataset:
             split: torch.tensor([self.classes.index(name.split("/")[1]) for name in names])
             for split, names in self.names.items()
         }
-        self._augment = augmentation(image)
-        self._crop = center_crop(image)
+        self._augment = augmentation(values)
+        self._crop = center_crop(values)
         self._train = ImageCache([paths[name] for name in self.names["train"]], _decode)
         self._val = ImageCache([paths[name] for name in self.names["val"]], self._decode_and_crop)
 
@@ -59,23 +61,23 @@ class ImageDataset:
         order = torch.randperm(len(self._train), generator=generator(seed, "order", epoch))
         for indices in order.split(batch_size):
             views = [self.augmented_view(index, seed, epoch) for index in indices.tolist()]
-            yield normalize(views), self.labels["train"][indices]
+            yield self._normalize(views), self.labels["train"][indices]
 
     def val_batches(self) -> Batches:
         """Yield the validation images in batches, center-cropped, in the order of their names."""
         for indices in torch.arange(len(self._val)).split(EVALUATION_BATCH):
             views = [self._val[index] for index in indices.tolist()]
-            yield normalize(views), self.labels["val"][indices]
+            yield self._normalize(views), self.labels["val"][indices]
 
     def center_cropped_train_batches(self) -> Iterator[torch.Tensor]:
         """Yield the training images as `val_batches` yields validation images, without labels."""
         for indices in torch.arange(len(self._train)).split(EVALUATION_BATCH):
-            yield normalize([self._crop(self._train[index]) for index in indices.tolist()])
+            yield self._normalize([self._crop(self._train[index]) for index in indices.tolist()])
 
     def augmented_batches(self, seed: int, number: int) -> Iterator[torch.Tensor]:
         """Yield one augmented view of each training image, in the order of their names."""
         for indices in torch.arange(len(self._train)).split(EVALUATION_BATCH):
-            yield normalize([self.augmented_view(i, seed, number) for i in indices.tolist()])
+            yield self._normalize([self.augmented_view(i, seed, number) for i in indices.tolist()])
 
     def augmented_view(self, index: int, seed: int, number: int) -> torch.Tensor:
         """Return an augmented view of a training image: uint8, shape (3, size, size).
@@ -84,6 +86,9 @@ class ImageDataset:
         """
         with seeded(seed, "augmentation", number, index):
             return self._augment(self._train[index])
+
+    def _normalize(self, views: list[torch.Tensor]) -> torch.Tensor:
+        return normalize(views, self.preprocessing)
 
     def _decode_and_crop(self, path: Path) -> torch.Tensor:
         return self._crop(_decode(path))

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from headswap.train.dataset import Batches, ImageDataset
 from headswap.train.devices import resolve_device
 from headswap.train.locks import file_lock
 from headswap.train.loop import make_autocast
+from headswap.train.preprocessing import preprocessing
 from headswap.train.pretrained import load_pretrained
 from headswap.train.provenance import code_digest, images_digest, machine, versions
 from headswap.train.record import describe_inputs
@@ -127,7 +129,8 @@ def write_features(
 def _cache_key(model: str, params: Params) -> dict[str, Any]:
     """Return all that the features depend on, except the number of views."""
     return {
-        **params.model_dump(include={"embed": {"seed"}, "image": True, "precision": True}),
+        **params.model_dump(include={"embed": {"seed"}, "precision": True}),
+        "image": asdict(preprocessing(model, params.image)),
         "device": resolve_device(params.device),
         "images": images_digest(),
         "weights": sha256(WEIGHTS / f"{model}.safetensors"),
@@ -161,7 +164,7 @@ def compute_parts(
     device = resolve_device(params.device)
     backbone = _backbone(model, params)
     backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    dataset = ImageDataset(params.image)
+    dataset = ImageDataset(preprocessing(model, params.image))
     for part in parts:
         start, wall = device_time(device), time.perf_counter()
         batches: Iterable[torch.Tensor]
@@ -208,7 +211,7 @@ def _write_joined(
     inputs: dict[str, Any],
 ) -> None:
     """Join the parts into the file that `FeatureDataset` reads, and sum their times."""
-    dataset = ImageDataset(params.image)
+    dataset = ImageDataset(preprocessing(model, params.image))
     features, seconds, wall = {}, 0.0, 0.0
     for part in parts:
         tensors, metadata = read_tensors(folder / f"{part}.safetensors", "pt")
@@ -235,5 +238,5 @@ def _write_joined(
         classes=dataset.classes,
         names=dataset.names,
         inputs=inputs,
-        backbone=measure_complexity(_backbone(model, params), params.image.size),
+        backbone=measure_complexity(_backbone(model, params), dataset.preprocessing.size),
     )

@@ -1,28 +1,136 @@
-"""What is done to an image before a network sees it, as plain values that a file can hold."""
+"""What is done to an image before a network sees it, as plain values that a file can hold.
 
+This module does not import torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from headswap.errors import UserError
+from headswap.io import read_tensors
 from headswap.params import Image
+from headswap.paths import WEIGHTS
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet by channel, for pixels between 0 and 1."""
-INTERPOLATION = "bilinear"
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
+"""The values of `torchvision.transforms.InterpolationMode` that work on tensors."""
 
 
-def preprocessing(image: Image) -> dict[str, Any]:
-    """Return what is done to an image that a network is validated on.
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image that a network is validated on; the defaults are ImageNet's.
 
-    Returns
-    -------
-    dict
-        JSON-like: ``resize``, the shorter side in pixels; ``interpolation``, a value of
-        `torchvision.transforms.InterpolationMode`; ``size``, the sides of the center crop; ``mean``
-        and ``std`` by channel, for pixels between 0 and 1.
+    Attributes
+    ----------
+    size
+        The sides of the center crop, in pixels.
+    resize
+        The shorter side before the crop, in pixels.
+    interpolation
+        One of `INTERPOLATIONS`.
+    mean, std
+        By channel, for pixels between 0 and 1.
     """
-    return {
-        "size": image.size,
-        "resize": image.resize,
-        "interpolation": INTERPOLATION,
-        "mean": list(MEAN),
-        "std": list(STD),
-    }
+
+    size: int = 224
+    resize: int = 256
+    interpolation: str = "bilinear"
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+    def with_sides(self, image: Image) -> "Preprocessing":
+        """Return the same with the sides of ``params.yaml``, where these are numbers."""
+        if image.size == "auto" or image.resize == "auto":
+            return self
+        return replace(self, size=image.size, resize=image.resize)
+
+
+def preprocessing(model: str, image: Image) -> Preprocessing:
+    """Return what is done to the images that a model sees.
+
+    Parameters
+    ----------
+    model
+        A model of ``params.yaml``, whose file in ``data/weights`` says how it was made.
+    image
+        Numbers override the network's own sides.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged, or does not say it.
+    """
+    path = WEIGHTS / f"{model}.safetensors"
+    _, metadata = read_tensors(path, only=())
+    if "preprocessing" not in metadata:
+        raise UserError(
+            f"{path} does not say how {model} sees images: another version wrote it.\n"
+            f"Run: dvc repro --force --single-item weights@{model}"
+        )
+    return Preprocessing(**metadata["preprocessing"]).with_sides(image)
+
+
+def of_network(network: object, name: str) -> Preprocessing:
+    """Return the preprocessing that a factory's network was made for.
+
+    Parameters
+    ----------
+    network
+        With an attribute ``preprocessing``, a dictionary with some of the fields of
+        `Preprocessing`; or ``pretrained_cfg`` or ``default_cfg`` as in timm [1]_; else ImageNet's.
+    name
+        The network's name in messages.
+
+    Raises
+    ------
+    UserError
+        If the attribute has other values.
+
+    References
+    ----------
+    .. [1] ``timm.data.resolve_data_config``, ``timm.data.transforms_factory``.
+    """
+    for attribute in ("preprocessing", "pretrained_cfg", "default_cfg"):
+        given = getattr(network, attribute, None)
+        if given and not callable(given):  # a layer may have such a name
+            try:
+                values = dict(given if isinstance(given, Mapping) else vars(given))
+                return _checked(values if attribute == "preprocessing" else _from_timm(values))
+            except (TypeError, ValueError, ZeroDivisionError) as error:
+                raise UserError(
+                    f"factories.{name}: its network's {attribute} cannot be used: {error}.\n"
+                    "Let the factory set, for instance, network.preprocessing = "
+                    f"{asdict(Preprocessing())}"
+                ) from error
+    return Preprocessing()
+
+
+def _from_timm(values: dict[str, Any]) -> dict[str, Any]:
+    """Translate timm's values; those that are missing are timm's defaults."""
+    _, size, width = values.get("input_size") or (3, 224, 224)
+    if size != width:
+        raise ValueError(f"its input of {size} x {width} pixels is not square")
+    known = {key: values[key] for key in ("mean", "std") if values.get(key)}
+    interpolation = values.get("interpolation") or "bicubic"
+    resize = int(size / (values.get("crop_pct") or 0.875))
+    return {"size": size, "resize": resize, "interpolation": interpolation, **known}
+
+
+def _checked(values: dict[str, Any]) -> Preprocessing:
+    names = [value.name for value in fields(Preprocessing)]
+    if unknown := sorted(set(values) - set(names)):
+        raise ValueError(f"{unknown[0]!r} is none of {', '.join(names)}")
+    for key in {"mean", "std"} & set(values):
+        values = values | {key: [float(value) for value in values[key]]}
+    found = Preprocessing(**values)
+    if not (type(found.size) is type(found.resize) is int and 8 <= found.size <= found.resize):
+        raise ValueError(
+            f"size ({found.size}) and resize ({found.resize}) must be whole numbers, "
+            "at least 8, and resize at least size"
+        )
+    if found.interpolation not in INTERPOLATIONS:
+        allowed = ", ".join(INTERPOLATIONS)
+        raise ValueError(f"interpolation {found.interpolation!r} is none of {allowed}")
+    if len(found.mean) != 3 or len(found.std) != 3 or min(found.std) <= 0:
+        raise ValueError("mean and std must have 3 numbers each, those of std above 0")
+    return found

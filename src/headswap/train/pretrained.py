@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import packages_distributions, version
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -23,6 +24,7 @@ from headswap.io import digest, read_tensors, sha256
 from headswap.params import Params
 from headswap.paths import WEIGHTS
 from headswap.train.backbones import build, find_head, reset_weights
+from headswap.train.preprocessing import Preprocessing, of_network
 from headswap.train.seeds import seeded
 from headswap.train.tensors import save_tensors
 
@@ -43,13 +45,13 @@ def write_weights(
     name
         A model of ``params.yaml``.
     params
-        Of which ``weights``, ``factories`` and ``image.size`` are used.
+        Of which ``weights``, ``factories`` and ``image`` are used.
     destination
-        The safetensors file to write. Its metadata are the ``source``; the ``head``; the ``sha256``
-        of the tensors; unless they are torchvision's, the versions of the ``packages`` that made
-        them; for a factory its name and the digest of its code, which is its module and what that
-        imports from the same folder. torchvision's pretrained weights are not downloaded again if
-        the file has them already.
+        The safetensors file to write. Its metadata are the ``source``; the ``head``; the
+        ``preprocessing`` that the network was made for; the ``sha256`` of the tensors; unless they
+        are torchvision's, the versions of the ``packages`` that made them; for a factory its name
+        and the digest of its code, which is its module and what that imports from the same folder.
+        torchvision's pretrained weights are not downloaded again if the file has them already.
     before_writing
         Called before the file is written.
 
@@ -58,14 +60,15 @@ def write_weights(
     UserError
         If the network has no head, or its weights are not available.
     """
-    origin: dict[str, Any] = {}
     pretrained = params.weights == "imagenet" and name not in params.factories
     url = _imagenet_url(name) if pretrained else None
     with seeded(0, "weights"):
         network = build(name, params.factories)
         if params.weights == "random" and name in params.factories:
             reset_weights(network, name)
-    head = find_head(network, name, params.image.size)
+    own = of_network(network, name) if name in params.factories else preset(name)
+    origin: dict[str, Any] = {"preprocessing": asdict(own)}
+    head = find_head(network, name, own.with_sides(params.image).size)
     if url:
         source = url
         state = _saved_state(destination, url) or _imagenet_state(name, url)
@@ -81,6 +84,18 @@ def write_weights(
     before_writing()
     save_tensors(
         destination, state, source=source, head=head, sha256=_tensors_digest(state), **origin
+    )
+
+
+def preset(name: str) -> Preprocessing:
+    """Return the preprocessing of a network of torchvision's, that of its IMAGENET1K_V1 weights."""
+    weights = torchvision.models.get_model_weights(name)
+    if "IMAGENET1K_V1" not in weights.__members__:
+        return Preprocessing()
+    values = weights["IMAGENET1K_V1"].transforms()
+    (size,), (resize,) = values.crop_size, values.resize_size
+    return Preprocessing(
+        size, resize, values.interpolation.value, list(values.mean), list(values.std)
     )
 
 

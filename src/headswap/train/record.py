@@ -3,6 +3,7 @@
 This module does not import torch.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from headswap.io import read_tensors
@@ -21,7 +22,7 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
     model
         A model of ``params.yaml``.
     image
-        The preprocessing.
+        Its sides, where ``params.yaml`` gives them.
     images, weights
         The digests of the images and of the file of the backbone's weights.
 
@@ -43,7 +44,7 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
             "file": path.name,
             "sha256": weights,
         },
-        "preprocessing": preprocessing(image),
+        "preprocessing": asdict(preprocessing(model, image)),
         "images": images,
     }
 
@@ -58,7 +59,7 @@ def cell_record(
     cell
         What was trained.
     image
-        The preprocessing; in `probe` that of the features counts.
+        Its sides, where ``params.yaml`` gives them; in `probe` those of the features count.
     classes
         In the order of the network's outputs.
     counts

@@ -17,6 +17,7 @@ from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
 from headswap.train.features import FeatureDataset
 from headswap.train.loop import train
+from headswap.train.preprocessing import preprocessing
 from headswap.train.pretrained import load_pretrained
 from headswap.train.provenance import machine
 from headswap.train.run_cache import (
@@ -68,7 +69,7 @@ def train_run(
     torch.set_num_threads(1)
     dataset = open_dataset(cell, params)
     network = build_network(cell, params, dataset, seed)
-    complexity = _complexity(cell, params, dataset, network)
+    complexity = _complexity(dataset, network)
     history = train(
         network,
         dataset,
@@ -117,7 +118,7 @@ def open_dataset(cell: Cell, params: Params) -> ImageDataset | FeatureDataset:
     """Open what a cell is trained on: images, or in `probe` features."""
     if cell.mode == "probe":
         return FeatureDataset(EMBEDDINGS / f"{cell.model}.safetensors")
-    return ImageDataset(params.image)
+    return ImageDataset(preprocessing(cell.model, params.image))
 
 
 def build_network(
@@ -135,13 +136,11 @@ def build_network(
     return network
 
 
-def _complexity(
-    cell: Cell, params: Params, dataset: ImageDataset | FeatureDataset, network: nn.Module
-) -> dict[str, Any]:
+def _complexity(dataset: ImageDataset | FeatureDataset, network: nn.Module) -> dict[str, Any]:
     """Return the number of trained parameters, and the complexity of backbone and head."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if isinstance(dataset, ImageDataset):
-        complexity = measure_complexity(network, params.image.size)
+        complexity = measure_complexity(network, dataset.preprocessing.size)
         return {"trainable_parameters": trained, **complexity}
     classes = len(dataset.classes)
     return {

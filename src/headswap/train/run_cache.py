@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from headswap.io import digest, read_json, read_tensors, sha256
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
 from headswap.train.devices import resolve_device
+from headswap.train.preprocessing import preprocessing
 from headswap.train.provenance import code_digest, images_digest, versions
 
 BASE_MEMORY = 2**30
@@ -35,7 +37,7 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
         parameters = {}
         inputs = {"embeddings": sha256(EMBEDDINGS / f"{cell.model}.safetensors")}
     else:
-        parameters = {"image": params.image.model_dump()}
+        parameters = {"image": asdict(preprocessing(cell.model, params.image))}
         inputs = {
             "images": images_digest(),
             "weights": sha256(WEIGHTS / f"{cell.model}.safetensors"),

@@ -1,0 +1,164 @@
+"""Each network sees images as it was made for, unless params.yaml gives the sides."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import fake_cells
+import pytest
+import torch
+from conftest import ROOT, edit
+
+from headswap import params
+from headswap.compare.report import preprocessing as reported
+from headswap.compare.results import read_results
+from headswap.errors import UserError
+from headswap.io import read_json, read_tensors, write_json
+from headswap.paths import WEIGHTS
+from headswap.train.complexity import measure_complexity
+from headswap.train.dataset import ImageDataset
+from headswap.train.preprocessing import Preprocessing, of_network, preprocessing
+from headswap.train.pretrained import load_pretrained, preset, write_weights
+from headswap.train.run import open_dataset
+from headswap.train.run_cache import cache_key
+
+IMAGENET = Preprocessing(224, 256, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+OWN = {"size": 40, "resize": 50, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+AUTO = params.Image(size="auto", resize="auto")
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_the_networks_of_the_experiment_see_what_they_always_saw(name):
+    assert preset(name) == IMAGENET == Preprocessing()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "resize", "interpolation"),
+    [
+        ("inception_v3", 299, 342, "bilinear"),
+        ("efficientnet_b3", 300, 320, "bicubic"),
+        ("vit_h_14", 224, 256, "bilinear"),  # it has no IMAGENET1K_V1 weights
+    ],
+)
+def test_torchvisions_networks_see_images_as_their_weights_say(name, size, resize, interpolation):
+    found = preset(name)
+    assert (found.size, found.resize, found.interpolation) == (size, resize, interpolation)
+
+
+def test_inputs_from_minus_1_to_1_are_torchvisions_too():
+    assert preset("efficientnet_v2_l").mean == preset("efficientnet_v2_l").std == [0.5] * 3
+
+
+CFG = {
+    "input_size": (3, 299, 299),
+    "crop_pct": 0.95,
+    "interpolation": "bicubic",
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.4, 0.4, 0.4),
+    "num_classes": 1000,
+}
+FROM_CFG = Preprocessing(299, 314, "bicubic", [0.5] * 3, [0.4] * 3)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, IMAGENET),
+        ({"preprocessing": OWN}, Preprocessing(**OWN)),
+        ({"preprocessing": {"mean": (0.5, 0.5, 0.5)}}, Preprocessing(mean=[0.5] * 3)),
+        ({"pretrained_cfg": CFG}, FROM_CFG),
+        ({"pretrained_cfg": SimpleNamespace(**CFG)}, FROM_CFG),
+        ({"default_cfg": CFG}, FROM_CFG),
+        ({"preprocessing": OWN, "pretrained_cfg": CFG}, Preprocessing(**OWN)),
+        ({"preprocessing": torch.nn.Identity()}, IMAGENET),
+        ({"default_cfg": {"input_size": (3, 224, 224)}}, Preprocessing(interpolation="bicubic")),
+    ],
+)
+def test_a_factorys_network_says_how_it_sees_images(attributes, expected):
+    assert of_network(SimpleNamespace(**attributes), "mine") == expected
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"preprocessing": {"crop": 3}}, "'crop' is none of size, resize"),
+        ({"preprocessing": {"size": 299}}, r"size \(299\) and resize \(256\) must be"),
+        ({"preprocessing": {"size": "224"}}, "preprocessing cannot be used"),
+        ({"preprocessing": {"interpolation": "lanczos"}}, "'lanczos' is none of nearest"),
+        ({"preprocessing": {"std": [1, 1, 0]}}, "those of std above 0"),
+        ({"pretrained_cfg": {"input_size": (3, 224, 192)}}, "224 x 192 pixels is not square"),
+        ({"pretrained_cfg": {"input_size": (1, 2)}}, "pretrained_cfg cannot be used"),
+    ],
+)
+def test_what_a_network_says_of_its_images_is_checked(attributes, message):
+    with pytest.raises(UserError, match=message) as error:
+        of_network(SimpleNamespace(**attributes), "mine")
+    remedy = str(error.value).partition("network.preprocessing = ")[2]
+    assert of_network(SimpleNamespace(preprocessing=eval(remedy)), "mine") == IMAGENET
+
+
+@pytest.fixture
+def mine(workspace):
+    """Return the parameters of a project with a network that says how it sees images."""
+    Path("networks_of_mine.py").write_text(
+        "from my_networks import tiny\n\n\ndef mine():\n    network = tiny()\n"
+        f"    network.preprocessing = {OWN}\n    return network\n"
+    )
+    sys.modules.pop("networks_of_mine", None)
+    edit(models=["mine"], factories={"mine": "networks_of_mine:mine"})
+    edit(image={"size": "auto", "resize": "auto"}, train={"epochs": 1}, probe={"epochs": 1})
+    return params.load()
+
+
+def test_weights_record_what_their_network_sees_and_numbers_override_its_sides(mine):
+    write_weights("mine", mine, WEIGHTS / "mine.safetensors")
+    assert read_tensors(WEIGHTS / "mine.safetensors", only=())[1]["preprocessing"] == OWN
+    assert preprocessing("mine", mine.image) == Preprocessing(**OWN)
+    sides = {"size": 64, "resize": 72}
+    assert preprocessing("mine", params.Image(**sides)) == Preprocessing(**{**OWN, **sides})
+
+
+def test_what_a_network_sees_is_its_own_from_training_to_the_report_and_the_predictions(mine):
+    from trained import train_all
+
+    import headswap
+
+    train_all()
+    cell = mine.cells()[0]
+    dataset = open_dataset(cell, mine)
+    inputs, _ = next(iter(dataset.val_batches()))
+    assert inputs.shape[2:] == (40, 40)
+    expected = headswap.load_model(f"models/{cell.name}").preprocess(
+        *(f"data/images/{name}" for name in dataset.names["val"][: len(inputs)])
+    )
+    assert inputs.equal(expected)
+    assert not inputs.equal(next(iter(ImageDataset(Preprocessing(40, 50)).val_batches()))[0])
+    assert cache_key(cell, mine)["image"] == OWN
+    gmacs = measure_complexity(load_pretrained("mine", mine)[0], 40)["gmacs"]
+    for trained in mine.cells():
+        metrics = read_json(f"metrics/cells/{trained.name}.json")
+        record = read_json(f"models/{trained.name}/model.json")
+        assert metrics["preprocessing"] == record["preprocessing"] == OWN
+        assert metrics["gmacs"] == pytest.approx(gmacs, abs=2e-6)
+
+
+def test_weights_that_do_not_say_what_they_see_are_to_be_written_again(workspace):
+    from headswap.train.tensors import save_tensors
+
+    save_tensors(WEIGHTS / "tiny.safetensors", {}, source="random", head="6")
+    with pytest.raises(UserError, match="dvc repro --force --single-item weights@tiny"):
+        preprocessing("tiny", AUTO)
+
+
+def test_the_report_says_what_each_network_sees(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/published").symlink_to(ROOT / "data/published")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    chosen = fake_cells.write_alexnet(20)
+    table = reported(read_results(chosen))
+    assert table.models.tolist() == ["alexnet"]
+    path = "metrics/cells/alexnet-probe.json"
+    write_json(path, {**read_json(path), "preprocessing": OWN})
+    assert reported(read_results(chosen))["center crop"].tolist() == ["224 x 224", "40 x 40"]
+    assert reported(read_results(chosen))["shorter side"].tolist()[1] == "50 pixels, bicubic"
