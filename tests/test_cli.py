@@ -22,7 +22,8 @@ def headswap(*arguments):
         (("train", "vgg11", "frozen"), "vgg11 is not under models in params.yaml: tiny."),
         (("train", "tiny", "probe"), "probe is not under modes"),
         (("probe", "tiny"), "data/embeddings/tiny.safetensors"),
-        (("train", "tiny", "frozen"), "data/images has no images in train/<class>, val/<class>"),
+        (("train", "tiny", "frozen"), "no data/weights/tiny.safetensors yet.\nMake it"),
+        (("train", "Tiny", "frozen"), "params.yaml: tiny.\nDid you mean tiny?"),
         (("verify",), "There is no data/archive.zip.\nGet it with: dvc repro fetch"),
         (("compare",), "tiny-finetune, tiny-frozen, tiny-probe"),
         (("manifest", "nowhere"), "There is no folder nowhere"),
@@ -34,6 +35,35 @@ def test_a_mistake_gets_one_message_and_exit_code_1(workspace, arguments, messag
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) < 8
+
+
+def test_training_before_images_are_fetched_says_what_to_type(workspace):
+    assert headswap("weights", "tiny").returncode == 0
+    done = headswap("train", "tiny", "frozen")
+    assert (
+        "There is no data/images yet.\nMake it, and all that it needs, with: dvc repro"
+        in done.stderr
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+def test_a_missing_manifest_comes_with_the_command_that_restores_or_makes_it(workspace):
+    Path("photos").mkdir()
+    edit(dataset={"url": "photos"})
+    for words in (["init", "-q"], ["add", "data"], ["-c", "user.name=a", "-c", "user.email=b",
+                  "commit", "-qm", "Start"]):  # fmt: skip
+        subprocess.run(["git", *words], check=True)
+    Path("data/manifest.csv").unlink()
+    done = headswap("check")
+    assert done.returncode == 1
+    remedy = done.stderr.rstrip().rpartition("Restore it with: ")[2]
+    subprocess.run(remedy.split(), check=True)
+    assert Path("data/manifest.csv").exists()
+    edit(dataset={"manifest": "data/photos.csv"})
+    assert (
+        "Make it with: headswap manifest FOLDER --output data/photos.csv"
+        in headswap("check").stderr
+    )
 
 
 def test_without_network_fetch_says_what_to_do(workspace):

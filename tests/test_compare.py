@@ -402,12 +402,19 @@ def test_near_duplicates_are_found_by_content_and_accuracy_is_given_without_them
     assert comparison().loc["alexnet-probe", "accuracy_without_near_duplicates"] == 1.0
 
 
+@pytest.mark.parametrize("name", ["claims.yaml", "curves.csv", "dataset.json", "summary.csv"])
+def test_a_missing_file_of_the_write_up_comes_with_the_command_that_restores_it(chosen, name):
+    Path("data/published", name).unlink()
+    with pytest.raises(UserError, match=f"{name}.*\nRestore it with: git checkout data$"):
+        write_comparison(chosen)
+
+
 def test_without_pretrained_features_near_duplicates_are_not_searched_for(chosen):
     for path in Path("data/embeddings").iterdir():
         path.unlink()
     write_comparison(chosen.model_copy(update={"weights": "random"}))
     assert comparison()["accuracy_without_near_duplicates"].isna().all()
-    with pytest.raises(UserError, match="alexnet.safetensors cannot be read"):
+    with pytest.raises(UserError, match="There is no .*alexnet.safetensors yet"):
         write_comparison(chosen)
 
 

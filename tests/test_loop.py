@@ -339,11 +339,22 @@ def test_of_equally_accurate_epochs_the_first_is_the_best():
     assert (history.best["epoch"], history.last["epoch"]) == (0, 2)
 
 
-def test_a_batch_of_one_image_with_batch_norm_is_refused(photographs):
+def recipe(batch_size):
+    return RECIPE.model_copy(update={"batch_size": batch_size, "epochs": 1})
+
+
+@pytest.mark.parametrize("left", [1, None], ids=["last", "every"])
+def test_a_batch_of_one_image_with_batch_norm_is_refused(photographs, left):
+    images = len(photographs.labels["train"])
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64**2), nn.Linear(3 * 64**2, 2))
-    odd = RECIPE.model_copy(update={"batch_size": len(photographs.labels["train"]) - 1})
-    with pytest.raises(UserError, match="single image.*\nSet batch_size"):
-        loop.train(network, photographs, odd, seed=0)
+    size = 1 if left is None else images - left
+    with pytest.raises(UserError, match=f"single image.*\nbatch_size is {size}") as error:
+        loop.train(network, photographs, recipe(size), seed=0)
+    remedy = str(error.value).partition("Set it to ")[2]
+    sizes = [int(text) for text in remedy.strip(".").split(" or ")]
+    assert len(sizes) == 2
+    for size in sizes:
+        loop.train(network, photographs, recipe(size), seed=0)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "no best"])

@@ -65,6 +65,7 @@ def test_the_parameters_of_the_experiment_are_valid():
         (("modes",), ["frozen", "frozen"], "modes: lists 'frozen' more than once"),
         (("modes",), ["probe"], "modes.0: probe is always run; list finetune, frozen"),
         (("models",), ["AlexNet"], "models.0: must be written as lower-case letters"),
+        (("models",), ["ResNet-18"], "digits and _, not 'ResNet-18'; did you mean resnet18?"),
         (("models",), [], "models: must list at least one"),
         (("seeds",), [-1], "seeds.0: should be greater than or equal to 0, not -1"),
         (("factories",), {"mine": "module"}, "factories.mine: must be written as package.module:"),

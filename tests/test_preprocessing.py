@@ -133,6 +133,10 @@ def test_what_a_network_sees_is_its_own_from_training_to_the_report_and_the_pred
     )
     assert inputs.equal(expected)
     assert not inputs.equal(next(iter(ImageDataset(Preprocessing(40, 50)).val_batches()))[0])
+    bilinear = ImageDataset(Preprocessing(**{**OWN, "interpolation": "bilinear"}))
+    views, others = (next(iter(data.train_batches(0, 0, 8)))[0] for data in (dataset, bilinear))
+    assert views.shape == others.shape == (8, 3, 40, 40) and not views.equal(others)
+    assert -1 <= views.min() < -0.5 and 0.5 < views.max() <= 1
     assert cache_key(cell, mine)["image"] == OWN
     gmacs = measure_complexity(load_pretrained("mine", mine)[0], 40)["gmacs"]
     for trained in mine.cells():

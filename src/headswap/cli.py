@@ -1,6 +1,7 @@
 """The command line: a command for each stage, and those that a user types."""
 
 import contextlib
+import difflib
 import functools
 import gc
 import io
@@ -372,7 +373,11 @@ def _snapshot(params: "Params", stage: str, wing: str) -> "Snapshot":
 def _load_with(model: str) -> "Params":
     params = _load()
     if model not in params.models:
-        raise UserError(f"{model} is not under models in params.yaml: {', '.join(params.models)}.")
+        close = difflib.get_close_matches(model.lower(), params.models, 1)
+        hint = f"\nDid you mean {close[0]}?" if close else ""
+        raise UserError(
+            f"{model} is not under models in params.yaml: {', '.join(params.models)}.{hint}"
+        )
     _print_outdated(params)
     return params
 

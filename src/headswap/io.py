@@ -230,6 +230,8 @@ def read_tensors(
             metadata = json.loads(file.metadata()["headswap"])
             names = file.keys() if only is None else only
             return {name: file.get_tensor(name) for name in names}, metadata
+    except FileNotFoundError:
+        raise _not_yet(path) from None
     except Exception as error:  # the file may be anything
         raise UserError(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error
 
@@ -246,9 +248,11 @@ def sha256(path: StrPath) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise UserError(
-            f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro"
-        ) from None
+        raise _not_yet(path) from None
+
+
+def _not_yet(path: StrPath) -> UserError:
+    return UserError(f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro")
 
 
 def digest(*values: Any) -> str:

@@ -305,7 +305,9 @@ def _describe(mistake: ErrorDetails) -> str:
     if kind == "too_short":
         return f"{where}: must list at least one"
     if kind == "string_pattern_mismatch":
-        return f"{where}: must be written as {FORMS[limits['pattern']]}, not {given!r}"
+        lower = re.sub(r"\W", "", given.lower())
+        hint = f"; did you mean {lower}?" if re.match(limits["pattern"], lower) else ""
+        return f"{where}: must be written as {FORMS[limits['pattern']]}, not {given!r}{hint}"
     message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", mistake["msg"])
     if kind == "value_error":
         return f"{where}: {message}"

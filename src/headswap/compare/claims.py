@@ -68,6 +68,8 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     UserError
         If the file is not a list of claims, or two of them have the same id.
     """
+    if not path.exists():
+        raise UserError(f"There is no {path}.\nRestore it with: git checkout data")
     try:
         entries = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         claims = TypeAdapter(list[Claim]).validate_python(entries)

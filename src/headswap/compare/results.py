@@ -299,6 +299,6 @@ def _read_tables(cells: Iterable[str], folder: Path, columns: Iterable[str]) -> 
 
 
 def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(
-        f"{path} cannot be read: {reason}\nRestore it with: dvc checkout, or git checkout"
-    )
+    shipped = PUBLISHED in path.parents
+    remedy = "git checkout data" if shipped else "dvc checkout, or git checkout"
+    return UserError(f"{path} cannot be read: {reason}\nRestore it with: {remedy}")

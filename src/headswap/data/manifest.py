@@ -17,7 +17,7 @@ from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import SPLITS, check_classes, is_image
 from headswap.images.reading import UnreadableImage, decode_image
 from headswap.io import read_bytes, refuse_outputs, write_csv, write_json
-from headswap.paths import DATASET_METRICS
+from headswap.paths import DATASET_METRICS, SHIPPED_MANIFEST
 from headswap.progress import console
 
 COLUMNS = ("path", "bytes", "sha256")
@@ -219,10 +219,9 @@ def read_manifest(path: str | PathLike[str]) -> Manifest:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(
-            f"dataset.manifest: there is no {path}.\n"
-            f"Make it with: headswap manifest FOLDER --output {path}"
-        ) from None
+        own = f"Make it with: headswap manifest FOLDER --output {path}"
+        remedy = "Restore it with: git checkout data" if Path(path) == SHIPPED_MANIFEST else own
+        raise UserError(f"dataset.manifest: there is no {path}.\n{remedy}") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(
             f"dataset.manifest: {path} is not a table in UTF-8: {error}.\n"

@@ -42,9 +42,14 @@ def images_in(folder: str | PathLike[str]) -> dict[str, Path]:
     Raises
     ------
     UserError
-        If there are fewer than two classes, or a class has no image in one of the two splits.
+        If the folder is that of the stages and is not there, there are fewer than two classes, or
+        a class has no image in one of the two splits.
     """
     folder = Path(folder)
+    if folder == IMAGES and not folder.exists():
+        raise UserError(
+            f"There is no {folder} yet.\nMake it, and all that it needs, with: dvc repro"
+        )
     paths = (path for split in SPLITS for path in folder.glob(f"{split}/*/*"))
     images = {path.relative_to(folder).as_posix(): path for path in paths}
     images = {name: images[name] for name in sorted(images) if is_image(name)}

@@ -105,9 +105,15 @@ def train(
         timer.start_epoch()
         timer.lap("checkpoint")
         batches = dataset.train_batches(seed, epoch, recipe.batch_size)
-        train_loss, train_accuracy = train_epoch(
-            network, batches, optimizer, autocast, device, timer
-        )
+        try:
+            train_loss, train_accuracy = train_epoch(
+                network, batches, optimizer, autocast, device, timer
+            )
+        except SingleImage as error:
+            raise UserError(
+                f"A batch of a single image is too few for batch norm: {error}\n"
+                + _sizes_that_do(recipe.batch_size, len(dataset.labels["train"]))
+            ) from error
         low_rank.flush()
         timer.lap("step")
         val_loss, val_accuracy, probabilities = validate(
@@ -136,6 +142,10 @@ def train(
     return history
 
 
+class SingleImage(Exception):
+    """A network cannot be trained on a batch of a single image."""
+
+
 def train_epoch(
     network: nn.Module,
     batches: Batches,
@@ -150,6 +160,11 @@ def train_epoch(
     -------
     loss, accuracy : float
         Means over the images, each from before its step; NaN as soon as a loss is not finite.
+
+    Raises
+    ------
+    SingleImage
+        If a batch has a single image, and the network does not accept it.
     """
     network.train()
     loss_sum, correct, images = 0.0, 0, 0
@@ -221,10 +236,15 @@ def _forward(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     except ValueError as error:
         if len(inputs) > 1:
             raise
-        raise UserError(
-            f"The last batch of an epoch has a single image, and batch norm needs more: {error}\n"
-            "Set batch_size so that dividing the number of training images by it does not leave 1."
-        ) from error
+        raise SingleImage(str(error)) from error
+
+
+def _sizes_that_do(batch_size: int, images: int) -> str:
+    """Say which batch sizes near one that fails leave no batch of a single image."""
+    sizes = [size for size in range(2, images + 1) if images % size != 1]
+    nearest = sorted(sizes, key=lambda size: (abs(size - batch_size), size))[:2]
+    left = "" if batch_size == 1 else f" The last of {images} training images is left over."
+    return f"batch_size is {batch_size}.{left} Set it to {' or '.join(map(str, sorted(nearest)))}."
 
 
 def _progress_message(history: History, recipe: Recipe) -> dict[str, Any]:
