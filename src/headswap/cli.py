@@ -333,6 +333,17 @@ def export(
 
 
 @command
+def status() -> None:
+    """Say how far all runs are, from any terminal, while a pipeline runs or not."""
+    params = _load()
+    from headswap.progress import console
+    from headswap.train.status import status_lines
+
+    for line in status_lines(params):
+        console.print(line, markup=False, no_wrap=True, overflow="ellipsis")
+
+
+@command
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
 ) -> None:

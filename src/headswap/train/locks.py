@@ -51,3 +51,16 @@ def file_lock(path: Path, on_wait: Callable[[str], None] | None = None) -> Itera
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a file lock."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):  # no locks on this file system; another user's file
+        return False

@@ -28,6 +28,7 @@ from headswap.train.run_cache import (
     run_folder,
 )
 from headswap.train.seeds import generator
+from headswap.train.status import recorded
 from headswap.train.tensors import save_tensors
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -44,7 +45,8 @@ def train_run(
 ) -> None:
     """Train a run to its end, from its last finished epoch on, and save its result.
 
-    The folder of the run (`run_cache.run_folder`) then has ``timing.json``;
+    While it is trained, its folder holds a checkpoint and ``progress.json`` (`status.recorded`).
+    The folder (`run_cache.run_folder`) then has ``timing.json``;
     ``probabilities.safetensors`` (of the validation images at the best and the last epoch);
     ``best.safetensors`` and ``last.safetensors`` (the trainable state; of `finetune` the best
     only); and ``run.json`` (everything but times). ``run.json`` is written last: with it the run is
@@ -70,15 +72,16 @@ def train_run(
     dataset = open_dataset(cell, params)
     network = build_network(cell, params, dataset, seed)
     complexity = _complexity(dataset, network)
+    recipe = params.recipe(cell)
     history = train(
         network,
         dataset,
-        params.recipe(cell),
+        recipe,
         seed,
         precision=params.precision,
         device=key["device"],
         checkpoint=folder / "checkpoint.pt",
-        on_progress=on_progress,
+        on_progress=recorded(folder, recipe.epochs, on_progress),
     )
     if history.best:
         save_tensors(folder / "best.safetensors", history.best["state"])

@@ -14,6 +14,8 @@ from headswap.train.devices import resolve_device
 from headswap.train.preprocessing import preprocessing
 from headswap.train.provenance import code_digest, images_digest, versions
 
+PROGRESS = "progress.json"
+"""In the folder of a run that is not finished: how far it is (`status`)."""
 BASE_MEMORY = 2**30
 """Bytes for torch, decoded images (at most half) and the activations of a batch."""
 
@@ -128,8 +130,8 @@ def find_damage(folder: Path) -> list[str]:
 
 
 def delete_checkpoint(folder: Path) -> None:
-    """Delete the checkpoint of a finished run."""
-    for file in folder.glob("*.pt"):
+    """Delete the checkpoint of a finished run, and the note of how far it was."""
+    for file in (*folder.glob("*.pt"), *folder.glob(PROGRESS)):
         file.unlink()
 
 

@@ -1,0 +1,172 @@
+"""How far all runs are, for another terminal: from what is in ``runs/``, without torch."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headswap.io import atomic_write, read_json
+from headswap.params import Cell, Params
+from headswap.paths import EMBEDDINGS, IMAGES, WEIGHTS
+from headswap.train.devices import resolve_device
+from headswap.train.locks import is_locked
+from headswap.train.queue import chosen_cells
+from headswap.train.run_cache import PROGRESS, cache_key, is_finished, run_folder
+from headswap.train.workers import worker_count
+
+
+def recorded(folder: Path, epochs: int, on_progress: Callable[..., None]) -> Callable[..., None]:
+    """Return `on_progress` of a run that also writes how far the run is into its folder.
+
+    Parameters
+    ----------
+    folder
+        The run's.
+    epochs
+        How many it will have.
+    on_progress
+        Called with each message; after an epoch that holds ``done``, the number of finished ones.
+    """
+    since = time.monotonic()
+
+    def on_recorded_progress(**message: Any) -> None:
+        nonlocal since
+        if "done" in message:
+            since, before = time.monotonic(), since
+            content = {"done": message["done"], "epochs": epochs, "seconds": since - before}
+            with atomic_write(folder / PROGRESS, durable=False) as temporary:
+                temporary.write_text(json.dumps(content))
+        on_progress(**message)
+
+    return on_recorded_progress
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """How far the runs of a cell are.
+
+    Attributes
+    ----------
+    name
+        The cell's.
+    missing
+        What has to be made before it can be trained: ``images``, ``weights``, ``features``.
+    epochs
+        The number of epochs of a run.
+    done
+        For each run its number of finished epochs.
+    finished, running
+        How many runs are finished; how many a process is training now.
+    seconds
+        The time that an epoch takes; None if that is not known.
+    """
+
+    name: str
+    missing: list[str]
+    epochs: int
+    done: list[int]
+    finished: int
+    running: int
+    seconds: float | None
+
+
+def status_lines(params: Params) -> list[str]:
+    """Return a line for each cell, and one or two for the whole.
+
+    Raises
+    ------
+    UserError
+        If the device of the parameters is not available.
+    """
+    resolve_device(params.device)
+    cells = [_cell_status(cell, params) for cell in chosen_cells(params, [])]
+    width = max(len(cell.name) for cell in cells)
+    lines = [f"{cell.name:{width}}  {_describe(cell)}".rstrip() for cell in cells]
+    finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
+    if finished == runs:
+        return [*lines, f"All {runs} runs of {len(cells)} cells are finished. Next: dvc repro"]
+    ended = sum(cell.finished == len(cell.done) for cell in cells)
+    whole = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}"
+    if seconds := _seconds_left(cells):
+        whole += f", about {_duration(seconds)} left"
+    if not any(cell.running for cell in cells):
+        return [*lines, whole, "No run is being trained now. To go on: dvc repro"]
+    return [*lines, whole]
+
+
+def _cell_status(cell: Cell, params: Params) -> CellStatus:
+    missing, epochs, runs = _missing(cell), params.recipe(cell).epochs, len(params.seeds)
+    if missing:
+        return CellStatus(cell.name, missing, epochs, [0] * runs, 0, 0, None)
+    key, done, seconds, finished, running = cache_key(cell, params), [], [], 0, 0
+    for seed in params.seeds:
+        folder, of_run = run_folder(cell, key, seed), 0
+        # The files of a run may vanish or change while they are read.
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            if is_finished(folder):
+                finished, of_run = finished + 1, epochs
+                seconds += [epoch["wall"] for epoch in read_json(folder / "timing.json")["epochs"]]
+            else:
+                running += is_locked(folder.with_suffix(".lock"))
+                progress = read_json(folder / PROGRESS)
+                of_run = progress["done"]
+                seconds += [progress["seconds"]] * (of_run > 0)
+        done.append(of_run)
+    mean = float(np.mean(seconds)) if seconds else None
+    return CellStatus(cell.name, [], epochs, done, finished, running, mean)
+
+
+def _missing(cell: Cell) -> list[str]:
+    """Return what has to be made before a cell can be trained."""
+    if cell.mode == "probe":
+        exists = (EMBEDDINGS / f"{cell.model}.safetensors").exists()
+        return [] if exists else ["features"]
+    needed = {"images": IMAGES, "weights": WEIGHTS / f"{cell.model}.safetensors"}
+    return [name for name, path in needed.items() if not path.exists()]
+
+
+def _describe(cell: CellStatus) -> str:
+    text = f"{cell.finished}/{len(cell.done)} runs"
+    if cell.missing:
+        return f"{text}  waiting for {' and '.join(cell.missing)}"
+    begun = [done for done in cell.done if 0 < done < cell.epochs]
+    begun += [0] * (cell.running - len(begun))
+    if begun:
+        text += f"  epoch {', '.join(map(str, begun))} of {cell.epochs}"
+        if not cell.running:
+            text += ", interrupted"
+    return text
+
+
+def _seconds_left(cells: list[CellStatus]) -> float:
+    """Return about how long the rest will take, 0 if no epoch has been timed.
+
+    Cells run one after another. One without a time is expected to take the mean of the others.
+    """
+    known = [cell.seconds for cell in cells if cell.seconds is not None]
+    workers = max(worker_count(), sum(cell.running for cell in cells))
+    left = 0.0
+    for cell in cells:
+        unfinished = [done for done in cell.done if done < cell.epochs]
+        if known and unfinished:
+            seconds = cell.seconds if cell.seconds is not None else float(np.mean(known))
+            epochs = sum(cell.epochs - done for done in unfinished)
+            left += seconds * epochs / min(workers, len(unfinished))
+    return left
+
+
+def _duration(seconds: float) -> str:
+    """Return a time to read.
+
+    >>> _duration(42.2), _duration(1500), _duration(9000)
+    ('42 s', '25 min', '2 h 30 min')
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,85 @@
+"""`headswap status` says from another terminal how far all runs are."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import edit
+from test_queue import BIN, finish, read_until, sh, start
+from trained import train_all
+
+
+def status(**variables):
+    """Return the lines of the command, which runs without torch."""
+    done = subprocess.run(
+        [BIN / "headswap", "status"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "COLUMNS": "80", **variables},
+    )
+    assert done.returncode == 0, done.stderr
+    modules = re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE)
+    assert "headswap.train.status" in modules and "torch" not in modules
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    return done.stdout.splitlines()
+
+
+def test_a_cell_says_what_it_waits_for(workspace):
+    assert status() == [
+        "tiny-finetune  0/2 runs  waiting for images and weights",
+        "tiny-frozen    0/2 runs  waiting for images and weights",
+        "tiny-probe     0/2 runs  waiting for features",
+        "cell 1 of 3, run 1 of 6",
+        "No run is being trained now. To go on: dvc repro",
+    ]
+
+
+def test_finished_cells_and_what_is_left_are_counted(workspace):
+    train_all()
+    assert status() == [
+        "tiny-finetune  2/2 runs",
+        "tiny-frozen    2/2 runs",
+        "tiny-probe     2/2 runs",
+        "All 6 runs of 3 cells are finished. Next: dvc repro",
+    ]
+    edit(seeds=[0, 1, 2], probe={"lr": 0.05})
+    assert status()[1:3] == ["tiny-frozen    2/3 runs", "tiny-probe     0/3 runs"]
+    assert re.fullmatch(r"cell 1 of 3, run 5 of 9, about \d+ s left", status()[3])
+    assert not list(Path("runs").rglob("progress.json"))
+
+
+@pytest.mark.slow
+def test_epochs_are_counted_while_they_are_trained_and_after_an_interruption(workspace):
+    edit(
+        models=["slow"],
+        factories={"slow": "my_networks:slow"},
+        train={"epochs": 400, "batch_size": 2},
+        embed={"views": 1},
+        seeds=[0, 1, 2],
+    )
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    sh("dvc", "repro", "weights", "embed")
+    stage = start("headswap", "runs", HEADSWAP_WORKERS="2")
+    read_until(stage, "seed 1: epoch 2/400")
+    cell, *_, whole = status(HEADSWAP_WORKERS="2")
+    assert re.fullmatch(r"slow-finetune  0/3 runs  epoch \d+, \d+ of 400", cell)
+    assert re.fullmatch(r"cell 1 of 3, run 1 of 9, about \d+ (s|min|h \d+ min) left", whole)
+    stage.kill()
+    finish(stage, code=-9)
+    cell, *_, last = status()
+    assert re.search(r"epoch \d+, \d+ of 400, interrupted$", cell)
+    assert last == "No run is being trained now. To go on: dvc repro"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a terminal of some width")
+def test_a_line_is_not_broken_at_40_columns(workspace):
+    output = subprocess.run(
+        ["script", "-qec", "stty cols 40; headswap status", "/dev/null"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "xterm"},
+    ).stdout.splitlines()
+    assert len(output) == 5 and all(len(line) <= 40 for line in output)
