@@ -12,7 +12,7 @@ import numpy as np
 
 from headswap.io import atomic_write, read_json
 from headswap.params import Cell, Params
-from headswap.paths import EMBEDDINGS, IMAGES, WEIGHTS
+from headswap.paths import EMBEDDINGS, IMAGES, MODELS, WEIGHTS
 from headswap.train.devices import resolve_device
 from headswap.train.locks import is_locked
 from headswap.train.queue import chosen_cells
@@ -108,7 +108,7 @@ def _cell_status(cell: Cell, params: Params) -> CellStatus:
         folder, of_run = run_folder(cell, key, seed), 0
         # The files of a run may vanish or change while they are read.
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            if is_finished(folder):
+            if is_finished(folder) or _is_collected(cell, key, seed):
                 finished, of_run = finished + 1, epochs
                 seconds += [epoch["wall"] for epoch in read_json(folder / "timing.json")["epochs"]]
             else:
@@ -128,6 +128,12 @@ def _missing(cell: Cell) -> list[str]:
         return [] if exists else ["features"]
     needed = {"images": IMAGES, "weights": WEIGHTS / f"{cell.model}.safetensors"}
     return [name for name, path in needed.items() if not path.exists()]
+
+
+def _is_collected(cell: Cell, key: dict[str, Any], seed: int) -> bool:
+    """Return whether a run is in ``models/``, where a clone that pulled the results has it."""
+    path = MODELS / cell.name / f"run-{seed}.json"
+    return path.exists() and key.items() <= read_json(path).items()
 
 
 def _describe(cell: CellStatus) -> str:
