@@ -119,7 +119,8 @@ def find_damage(folder: Path) -> list[str]:
         run = read_json(folder / "run.json")
         expected, epochs = run["files"], len(run["curves"]) // 2
     except (OSError, ValueError, LookupError, TypeError):
-        return ["run.json"] if any(folder.iterdir()) else []
+        was_written = [*folder.glob("*.safetensors"), *folder.glob("timing.json")]
+        return ["run.json"] if was_written else []
     found = file_digests(folder)
     damaged = [name for name in expected if found.get(name) != expected[name]]
     try:
