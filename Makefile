@@ -20,7 +20,7 @@ test: .venv/installed  ## all tests (HEADSWAP_MIRROR, if set, adds those on the 
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 repro: .venv/installed  ## the real experiment, as described in params.yaml
-	@git rev-parse 2> /dev/null || dvc config --local core.no_scm true # a download without Git
+	@[ -e .git ] || git rev-parse 2> /dev/null || dvc config --local core.no_scm true # a download without Git
 	headswap check
 	dvc repro weights embed
 	headswap runs

@@ -13,6 +13,7 @@ import io
 import random
 import sys
 import warnings
+import zlib
 from collections import Counter
 from typing import Annotated
 
@@ -48,7 +49,20 @@ def changed(content, chance):
         content[chance.randrange(min(1024, len(content)))] = chance.randrange(256)
     if chance.random() < 0.1:
         del content[chance.randrange(len(content)) :]
+    if content.startswith(b"\x89PNG"):
+        correct_checksums(content)
     return bytes(content)
+
+
+def correct_checksums(png):
+    """Correct the checksums of a PNG's parts, so that not every change ends there."""
+    start = 8
+    while start + 12 <= len(png):
+        end = start + 8 + int.from_bytes(png[start : start + 4])
+        if end + 4 > len(png):
+            break
+        png[end : end + 4] = zlib.crc32(png[start + 4 : end]).to_bytes(4)
+        start = end + 4
 
 
 def outcomes(cases, seed):
