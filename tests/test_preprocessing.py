@@ -87,6 +87,7 @@ def test_a_factorys_network_says_how_it_sees_images(attributes, expected):
         ({"preprocessing": {"interpolation": "lanczos"}}, "'lanczos' is none of nearest"),
         ({"preprocessing": {"std": [1, 1, 0]}}, "those of std above 0"),
         ({"pretrained_cfg": {"input_size": (3, 224, 192)}}, "224 x 192 pixels is not square"),
+        ({"pretrained_cfg": {**CFG, "crop_mode": "squash"}}, "crop_mode 'squash' is not 'center'"),
         ({"pretrained_cfg": {"input_size": (1, 2)}}, "pretrained_cfg cannot be used"),
     ],
 )

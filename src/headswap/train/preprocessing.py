@@ -110,6 +110,8 @@ def _from_timm(values: dict[str, Any]) -> dict[str, Any]:
     _, size, width = values.get("input_size") or (3, 224, 224)
     if size != width:
         raise ValueError(f"its input of {size} x {width} pixels is not square")
+    if (mode := values.get("crop_mode") or "center") != "center":
+        raise ValueError(f"its crop_mode {mode!r} is not 'center'")
     known = {key: values[key] for key in ("mean", "std") if values.get(key)}
     interpolation = values.get("interpolation") or "bicubic"
     resize = int(size / (values.get("crop_pct") or 0.875))
