@@ -161,6 +161,9 @@ def test_the_report_says_what_each_network_sees(tmp_path, monkeypatch):
     (tmp_path / "data/published").symlink_to(ROOT / "data/published")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     chosen = fake_cells.write_alexnet(20)
+    path = "metrics/cells/alexnet-frozen.json"
+    other_order = dict(reversed(fake_cells.PREPROCESSING.items()))
+    write_json(path, {**read_json(path), "preprocessing": other_order})
     table = reported(read_results(chosen))
     assert table.models.tolist() == ["alexnet"]
     path = "metrics/cells/alexnet-probe.json"

@@ -137,14 +137,15 @@ def preprocessing(results: Results) -> pd.DataFrame:
     models: dict[str, dict[str, None]] = {}
     lines: dict[str, dict[str, str]] = {}
     for cell, values in results.figures["preprocessing"].items():
-        models.setdefault(str(values), {})[results.cells[str(cell)].model] = None
-        lines[str(values)] = {
+        way = str(sorted(values.items()))
+        models.setdefault(way, {})[results.cells[str(cell)].model] = None
+        lines[way] = {
             "shorter side": f"{values['resize']} pixels, {values['interpolation']}",
             "center crop": f"{values['size']} x {values['size']}",
             "mean": ", ".join(f"{value:.3g}" for value in values["mean"]),
             "spread": ", ".join(f"{value:.3g}" for value in values["std"]),
         }
-    return pd.DataFrame({"models": listed(models[key]), **lines[key]} for key in lines)
+    return pd.DataFrame({"models": listed(models[way]), **lines[way]} for way in lines)
 
 
 def recipes(results: Results) -> pd.DataFrame:
