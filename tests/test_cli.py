@@ -119,13 +119,11 @@ def test_every_stage_is_a_command_and_is_called_by_its_name():
     assert all(f"  {stage} " in commands for stage, _ in stages)
 
 
-def test_the_readme_names_commands_and_files_that_exist():
+def test_the_readme_names_commands_that_exist():
     readme = (ROOT / "README.md").read_text()
     commands = headswap("--help").stdout
     typed = re.findall(r"`headswap (\w+)", readme)
     assert typed and all(f"  {name} " in commands for name in typed)
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`make (\w+)", readme))
+    named = set(re.findall(r"(?:`|^    )make (\w+)", readme, re.MULTILINE))
     assert len(named) > 3 and named <= targets
-    links = re.findall(r"\]\(([^)#:]+)\)", readme)
-    assert links and all((ROOT / link).exists() for link in links)
