@@ -35,7 +35,9 @@ class Snapshot:
         package = Path(__file__).parent
         paths = [path for part in ("*", "images/*", f"{wing}/**/*") for path in package.glob(part)]
         self._digests = {
-            path: sha256(path) for path in sorted(paths) if path.is_file() and path.suffix != ".pyc"
+            path: sha256(path)
+            for path in sorted(paths)
+            if path.is_file() and path.suffix != ".pyc" and not path.name.startswith(".")
         }
 
     def _values_of(self, params: Params) -> dict[str, Any]:
