@@ -148,7 +148,7 @@ def change_harmless_modules(package):
 
     for name in ("cli.py", "errors.py"):
         (package / name).write_text(
-            re.sub(r"print\(", "(lambda *_: 0)(", (package / name).read_text())
+            re.sub(r"(?<![.\w])print\(", "(lambda *_: 0)(", (package / name).read_text())
         )
     with (package / "errors.py").open("a") as file:
         file.write("\n\ndef bulleted(lines, limit=20):\n    return 'changed'\n")

@@ -1,5 +1,6 @@
 """The comparison's tables on the terminal."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -51,8 +52,8 @@ def show(facts: Mapping[str, Any]) -> None:
 
 
 def _print(template: str, facts: Mapping[str, Any]) -> None:
-    """Print a filled template; what is bold in Markdown is plain."""
-    text = render(template, facts).replace("**", "").strip()
+    """Print a filled template without Markdown's signs for bold and for literal characters."""
+    text = re.sub(r"\\(\W|_)", r"\1", render(template, facts).replace("**", "")).strip()
     if text:
         console.print(text + "\n", markup=False)
 
