@@ -70,7 +70,7 @@ def test_a_cell_writes_its_five_outputs(ready):
         "trainable_parameters",
         "gmacs",
     }
-    expected |= {"images_digest", "weights_digest", "code_digest"}
+    expected |= {"images_digest", "weights_digest", "code_digest", "preprocessing"}
     assert set(metrics) == expected | {"activations", "depth", "seeds", "diverged"}
     assert metrics["depth"] == 2
     assert metrics["parameters"] == metrics["trainable_parameters"]

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,10 +50,15 @@ def sh(*command, code=0, **variables):
 
 def read_until(process, text):
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return line
+    patience = threading.Timer(300, process.kill)
+    patience.start()
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if text in line:
+                return line
+    finally:
+        patience.cancel()
     raise AssertionError("".join(lines))
 
 
