@@ -228,7 +228,7 @@ def test_an_experiment_from_the_command_line_is_listed():
     listed = sh("dvc", "exp", "show", "--only-changed", "--drop", ".*/|params", "--csv")
     headings, *lines = listed.splitlines()
     assert any(line.startswith("other-lr") for line in lines)
-    figures = {f"tiny-{mode}.{which}" for mode in MODES for which in ("best", "last")}
+    figures = {f"tiny-{mode}.{which}" for mode in MODES for which in ("best", "last", "balanced")}
     columns = set(headings.split(",")) - {"Experiment", "rev", "typ", "Created"}
     assert {"seeds", "train.lr"} < columns <= figures | {"seeds", "train.lr"}
 

@@ -82,11 +82,11 @@ def undisturbed(tmp_path_factory):
         os.chdir(before)
 
 
-def prepare():
+def prepare(epochs=4):
     edit(
         models=["slow"],
         factories={"slow": "my_networks:slow"},
-        train={"epochs": 4, "batch_size": 2},
+        train={"epochs": epochs, "batch_size": 2},
         embed={"views": 1},
         seeds=[0, 1, 2],
     )

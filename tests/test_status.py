@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import edit
-from test_queue import BIN, finish, read_until, sh, start
+from test_queue import BIN, finish, prepare, read_until, sh, start
 from trained import train_all
 
 
@@ -56,14 +56,7 @@ def test_finished_cells_and_what_is_left_are_counted(workspace):
 
 @pytest.mark.slow
 def test_epochs_are_counted_while_they_are_trained_and_after_an_interruption(workspace):
-    edit(
-        models=["slow"],
-        factories={"slow": "my_networks:slow"},
-        train={"epochs": 400, "batch_size": 2},
-        embed={"views": 1},
-        seeds=[0, 1, 2],
-    )
-    subprocess.run(["git", "init", "--quiet"], check=True)
+    prepare(epochs=400)
     sh("dvc", "repro", "weights", "embed")
     stage = start("headswap", "runs", HEADSWAP_WORKERS="2")
     read_until(stage, "seed 1: epoch 2/400")

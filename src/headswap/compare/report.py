@@ -3,18 +3,17 @@
 Every function returns plain facts: numbers, names, and tables whose entries are formatted texts.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from headswap.compare.comparison import Comparison
 from headswap.compare.intervals import LEVEL
 from headswap.compare.results import TIMING_CONDITIONS, Results
 from headswap.compare.versions import outdated
+from headswap.markdown import escaped, fill_template
 
 UNKNOWN = "–"
 MOST_PAIRS = 20
@@ -31,29 +30,19 @@ CONDITIONS = {
     "arithmetic": "settings of arithmetic",
 }
 """The `results.TIMING_CONDITIONS` in the words of the report."""
-MARKUP = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown, or GitHub's, may not take literally; within a word an underscore is literal."""
 
 
 def render(template: str, facts: Mapping[str, Any]) -> str:
     """Fill a template from the folder ``templates`` with facts."""
-    environment = Environment(
-        loader=PackageLoader("headswap.compare"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
+    filters = {
         "between": between,
         "counted": counted,
-        "escaped": escaped,
         "listed": listed,
         "markdown": markdown_table,
         "percent": _percent,
         "seconds": _seconds,
     }
-    return environment.get_template(template).render(facts)
+    return fill_template("headswap.compare", template, facts, filters)
 
 
 def counted(number: int, noun: str) -> str:
@@ -85,15 +74,6 @@ def between(shares: pd.Series, form: str = "z.1f") -> str:
     """
     low, high = (format(100 * share, form) for share in (shares.min(), shares.max()))
     return low if low == high else f"{low} to {high}"
-
-
-def escaped(text: object) -> str:
-    r"""Return a text that Markdown shows as it is, on one line.
-
-    >>> print(escaped("under_$5_or_$ | *"))
-    under\_\$5_or\_\$ \| \*
-    """
-    return MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def markdown_table(table: pd.DataFrame, align: str = "right") -> str:

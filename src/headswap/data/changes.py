@@ -51,13 +51,13 @@ def find_changes(dataset: Dataset) -> list[str]:
     others: list[tuple[str, Entry]] = []
     for name, entry in _read_digests(listing).items():
         name = name if listing.is_split else listed.get(name, f"train/{name}")
-        if not matching.take(name, entry, same_name=True):
+        if not matching.match(name, entry, same_name=True):
             others.append((name, entry))
     labels = {name.split("/")[1] for name in manifest}
     for name, entry in others:
-        found = matching.take(name, entry)
+        found = matching.match(name, entry)
         if found is None:
-            matching.leave(Other(name, *entry))
+            matching.add_other(Other(name, *entry))
         elif name.split("/")[1] in labels and _place(name, listing) != _place(found, listing):
             moved.append(f"moved: {found} is in {_place(name, listing)} now")
     return matching.differences() + moved

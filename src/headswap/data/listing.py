@@ -72,35 +72,35 @@ def list_images(folder: str | PathLike[str]) -> Listing:
     """
     listing = Listing(local_path(folder))
     _check_folder(listing.folder)
-    faults: list[str] = []
+    errors: list[str] = []
     folders, files = _scan(listing, listing.folder)
     listing.left_out[NOT_IN_CLASS] += [name for name in map(_name, files) if name]
     splits = [f for f in folders if f.name.lower() in SPLIT_NAMES and _holds_folders(f.path)]
     listing.is_split = bool(splits)
     if not splits:
         for label in folders:
-            _list_class(listing, label, "", faults)
+            _list_class(listing, label, "", errors)
     meant: dict[str, str] = {}
     for split in splits:
         name = SPLIT_NAMES[split.name.lower()]
         if f"{split.name}/" != f"{name}/":
             listing.notes.append(f"{split.name}/ is taken for {name}/")
         if name in meant:
-            faults.append(f"{meant[name]} and {split.name}/ both mean {name}/: merge or rename one")
+            errors.append(f"{meant[name]} and {split.name}/ both mean {name}/: merge or rename one")
         meant[name] = f"{split.name}/"
         labels, files = _scan(listing, split.path, f"{split.name}/")
         listing.left_out[NOT_IN_CLASS] += [f"{split.name}/{_name(file)}" for file in files]
         for label in labels:
-            _list_class(listing, label, f"{name}/", faults)
+            _list_class(listing, label, f"{name}/", errors)
     for other_folder in folders if splits else ():
         if other_folder not in splits:
             unused = other_folder.name.lower() in UNUSED
             why = "neither trained nor validated on" if unused else "not in train/ or val/"
             listing.left_out[why].append(f"{_name(other_folder)}/")
     listing.images = dict(sorted(listing.images.items()))
-    if faults:
+    if errors:
         raise UserError(
-            f"{printable(listing.folder)} cannot be listed in a manifest:\n{bulleted(faults)}\n"
+            f"{printable(listing.folder)} cannot be listed in a manifest:\n{bulleted(errors)}\n"
             "Then run the same command again."
         )
     _check_classes(listing)
@@ -160,7 +160,7 @@ def _scan(
     return folders, files
 
 
-def _list_class(listing: Listing, label: DirEntry[str], split: str, faults: list[str]) -> None:
+def _list_class(listing: Listing, label: DirEntry[str], split: str, errors: list[str]) -> None:
     """Add the images of a class's folder to the listing."""
     prefix = f"{split}{_name(label)}/"
     folders, files = _scan(listing, label.path, prefix)
@@ -177,17 +177,17 @@ def _list_class(listing: Listing, label: DirEntry[str], split: str, faults: list
         photographs = [f for f in others if Path(f.name).suffix.lower() in OTHER_FORMATS]
         if photographs:
             why = OTHER_FORMATS[Path(photographs[0].name).suffix.lower()]
-            faults.append(f"{prefix} has {len(photographs)} photographs and all are {why}")
+            errors.append(f"{prefix} has {len(photographs)} photographs and all are {why}")
         listing.left_out["folders without an image"].append(prefix)
     if images and (wrong := _why_not_writable(label.name)):
-        faults.append(f"{prefix} {wrong}: rename it")
+        errors.append(f"{prefix} {wrong}: rename it")
         return
     for file in images:
         name = unicodedata.normalize("NFC", f"{split}{label.name}/{file.name}")
         if wrong := _why_not_writable(file.name):
-            faults.append(f"{prefix}{_name(file)} {wrong}: rename it")
+            errors.append(f"{prefix}{_name(file)} {wrong}: rename it")
         elif name in listing.images:
-            faults.append(f"{name} is there twice, in two Unicode forms: rename one")
+            errors.append(f"{name} is there twice, in two Unicode forms: rename one")
         else:
             listing.images[name] = Path(file.path)
 

@@ -121,19 +121,19 @@ def read_entries(listing: Listing) -> Manifest:
     UserError
         With every image that cannot be read.
     """
-    faults, entries = {}, {}
+    reasons, entries = {}, {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(_read_entry, listing.images.values())
         total, hidden = len(listing.images), not console.is_terminal
         shown = track(results, "reading", total, console=console, transient=True, disable=hidden)
-        for name, (entry, fault) in zip(listing.images, shown, strict=True):
+        for name, (entry, reason) in zip(listing.images, shown, strict=True):
             entries[name] = entry
-            if fault:
-                faults[name] = fault
-    if faults:
-        lines = [f"{name}: {fault}" for name, fault in faults.items()]
+            if reason:
+                reasons[name] = reason
+    if reasons:
+        lines = [f"{name}: {reason}" for name, reason in reasons.items()]
         raise UserError(
-            f"{printable(listing.folder)} has {len(faults)} images that cannot be read:\n"
+            f"{printable(listing.folder)} has {len(reasons)} images that cannot be read:\n"
             f"{bulleted(lines)}\n"
             "Replace or remove them, then run the same command again."
         )

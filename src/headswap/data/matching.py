@@ -53,7 +53,7 @@ class Matching:
         self._others: list[Other] = []
         self.sizes = {entry.size for entry in manifest.values()}
 
-    def take(self, name: str, entry: Entry, same_name: bool = False) -> str | None:
+    def match(self, name: str, entry: Entry, same_name: bool = False) -> str | None:
         """Return the name of the listed image that a file is, None if it is none.
 
         Parameters
@@ -72,8 +72,8 @@ class Matching:
         self._places.add(_class_folders(name))
         return found
 
-    def leave(self, other: Other) -> None:
-        """Note a file that is no listed image."""
+    def add_other(self, other: Other) -> None:
+        """Add a file that is no listed image."""
         self._others.append(other)
 
     def differences(self) -> list[str]:

@@ -124,15 +124,15 @@ def compare_archive(
         content = _read_image(archive, info, name, matching)
         if content is not None:
             entry = Entry(len(content), hashlib.sha256(content).hexdigest())
-            if found := matching.take(name, entry, same_name=True):
+            if found := matching.match(name, entry, same_name=True):
                 write(content, found)
             else:
                 others.append((info, name, entry))
     for info, name, entry in others:
-        if found := matching.take(name, entry):
+        if found := matching.match(name, entry):
             write(archive.read(info), found)
         else:
-            matching.leave(Other(name, *entry))
+            matching.add_other(Other(name, *entry))
     return matching.differences()
 
 
@@ -150,11 +150,11 @@ def _member_name(info: zipfile.ZipInfo) -> str:
 def _read_image(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, matching: Matching
 ) -> bytes | None:
-    """Return a member's content if it can be that of a listed image, else tell `matching`."""
+    """Return a member's content if it can be that of a listed image, else add it to the others."""
     if info.is_dir() or not (is_image(name) or info.file_size in matching.sizes):
         return None
     if stat.S_ISLNK(info.external_attr >> 16):
-        matching.leave(Other(name, info.file_size, damage="a link, not an image"))
+        matching.add_other(Other(name, info.file_size, damage="a link, not an image"))
         return None
     if info.flag_bits & 0x1:
         raise UserError(
@@ -162,13 +162,13 @@ def _read_image(
             "Unpack it with its password, set dataset.url to the folder, then: dvc repro"
         )
     if info.file_size not in matching.sizes:
-        matching.leave(Other(name, info.file_size))
+        matching.add_other(Other(name, info.file_size))
         return None
     try:
         with archive.open(info) as source:
             return source.read(info.file_size + 1)  # the size in the zip's directory may be wrong
     except DAMAGE as error:
-        matching.leave(Other(name, info.file_size, damage=str(error)))
+        matching.add_other(Other(name, info.file_size, damage=str(error)))
         return None
 
 
@@ -176,10 +176,10 @@ def find_unreadable_images(folder: Path) -> list[str]:
     """Return a line for each file in ``<split>/<class>/`` that cannot be read as an image."""
     paths = sorted(folder.glob("*/*/*"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = pool.map(_why_unreadable, paths)
+        reasons = pool.map(_why_unreadable, paths)
         return [
             f"unreadable: {path.relative_to(folder).as_posix()} ({why})"
-            for path, why in zip(paths, faults, strict=True)
+            for path, why in zip(paths, reasons, strict=True)
             if why
         ]
 
@@ -208,7 +208,7 @@ def _describe(
     differences: list[str],
     unreadable: list[str],
 ) -> str:
-    """Return the message about images that are wrong, with a remedy for each kind of fault."""
+    """Return the message about images that are wrong, with a remedy for each kind."""
     fetch = "dvc repro --force --single-item fetch"
     own = not is_address(dataset.url) and dataset.url != GENERATED
     folder = dataset.url if Path(dataset.url).is_dir() else "FOLDER"

@@ -1,18 +1,17 @@
 """Export a trained network for use without headswap: weights, ONNX, and a model card."""
 
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from headswap.errors import UserError
 from headswap.images.folders import images_by_split
 from headswap.io import atomic_write, write_json, write_text
+from headswap.markdown import fill_template
 from headswap.paths import IMAGES
 from headswap.predict.extras import require
 from headswap.predict.folders import interval
@@ -138,25 +137,16 @@ def compare_onnx(network: Classifier, path: Path, images: list[Path]) -> dict[st
 
 def model_card(network: Classifier, facts: dict[str, Any]) -> str:
     """Return the model card in Markdown, with code that loads the weights."""
-    environment = Environment(
-        loader=PackageLoader("headswap.predict"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"python": _literal, "markdown": _escaped}
     backbone = facts["backbone"]
     seed = facts["kept"]["seed"]
-    return environment.get_template("card.md").render(
-        facts,
-        factory=backbone["factory"],
-        features=network.network.get_submodule(backbone["head"]).in_features,
-        options="".join(
-            f", {name}={value}" for name, value in OPTIONS.get(backbone["name"], {}).items()
-        ),
-        run=next(run for run in facts["runs"] if run["seed"] == seed),
-    )
+    options = OPTIONS.get(backbone["name"], {})
+    facts = facts | {
+        "factory": backbone["factory"],
+        "features": network.network.get_submodule(backbone["head"]).in_features,
+        "options": "".join(f", {name}={value}" for name, value in options.items()),
+        "run": next(run for run in facts["runs"] if run["seed"] == seed),
+    }
+    return fill_template("headswap.predict", "card.md", facts, {"python": _literal})
 
 
 def _validation_images(folder: Path) -> list[Path]:
@@ -166,11 +156,6 @@ def _validation_images(folder: Path) -> list[Path]:
             "Bring them with: dvc repro verify"
         )
     return [folder / name for name in images_by_split(folder)["val"]]
-
-
-def _escaped(text: str) -> str:
-    """Return a class's name so that Markdown shows it as it is."""
-    return re.sub(r"[\\`*_\[\]<>|~$&]", r"\\\g<0>", text)
 
 
 def _literal(value: str | list[str] | list[float]) -> str:

@@ -15,7 +15,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Return the cell, if the first argument names one, and what names photographs.
 
     An argument that is no file and does not look like one is taken for a cell, too, so that a
-    mistyped one is told as such.
+    mistyped one is reported as such.
     """
     if not arguments:
         return None, []

@@ -1,6 +1,6 @@
 """Model folders: which there are, what their records say, and what the comparison says of them.
 
-This module does not import torch, so that a mistake is told at once.
+This module does not import torch, so that a mistake is reported at once.
 """
 
 import csv

@@ -146,7 +146,7 @@ def _received(client: Any, messages: "queue.SimpleQueue[Any]") -> Iterator[tuple
     """
     counts: dict[int, int] = {}
     waiting: dict[int, tuple[int, str, Any]] = {}
-    idle_since, told = time.monotonic(), False
+    idle_since, is_reported = time.monotonic(), False
     while True:
         try:
             message = messages.get(timeout=1)
@@ -154,9 +154,9 @@ def _received(client: Any, messages: "queue.SimpleQueue[Any]") -> Iterator[tuple
             if client.status != "running":
                 raise _lost() from None
             if client.scheduler_info(n_workers=-1)["workers"]:
-                idle_since, told = time.monotonic(), False
-            elif not told and time.monotonic() - idle_since > PATIENCE:
-                told = True
+                idle_since, is_reported = time.monotonic(), False
+            elif not is_reported and time.monotonic() - idle_since > PATIENCE:
+                is_reported = True
                 console.print(
                     f"No worker has joined the scheduler at {os.environ.get(ADDRESS)} yet. "
                     "Waiting; start one with: dask worker --no-nanny",
