@@ -4,7 +4,7 @@ Every function returns plain facts: numbers, names, and tables whose entries are
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -34,7 +34,7 @@ CONDITIONS = {
 
 def render(template: str, facts: Mapping[str, Any]) -> str:
     """Fill a template from the folder ``templates`` with facts."""
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "between": between,
         "counted": counted,
         "listed": listed,
