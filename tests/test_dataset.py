@@ -23,6 +23,7 @@ from PIL import ExifTags, Image
 from headswap import download, params
 from headswap.data import synthetic
 from headswap.data.fetch import check_dataset, fetch_archive
+from headswap.data.listing import list_images
 from headswap.data.manifest import (
     count_images,
     find_quality_issues,
@@ -77,7 +78,7 @@ def photos(tmp_path, monkeypatch):
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     write_folder(IMAGES, "photos")
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     return params.Dataset(url="photos", manifest="photos.csv")
 
 
@@ -200,7 +201,7 @@ def test_any_changed_byte_of_an_archive_is_found_or_harmless(tmp_path_factory, p
     folder = tmp_path_factory.mktemp("flipped")
     write_zip([(zipfile.ZipInfo(name), content) for name, content in IMAGES.items()], folder / "z")
     write_folder(IMAGES, folder / "photos")
-    write_manifest(folder / "photos", folder / "photos.csv")
+    write_manifest(list_images(folder / "photos"), folder / "photos.csv")
     content = bytearray((folder / "z").read_bytes())
     content[place % len(content)] = byte
     (folder / "z").write_bytes(content)
@@ -236,7 +237,7 @@ RED = {
 @pytest.mark.parametrize("kind", RED)
 def test_a_red_image_of_any_kind_is_verified_and_read_as_red(verify, kind):
     write_folder({"val/bees/d.jpg": RED[kind]}, "photos")
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     verify({**IMAGES, "val/bees/d.jpg": RED[kind]})
     pixels = np.asarray(read_image("images/val/bees/d.jpg"))
     red, green, blue = pixels.mean((0, 1))
@@ -271,7 +272,7 @@ def test_an_image_that_cannot_be_read_correctly_is_named(verify, why):
     content = UNREADABLE[why]
     write_folder({"val/bees/d.jpg": content}, "photos")
     with pytest.raises(UserError, match=rf"val/bees/d\.jpg: .*({why})") as error:
-        write_manifest("photos", "photos.csv")
+        write_manifest(list_images("photos"), "photos.csv")
     assert "Replace or remove" in str(error.value)
     table = Path("photos.csv").read_text().splitlines()[:-1]
     table.append(f"val/bees/d.jpg,{len(content)},{hashlib.sha256(content).hexdigest()}")
@@ -335,20 +336,20 @@ def test_a_manifest_with_a_class_in_one_split_only_is_refused(verify):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(UserError, match="Lay the images out as <class>/<image>"):
-        write_manifest(tmp_path, tmp_path / "photos.csv")
+        write_manifest(list_images(tmp_path), tmp_path / "photos.csv")
 
 
 def test_a_folder_with_a_class_in_one_split_only_is_refused(photos):
     write_folder({"val/wasps/e.jpg": draw("black")}, "photos")
     with pytest.raises(UserError, match="photos has no images in train/wasps"):
-        write_manifest("photos", "photos.csv")
+        write_manifest(list_images("photos"), "photos.csv")
 
 
 def test_a_folder_with_a_single_class_is_refused(photos):
     for path in Path("photos").glob("*/bees/*"):
         path.unlink()
     with pytest.raises(UserError, match="single class, ants"):
-        write_manifest("photos", "photos.csv")
+        write_manifest(list_images("photos"), "photos.csv")
 
 
 def test_duplicates_and_classes_of_one_image_are_quality_issues():
@@ -384,7 +385,7 @@ def test_a_folder_of_images_is_fetched_and_verified(photos):
 def test_names_with_commas_quotes_and_accents_are_fetched_and_verified(photos):
     for name in ('ant, "red".jpg', "fourmi été 蟻.jpg", "a" * 250 + ".jpg"):
         write_folder({f"train/ants/{name}": IMAGES["train/ants/a.jpg"]}, "photos")
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     fetch_archive(photos, "archive.zip")
     assert len(verify_images(photos, "archive.zip", "images")) == 4 + 3
 
@@ -412,7 +413,7 @@ def test_changed_local_images_are_fetched_again_and_differ_from_their_old_manife
     write_folder({"train/ants/a.jpg": draw("yellow")}, "photos")
     with pytest.raises(UserError, match=r"changed: train/ants/a\.jpg"):
         fetch_and_verify()
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     assert len(fetch_and_verify()) == 4
 
 
@@ -494,7 +495,7 @@ def dvc(*arguments):
 def test_an_edit_of_code_downloads_nothing_and_a_damaged_archive_is_fetched_by_force(workspace):
     dvc("config", "core.no_scm", "true")
     write_folder(IMAGES, "photos")
-    write_manifest("photos", "data/photos.csv")
+    write_manifest(list_images("photos"), "data/photos.csv")
     Path("served").mkdir()
     write_zip(IMAGES, "served/set.zip")
     archive = Path("data/archive.zip")
@@ -521,7 +522,7 @@ def test_after_a_change_of_local_images_their_new_manifest_is_enough(workspace):
     edit(dataset={"url": "photos", "manifest": "data/photos.csv"})
     for colour in ("red", "yellow"):
         write_folder({**IMAGES, "train/ants/a.jpg": draw(colour)}, "photos")
-        write_manifest("photos", "data/photos.csv")
+        write_manifest(list_images("photos"), "data/photos.csv")
         succeeded, output = dvc("repro", "verify")
         assert succeeded, output
         assert Path("data/images/train/ants/a.jpg").read_bytes() == draw(colour)
@@ -552,7 +553,7 @@ def test_check_names_a_missing_folder_and_a_missing_manifest(photos):
 def test_an_image_without_read_permission_is_named(photos):
     Path("photos/train/ants/a.jpg").chmod(0)
     for act in (
-        lambda: write_manifest("photos", "again.csv"),
+        lambda: write_manifest(list_images("photos"), "again.csv"),
         lambda: fetch_archive(photos, "archive.zip"),
     ):
         with pytest.raises(UserError, match=r"train/ants/a\.jpg cannot be read"):

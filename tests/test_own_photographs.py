@@ -57,7 +57,7 @@ def test_photographs_where_a_stage_writes_are_refused(empty, url):
         check_dataset(params.Dataset(url=url, manifest="m.csv"))
     if Path(url).is_dir():
         with pytest.raises(UserError, match="overlaps"):
-            write_manifest(url, "n.csv")
+            write_manifest(list_images(url), "n.csv")
         assert not Path("n.csv").exists()
 
 
@@ -65,9 +65,9 @@ def test_a_file_that_is_no_manifest_is_not_overwritten(empty):
     write_folder(IMAGES, "photos")
     Path("notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no manifest; it is not overwritten"):
-        write_manifest("photos", "notes.txt")
+        write_manifest(list_images("photos"), "notes.txt")
     with pytest.raises(UserError, match="overlaps models"):
-        write_manifest("photos", "models/photos.csv")
+        write_manifest(list_images("photos"), "models/photos.csv")
     assert Path("notes.txt").read_text() == "mine"
 
 
@@ -106,10 +106,12 @@ def test_an_unsplit_folder_is_split_by_class_reproducibly_and_twins_stay_togethe
     twins = {"ants/twin.png": UNSPLIT["ants/0.png"], "bees/twin.png": UNSPLIT["bees/1.png"]}
     write_folder({**UNSPLIT, **twins}, "photos")
     with pytest.raises(UserError, match="headswap manifest photos --val 0.3 --seed 0"):
-        write_manifest("photos", "a.csv")
-    first = write_manifest("photos", "a.csv", 0.3, 0)
-    assert write_manifest("photos", "b.csv", 0.3, 0) == first
-    assert any(write_manifest("photos", "b.csv", 0.3, seed) != first for seed in (1, 2, 3))
+        write_manifest(list_images("photos"), "a.csv")
+    first = write_manifest(list_images("photos"), "a.csv", 0.3, 0)
+    assert write_manifest(list_images("photos"), "b.csv", 0.3, 0) == first
+    assert any(
+        write_manifest(list_images("photos"), "b.csv", 0.3, seed) != first for seed in (1, 2, 3)
+    )
     sides = {}
     for name, entry in first.items():
         sides.setdefault(entry.sha256, set()).add(name.split("/")[0])
@@ -118,10 +120,10 @@ def test_an_unsplit_folder_is_split_by_class_reproducibly_and_twins_stay_togethe
         assert sum(name.startswith(f"val/{label}/") for name in first) in (1, 2)
     write_folder({"ants/new.png": draw("white")}, "photos")
     for seed in range(4):
-        before = write_manifest("photos", "c.csv", 0.3, seed)
+        before = write_manifest(list_images("photos"), "c.csv", 0.3, seed)
         Path("photos/ants/new.png").unlink(missing_ok=True)
         write_folder({"bees/newer.png": draw("black")}, "photos")
-        again = write_manifest("photos", "c.csv")
+        again = write_manifest(list_images("photos"), "c.csv")
         kept = {name: entry for name, entry in before.items() if "ants/new.png" not in name}
         assert kept.items() <= again.items()
 
@@ -149,7 +151,7 @@ def test_other_names_of_the_splits_are_taken_and_said(empty):
 def test_what_cannot_be_listed_is_told_with_what_to_do(empty, files, message):
     write_folder({**IMAGES, **files}, "photos")
     with pytest.raises(UserError, match=message):
-        write_manifest("photos", "photos.csv")
+        write_manifest(list_images("photos"), "photos.csv")
 
 
 def test_a_missing_folder_and_an_archive_get_their_own_messages(empty):
@@ -174,7 +176,7 @@ def test_a_missing_folder_and_an_archive_get_their_own_messages(empty):
 )
 def test_an_archive_with_the_right_bytes_is_right_whatever_its_names(empty, rename):
     write_folder(IMAGES, "photos")
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     with zipfile.ZipFile("set.zip", "w") as archive:
         for name, content in IMAGES.items():
             archive.writestr(rename(name), content)
@@ -193,7 +195,7 @@ def test_a_manifest_in_capitals_with_semicolons_and_dots_is_read():
 
 def test_a_local_archive_is_not_shadowed_by_the_mirrors(empty, monkeypatch):
     write_folder(IMAGES, "photos")
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     Path("mirror").mkdir()
     Path("mirror/set.zip").write_bytes(b"x")
     write_zip(IMAGES, "set.zip")
@@ -274,20 +276,20 @@ def test_manifest_use_writes_the_parameters_and_keeps_comments(workspace):
 )
 def test_a_change_of_the_photographs_is_noticed_and_taken_in_by_one_command(empty, change, message):
     write_folder(UNSPLIT, "photos")
-    write_manifest("photos", "photos.csv", 0.3)
+    write_manifest(list_images("photos"), "photos.csv", 0.3)
     dataset = params.Dataset(url="photos", manifest="photos.csv")
     check_photographs(dataset)
     change()
     with pytest.raises(UserError, match=message) as error:
         check_photographs(dataset)
     assert "headswap manifest photos --output photos.csv" in str(error.value)
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     check_photographs(dataset)
 
 
 def test_a_clone_without_the_photographs_is_no_error(empty):
     write_folder(IMAGES, "photos")
-    write_manifest("photos", "photos.csv")
+    write_manifest(list_images("photos"), "photos.csv")
     Path("photos").rename("moved")
     dataset = params.Dataset(url="photos", manifest="photos.csv")
     with pytest.raises(UserError, match="there is no photos here"):

@@ -105,11 +105,11 @@ def test_the_queue_trains_what_the_stages_then_collect(ready, undisturbed):
     planned = sh("headswap", "runs", "--dry-run").splitlines()
     cells = ("finetune", "frozen", "probe")
     runs = [f"slow-{mode} seed {seed}" for mode in cells for seed in range(3)]
-    assert planned[:-1] == runs and planned[-1].startswith("9 runs would be")
+    assert planned[:-1] == runs and planned[-1].startswith("9 runs to train")
     assert not list(Path("runs").rglob("run.json"))
     output = sh("headswap", "runs", "slow-finetune", "slow-probe")
     assert "seed 2: epoch 4/4" in output and "(6/6 runs" in output and "frozen" not in output
-    assert "3 runs were trained" in sh("headswap", "runs")
+    assert "3 runs trained" in sh("headswap", "runs")
     assert "0 runs" in sh("headswap", "runs")
     collected = sh("dvc", "repro")
     assert "epoch" not in re.sub("best\nepoch|epoch, %|best epoch|last epoch", "", collected)
@@ -121,7 +121,7 @@ def test_what_dvc_has_got_is_not_trained_again(ready):
     subprocess.run(["rm", "-r", "runs"], check=True)  # as in a clone that pulled the results
     assert "0 runs" in sh("headswap", "runs")
     edit(train={"lr": 0.05})
-    assert "6 runs would be" in sh("headswap", "runs", "--dry-run")
+    assert "6 runs to train" in sh("headswap", "runs", "--dry-run")
 
 
 def test_a_queue_whose_stages_are_not_ready_says_which_to_run(workspace):
@@ -249,7 +249,7 @@ def test_runs_on_the_workers_of_a_scheduler_have_the_same_bytes(ready, undisturb
     children = psutil.Process(first.pid).children(recursive=True)
     first.kill()  # its runs go on elsewhere, from their checkpoints
     first.wait()
-    assert "9 runs were trained" in finish(stage)
+    assert "9 runs trained" in finish(stage)
     psutil.wait_procs(children, timeout=20)
     assert not any(alive(child) for child in children)
     assert "epoch 1/4" not in sh("dvc", "repro", DASK_SCHEDULER_ADDRESS=address)

@@ -141,8 +141,8 @@ def manifest(
     from headswap.params import dataset_lines, set_dataset
 
     output = output or _default_output(folder)
-    images = write_manifest(folder, output, val, seed)
     listing = list_images(folder)
+    images = write_manifest(listing, output, val, seed)
     print(f"{output} lists {len(images)} images.")
     print_classes(images)
     for note in listing.notes:
@@ -242,7 +242,10 @@ def runs(
     elif tasks:
         with progress("epoch", {task.name: task.steps for task in tasks}) as on_progress:
             run_parallel(tasks, on_progress)
-    print(f"{len(tasks)} runs {'would be' if dry_run else 'were'} trained. Next: dvc repro")
+    count = "1 run" if len(tasks) == 1 else f"{len(tasks)} runs"
+    print(
+        f"{count} to train. Next: headswap runs" if dry_run else f"{count} trained. Next: dvc repro"
+    )
 
 
 def _train(model: str, mode: "Mode", params: "Params") -> None:

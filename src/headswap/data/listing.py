@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import check_case, check_classes, is_image, is_leftover
-from headswap.io import local_path
+from headswap.io import local_path, refuse_outputs
 
 SPLIT_NAMES = {
     **{"train": "train", "training": "train"},
@@ -66,10 +66,11 @@ def list_images(folder: str | PathLike[str]) -> Listing:
     Raises
     ------
     UserError
-        If there is no such folder; a folder in it cannot be read; a name cannot be written in a
+        If there is no such folder, or a stage writes it; a folder in it cannot be read; a name cannot be written in a
         manifest; a class has no image in one of the splits, or differs from another's name in case
         only; or there are fewer than two classes.
     """
+    refuse_outputs(folder, "FOLDER")
     listing = Listing(local_path(folder))
     _check_folder(listing.folder)
     errors: list[str] = []

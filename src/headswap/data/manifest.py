@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rich.progress import track
 
-from headswap.data.listing import Listing, list_images
+from headswap.data.listing import Listing
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import SPLITS, check_classes, is_image
 from headswap.images.reading import UnreadableImage, decode_image
@@ -35,7 +35,7 @@ Manifest = dict[str, Entry]
 
 
 def write_manifest(
-    folder: str | PathLike[str],
+    listing: Listing,
     path: str | PathLike[str],
     val: float | None = None,
     seed: int = 0,
@@ -44,9 +44,8 @@ def write_manifest(
 
     Parameters
     ----------
-    folder
-        With ``train/<class>/<image>`` and ``val/<class>/<image>``, or ``<class>/<image>`` in it
-        (see `listing.list_images`).
+    listing
+        Of the folder.
     path
         The CSV file to write.
     val
@@ -59,13 +58,10 @@ def write_manifest(
     Raises
     ------
     UserError
-        If the folder cannot be listed, an image cannot be read, or `path` is a file of another
-        kind or one that a stage writes.
+        If an image cannot be read, or `path` is a file of another kind or one that a stage writes.
     """
-    refuse_outputs(folder, "FOLDER")
     refuse_outputs(path, "--output")
     earlier = _earlier_manifest(path)
-    listing = list_images(folder)
     _check_share(listing, val, earlier, path)
     entries = read_entries(listing)
     if not listing.is_split:

@@ -90,13 +90,14 @@ def _client(tasks: int) -> Iterator[Any]:
     address = os.environ.get(ADDRESS)
     if address:
         try:
-            with Client(address, timeout=PATIENCE, set_as_default=False) as client:
-                yield client
+            client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError
             raise UserError(
                 f"No Dask scheduler answers at {address} ({ADDRESS}): {error}\n"
                 f"Start one with `dask scheduler`, or train on this machine: unset {ADDRESS}"
             ) from None
+        with client:
+            yield client
         return
     warm_up()
     # Within a process nothing needs to listen; what does so nevertheless, on loopback only.
