@@ -66,9 +66,9 @@ def list_images(folder: str | PathLike[str]) -> Listing:
     Raises
     ------
     UserError
-        If there is no such folder, or a stage writes it; a folder in it cannot be read; a name cannot be written in a
-        manifest; a class has no image in one of the splits, or differs from another's name in case
-        only; or there are fewer than two classes.
+        If there is no such folder, or a stage writes it; a folder in it cannot be read; a name
+        cannot be written in a manifest; a class has no image in one of the splits, or differs from
+        another's name in case only; or there are fewer than two classes.
     """
     refuse_outputs(folder, "FOLDER")
     listing = Listing(local_path(folder))
