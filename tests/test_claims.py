@@ -1,5 +1,6 @@
 """Verdicts follow from intervals, and a claim that cannot be tested says why."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -189,9 +190,11 @@ def test_a_mistake_in_a_claim_is_named(chosen, change, message):
 @pytest.mark.parametrize("text", ["", "- half", "a: [", "\0", None])
 def test_a_file_that_holds_no_claims_is_refused(chosen, text):
     Path(CLAIMS).unlink()
+    message = "claims.yaml.\nRestore it with: git checkout data"
     if text is not None:
         Path(CLAIMS).write_text(text)
-    with pytest.raises(UserError, match=r"claims\.yaml is not a list of claims"):
+        message = "claims.yaml is not a list of claims"
+    with pytest.raises(UserError, match=re.escape(message)):
         read_claims()
 
 

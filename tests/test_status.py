@@ -73,7 +73,7 @@ def test_epochs_are_counted_while_they_are_trained_and_after_an_interruption(wor
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a terminal of some width")
 def test_a_line_is_not_broken_at_40_columns(workspace):
     output = subprocess.run(
-        ["script", "-qec", "stty cols 40; headswap status", "/dev/null"],
+        ["script", "-qec", "stty cols 40; unset COLUMNS; headswap status", "/dev/null"],
         capture_output=True,
         text=True,
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "xterm"},
