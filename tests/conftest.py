@@ -56,11 +56,20 @@ def project(folder):
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     """Return a new project, in which nothing has run; it is the working folder."""
-    project(tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
+    return enter(project(tmp_path / "project"), monkeypatch)
+
+
+def enter(folder, monkeypatch):
+    """Make a project the working folder, and its networks importable, until the test has ended."""
+    monkeypatch.chdir(folder)
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
-    return tmp_path / "project"
+    return folder
+
+
+def copy_of(folder, tmp_path, monkeypatch):
+    """Copy a project in which stages have run, and make the copy the working folder."""
+    return enter(shutil.copytree(folder, tmp_path / "project", symlinks=True), monkeypatch)
 
 
 @pytest.fixture(scope="module")

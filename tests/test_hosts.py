@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TESTS, project
 from test_queue import BIN, prepare, read_until, results
+from test_queue import prepared as prepared
 from test_queue import undisturbed as undisturbed
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import edit
+from conftest import copy_of, edit, enter, project
 from typer.testing import CliRunner
 
 from headswap import params
@@ -112,10 +112,19 @@ def test_an_edit_while_images_are_fetched_or_verified_fails_the_stage(
     assert not Path("data/images").exists() and not Path("metrics/dataset.json").exists()
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    folder = project(tmp_path_factory.mktemp("trained") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        for stage in (["fetch"], ["verify"], ["weights", "tiny"], ["train", "tiny", "frozen"]):
+            run(BIN / "headswap", *stage)
+    return folder
+
+
 @pytest.fixture
-def trained(workspace):
-    for stage in (["fetch"], ["verify"], ["weights", "tiny"], ["train", "tiny", "frozen"]):
-        run(BIN / "headswap", *stage)
+def trained(trained_once, tmp_path, monkeypatch):
+    copy_of(trained_once, tmp_path, monkeypatch)
     (folder,) = Path("runs/tiny-frozen").glob("*/seed-0")
     return folder
 

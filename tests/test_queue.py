@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import edit, project
+from conftest import copy_of, edit, enter, project
 
 from headswap import params
 from headswap.errors import UserError
@@ -70,16 +70,22 @@ def results():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Return the results of a project that `dvc repro` alone made."""
-    folder, before = project(tmp_path_factory.mktemp("alone") / "project"), Path.cwd()
-    os.chdir(folder)
-    try:
+def prepared(tmp_path_factory):
+    folder = project(tmp_path_factory.mktemp("prepared") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
         prepare()
+        sh("dvc", "repro", "weights", "embed")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    """Return the results of a project that `dvc repro` alone made."""
+    with pytest.MonkeyPatch.context() as patch:
+        copy_of(prepared, tmp_path_factory.mktemp("alone"), patch)
         sh("dvc", "repro")
-        yield results()
-    finally:
-        os.chdir(before)
+        return results()
 
 
 def prepare(epochs=4):
@@ -94,11 +100,9 @@ def prepare(epochs=4):
 
 
 @pytest.fixture
-def ready(workspace):
+def ready(prepared, tmp_path, monkeypatch):
     """Return a project in which all is ready for training."""
-    prepare()
-    sh("dvc", "repro", "weights", "embed")
-    return workspace
+    return copy_of(prepared, tmp_path, monkeypatch)
 
 
 def test_the_queue_trains_what_the_stages_then_collect(ready, undisturbed):
