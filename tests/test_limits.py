@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,11 +184,15 @@ def test_what_was_started_with_nohup_outlives_its_shell(ready):
 
 
 @pytest.mark.slow
-def test_nothing_outlives_a_killed_dvc(ready):
+@pytest.mark.parametrize("shell", ["bash", "dash"])  # dash starts the command as a child of its own
+def test_nothing_outlives_a_killed_dvc(ready, shell):
+    if not shutil.which(shell):
+        pytest.skip(f"needs {shell}")
     subprocess.run(["git", "init", "--quiet"], check=True)
     edit(train={"epochs": 3000})
     command = [BIN / "dvc", "repro", "--single-item", "train@tiny-frozen"]
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    path = f"{BIN}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SHELL": shutil.which(shell)}
     dvc = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     for line in dvc.stdout:
         if "epoch 1/" in line:

@@ -417,11 +417,16 @@ def stop_with_parent() -> None:
     """
     if "DVC_STAGE" not in os.environ:  # DVC sets it
         return
-    parent = os.getppid()
+    import psutil
+
+    child = psutil.Process()  # of DVC: this process or, where its shell does not exec, the shell
+    while (parent := child.parent()) and "DVC_STAGE" in parent.environ():
+        child = parent
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while child.parent() == parent:
+                time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
