@@ -12,7 +12,6 @@ which prints a table; its exit code is 1 if anything was left behind or differen
 """
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -28,6 +27,8 @@ from typing import Annotated
 
 import psutil
 import typer
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -135,17 +136,21 @@ def left_over(folder):
     return len(rest)
 
 
-def mend_lock(folder):
-    """Remove DVC's lock if the kill cut it short, as docs/faults.md says; return whether it did."""
-    lock = folder / ".dvc/tmp/rwlock"
-    try:
-        json.loads(lock.read_text())
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        lock.unlink()
-        return True
-    return False
+def mend_locks(folder):
+    """Remove DVC's files that the kill cut short, as docs/faults.md says; return how many."""
+    cut = 0
+    for path in (folder / ".dvc/tmp/rwlock", folder / "dvc.lock"):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                content = YAML(typ="safe").load(path.read_text())  # JSON is YAML, too
+                whole = path.name == "rwlock" or set(content) == {"schema", "stages"}
+                whole = whole and isinstance(content, dict)
+            except (TypeError, YAMLError):
+                whole = False
+            if not whole:
+                path.unlink()
+                cut += 1
+    return cut
 
 
 def contents(folder):
@@ -182,7 +187,7 @@ def main(
         while tally.total() < kills:
             done = disturb(disturbed, chance)
             orphans += left_over(disturbed)
-            locks += mend_lock(disturbed)
+            locks += mend_locks(disturbed)
             if done:
                 tally[done] += 1
                 print(*done, file=sys.stderr, flush=True)
@@ -198,7 +203,7 @@ def main(
         print(f"| {who} | " + " | ".join(str(tally[who, name]) for name in SIGNALS) + " |")
     print(
         f"\n{kills} kills; {ends} pipelines came to their end. Processes left behind after "
-        f"{PATIENCE} s: {orphans}. Locks of DVC's cut short: {locks}. "
+        f"{PATIENCE} s: {orphans}. Files of DVC's own cut short: {locks}. "
         f"Files that differ: {', '.join(sorted(different)) or 'none'} of {len(expected)}."
     )
     sys.exit(bool(different or orphans))
