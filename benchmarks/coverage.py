@@ -8,7 +8,6 @@ cells), one per image and cell, one per replicate, and a residual. Run it with:
 """
 
 import itertools
-import sys
 from multiprocessing import Pool
 
 import numpy as np
@@ -16,40 +15,53 @@ from scipy.stats import norm
 
 from headswap.compare.intervals import accuracy as estimate_accuracy
 from headswap.compare.intervals import contrast
+from headswap.compare.spread import replicate_prior
 
-IMAGES, EXPERIMENTS, RESAMPLES = 153, 4000, 2000
+IMAGES, EXPERIMENTS, RESAMPLES, CELLS = 153, 1000, 2000, 6
 REPLICATES = (5, 3, 2)
-ACCURACIES = (0.90, 0.945, 0.97)
-SOURCES = ((0.6, 0.3, 0), (0.6, 0.3, 0.003), (0.6, 0.2, 0.01), (0.3, 0.3, 0.005), (0.5, 0.3, 0.03))
+ACCURACIES = ((0.9,) * CELLS, (0.97,) * CELLS, (0.97, 0.9, 0.8) * 2)
+PAIRS = ((0, 1), (0, 2), (0, 3), (1, 4), (2, 5), (3, 4))
+LOW, HIGH = (0.5, 0.3, 0.0003), (0.5, 0.3, 0.03)
+SPREADS = {
+    "60, 30, 0": (0.6, 0.3, 0),
+    "60, 30, 0.3": (0.6, 0.3, 0.003),
+    "60, 20, 1": (0.6, 0.2, 0.01),
+    "30, 30, 0.5": (0.3, 0.3, 0.005),
+    "50, 30, 3": (0.5, 0.3, 0.03),
+    "50, 30, 3; three others 0.03": (HIGH,) * 3 + (LOW,) * 3,
+    "50, 30, 3; five others 0.03": (HIGH,) + (LOW,) * 5,
+}
 """Shares of the variance: image, image × cell, replicate; the residual has the rest."""
 
 
-def simulate(accuracy, sources, random, images=IMAGES, replicates=5):
-    """Simulate the correct predictions of two cells of equal true accuracy.
+def simulate(accuracy, sources, random, images=IMAGES, replicates=5, cells=2):
+    """Simulate the correct predictions of some cells.
 
     Parameters
     ----------
-    accuracy : float
-        The true accuracy of both cells.
-    sources : tuple of float
-        An entry of `SOURCES`.
+    accuracy : float or sequence of float
+        The true accuracy of all cells, or of each.
+    sources : sequence
+        Shares as in `SPREADS`, for all cells, or one for each.
     random : numpy.random.Generator
         The random generator.
-    images, replicates : int
+    images, replicates, cells : int
         The size of the experiment.
 
     Returns
     -------
     numpy.ndarray of float
-        Shape (2, replicates, images): 1 for a correct prediction, else 0.
+        Shape (cells, replicates, images): 1 for a correct prediction, else 0.
     """
-    of_image, of_image_in_cell, of_replicate = np.sqrt(sources)
-    residual = np.sqrt(1 - sum(sources))
+    shares = np.broadcast_to(sources, (cells, 3)).T[..., None, None]
+    of_image, of_image_in_cell, of_replicate = np.sqrt(shares)
     ease = of_image * random.standard_normal(images)
-    ease = ease + of_image_in_cell * random.standard_normal((2, 1, images))
-    ease = ease + of_replicate * random.standard_normal((2, replicates, 1))
-    ease = ease + residual * random.standard_normal((2, replicates, images))
-    return (ease > norm.ppf(1 - accuracy)).astype(float)
+    ease = ease + of_image_in_cell * random.standard_normal((cells, 1, images))
+    ease = ease + of_replicate * random.standard_normal((cells, replicates, 1))
+    residual = np.sqrt(1 - shares.sum(axis=0))
+    ease = ease + residual * random.standard_normal((cells, replicates, images))
+    threshold = norm.ppf(1 - np.broadcast_to(accuracy, cells))[:, None, None]
+    return (ease > threshold).astype(float)
 
 
 def pigeonhole(values, of_images, of_replicates):
@@ -64,40 +76,79 @@ def _weights(count):
 
 
 def coverage(case):
-    """Return the coverage of three intervals: a cell's, a difference's, and its bootstrap's."""
-    replicates, accuracy, sources = case
+    """Simulate experiments; return what `row` prints, shares as arrays over cells or pairs."""
+    replicates, accuracies, (_, sources) = case
     random = np.random.default_rng(1)
     weights = _weights(IMAGES), _weights(replicates)
-    covered = []
+    cells, alone, differences, differences_alone, bootstrap, widths = [], [], [], [], [], []
     for _ in range(EXPERIMENTS):
-        first, second = simulate(accuracy, sources, random, replicates=replicates)
-        cell, difference = estimate_accuracy(first), contrast(second - first)
-        low, high = pigeonhole(second - first, *weights)
-        covered.append((cell.low <= accuracy <= cell.high, difference.sign == 0, low <= 0 <= high))
-    return np.mean(covered, axis=0)
+        values = simulate(accuracies, sources, random, replicates=replicates, cells=CELLS)
+        priors = [replicate_prior(np.delete(values, cell, axis=0)) for cell in range(CELLS)]
+        found = [estimate_accuracy(*both) for both in zip(values, priors, strict=True)]
+        single = [estimate_accuracy(of_cell) for of_cell in values]
+        cells.append(_covers(found, accuracies))
+        alone.append(_covers(single, accuracies))
+        pairs = np.array([values[first] - values[second] for first, second in PAIRS])
+        truth = [accuracies[first] - accuracies[second] for first, second in PAIRS]
+        prior = replicate_prior(values)
+        contrasts = [contrast(pair, prior) for pair in pairs]
+        contrasts_alone = [contrast(pair) for pair in pairs]
+        differences.append(_covers(contrasts, truth))
+        differences_alone.append(_covers(contrasts_alone, truth))
+        low, high = pigeonhole(pairs[0], *weights)
+        bootstrap.append(low <= truth[0] <= high)
+        kinds = (found, single, contrasts, contrasts_alone)
+        widths.append([np.mean([each.high - each.low for each in kind]) for kind in kinds])
+    shares = [np.mean(each, axis=0) for each in (cells, alone, differences, differences_alone)]
+    width = np.mean(widths, axis=0)
+    return *shares, np.mean(bootstrap), width[0] / width[1], width[2] / width[3]
+
+
+def _covers(estimates, truth):
+    both = zip(estimates, truth, strict=True)
+    return [estimate.low <= value <= estimate.high for estimate, value in both]
+
+
+def row(case, results):
+    """Return a line of the table."""
+    replicates, accuracies, (name, _) = case
+    cells, alone, differences, differences_alone, bootstrap, *ratios = results
+    spans = [f"{share.min():.1%} to {share.max():.1%}" for share in (cells, differences)]
+    worst = [f"{share.min():.1%}" for share in (alone, differences_alone)]
+    accuracy = " ".join(f"{100 * value:g}" for value in sorted(set(accuracies)))
+    figures = [f"{replicates}", accuracy, name, spans[0], worst[0], spans[1], worst[1]]
+    figures += [f"{bootstrap:.1%}", *(f"{ratio:.2f}" for ratio in ratios)]
+    return "| " + " | ".join(figures) + " |"
 
 
 def main():
     """Print the table as Markdown."""
-    cases = list(itertools.product(REPLICATES, ACCURACIES, SOURCES))
+    cases = list(itertools.product(REPLICATES, ACCURACIES, SPREADS.items()))
     print(f"""# How often the intervals cover the truth
 
-Each line: {EXPERIMENTS:,} simulated experiments with 5, 3 or 2 replicates of two cells of equal
-accuracy on {IMAGES} images. The nominal coverage is 95 %. *Bootstrap* is the percentile interval of
-the difference from {RESAMPLES:,} resamples of images and replicates (the pigeonhole bootstrap), for
-comparison. An interval of the difference that does not cover zero is a false alarm: the cells are
-equal. Standard error of each figure: {np.sqrt(0.95 * 0.05 / EXPERIMENTS):.2%}.
-Made by `python benchmarks/coverage.py`.
+Each line: {EXPERIMENTS:,} simulated experiments with {CELLS} cells of 5, 3 or 2 replicates on
+{IMAGES} images. The nominal coverage is 95 %. The variances are those of images, of images and
+cells, and of replicates; *others* are those of the other cells. Of cells and of {len(PAIRS)} pairs
+of cells: the lowest and the highest coverage, and the lowest of intervals from the cell or pair
+*alone*, without what other cells say about the replicates. What a difference's coverage lacks to
+100 % is, where accuracies are equal, its rate of false alarms. *Bootstrap* is the percentile
+interval of the first pair from {RESAMPLES:,} resamples of images and replicates (the pigeonhole
+bootstrap). *Width* is that of the intervals, of cells and of differences, as a share of the width
+alone. Standard error of a coverage: {np.sqrt(0.95 * 0.05 / EXPERIMENTS):.2%}, and the lowest of
+several is lower by about two of them. Made by `python benchmarks/coverage.py`.
 
-| replicates | accuracy | variance: image, image × cell, replicate | cell | difference | bootstrap |
-| ---: | ---: | ---: | ---: | ---: | ---: |""")
+| replicates | accuracies, % | variances, % | cells | alone | differences | alone | bootstrap \
+| width, cells | differences |
+|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|""")
+    lowest = []
     with Pool() as pool:
-        for case, covered in zip(cases, pool.imap(coverage, cases), strict=True):
-            replicates, accuracy, sources = case
-            variances = ", ".join(f"{share:.1%}" for share in sources)
-            figures = " | ".join(f"{share:.1%}" for share in covered)
-            print(f"| {replicates} | {accuracy:.1%} | {variances} | {figures} |")
-            sys.stdout.flush()
+        for case, results in zip(cases, pool.imap(coverage, cases), strict=True):
+            print(row(case, results), flush=True)
+            lowest.append([share.min() for share in results[:4]])
+    worst = [f"{share:.1%}" for share in np.min(lowest, axis=0)]
+    print(f"""
+The worst of all: of cells {worst[0]} (alone {worst[1]}), of differences {worst[2]}
+(alone {worst[3]}).""")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import pytest
 from fake_cells import write_alexnet, write_cell, write_embeddings, write_images
 
 from headswap.compare import plot_rows, plots
-from headswap.compare.intervals import contrast
+from headswap.compare.intervals import accuracy, contrast
 from headswap.compare.outputs import write_comparison
+from headswap.compare.results import read_results
 from headswap.errors import UserError
 from headswap.io import read_json, write_json
 from headswap.params import Cell
@@ -72,7 +73,7 @@ def test_table_summary_and_report_agree_with_the_predictions(chosen, capsys):
     recalls = (best["label"] == best["predicted"]).groupby(best["label"]).mean()
     assert summary["alexnet-frozen.balanced"] == pytest.approx(recalls.mean(), abs=1e-6)
     assert len(summary) == 9
-    entries = line_of("alexnet-frozen", section("Accuracy").split("Recall")[0])
+    entries = line_of("alexnet-frozen", section("Accuracy").split("The same intervals")[0])
     mean_and_std = f"{100 * by_seed.mean():.1f} ± {100 * by_seed.std():.1f}"
     for entry in (mean_and_std, "94.8", "666", "8,194"):
         assert entry in entries
@@ -196,13 +197,61 @@ def test_differences_are_paired_and_selection_optimism_is_best_minus_last(chosen
     write_comparison(chosen)
     rows = rows_of("differences").set_index(["pair", "which"])
     pair = "alexnet-finetune − alexnet-frozen"
-    expected = contrast(worse.astype(float) - better)
+    prior = read_results(chosen).replicate_prior()
+    expected = contrast(worse.astype(float) - better, prior)
     assert rows.loc[(pair, "best"), "difference"] == pytest.approx(expected.value, abs=1e-6)
     assert rows.loc[(pair, "best"), "high"] == pytest.approx(expected.high, abs=1e-6)
     assert rows.loc[(pair, "last"), "difference"] == 0
     optimism = comparison()["selection_optimism"]
     assert optimism["alexnet-frozen"] == pytest.approx(-expected.value, abs=1e-6)
     assert optimism["alexnet-finetune"] == 0
+
+
+def test_intervals_of_cells_alone_stand_beside_those_that_use_all_cells(chosen):
+    random = np.random.default_rng(2)
+    for cell in CELLS:
+        write_cell(cell, random.random((2, IMAGES)) < 0.8)
+    write_comparison(chosen)
+    row = comparison().loc["alexnet-frozen"]
+    alone = accuracy(read_results(chosen).correct["alexnet-frozen", "best"])
+    low, high = (row[f"best_val_accuracy_alone_ci_{side}"] for side in ("low", "high"))
+    assert (low, high) == pytest.approx((alone.low, alone.high), abs=1e-6)
+    assert low < row["best_val_accuracy_ci_low"] and row["best_val_accuracy_ci_high"] < high
+    text = section("Accuracy").split("The same intervals from each cell alone")[1]
+    entries = line_of("alexnet-frozen", text.split("Recall")[0])
+    assert entries[1] == f"{100 * alone.value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def test_a_single_seed_has_no_interval_from_its_cell_alone(chosen):
+    for cell in CELLS:
+        write_cell(cell, np.arange(IMAGES)[None] < 30)
+    write_comparison(chosen)
+    assert "alone" not in section("Accuracy") and "for other images only" in section("Accuracy")
+
+
+def test_pairs_that_survive_holms_correction_are_said(chosen):
+    random = np.random.default_rng(4)
+    hard = random.random((5, IMAGES)) < 0.35
+    for cell, easy in zip(CELLS, (12, 17, 22), strict=True):
+        write_cell(cell, hard | (np.arange(IMAGES) < easy))
+    write_comparison(chosen)
+    results = read_results(chosen)
+    rows = rows_of("differences").query("which == 'best'").set_index(["cell", "other"])
+    prior = results.replicate_prior()
+    p_values = {
+        pair: contrast(results.contrast({pair[0]: 1, pair[1]: -1}), prior).p_value
+        for pair in rows.index
+    }
+    rejected, remaining = [], len(p_values)
+    for pair in sorted(p_values, key=p_values.get):
+        if p_values[pair] >= 0.05 / remaining:
+            break
+        rejected.append(pair)
+        remaining -= 1
+    assert sorted(rows.index[rows["holm"]]) == sorted(rejected) and len(rejected) == 1
+    assert rows["differ"].all()
+    assert report().count("not with Holm's correction") == 2
+    assert "1 of the 3 remains" in report()
 
 
 def test_the_time_of_a_probe_includes_its_share_of_the_features(chosen):

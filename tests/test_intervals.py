@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 
 from headswap.compare import intervals
+from headswap.compare.spread import components, mean_error, replicate_prior
 
 SOURCES = (0.6, 0.3, 0.003)
 
@@ -90,9 +91,8 @@ def test_no_number_of_images_is_enough_if_the_replicates_vary_too_much():
 
 def test_the_interaction_of_images_and_replicates_is_counted_once():
     random = np.random.default_rng(9)
-    variances = [
-        sum(intervals.variance_components(random.normal(size=(5, 100)))[:2]) for _ in range(200)
-    ]
+    errors = [mean_error(components(random.normal(size=(5, 100)))) for _ in range(200)]
+    variances = [error.of_images + error.of_replicates for error in errors]
     assert 1 < np.mean(variances) / (1 / 500) < 1.5
 
 
@@ -101,6 +101,37 @@ def test_two_replicates_that_agree_by_chance_do_not_count_as_many(simulate):
     experiments = [simulate(0.9, (0.5, 0.3, 0.03), random, replicates=2) for _ in range(800)]
     differ = [intervals.contrast(second - first).sign != 0 for first, second in experiments]
     assert np.mean(differ) < 0.06
+
+
+def test_what_other_cells_say_makes_the_interval_of_two_replicates_narrower(simulate):
+    random = np.random.default_rng(12)
+    widths, covered = [], []
+    for _ in range(300):
+        cells = simulate(0.9, (0.5, 0.3, 0.03), random, replicates=2, cells=6)
+        prior = replicate_prior(cells[1:])
+        found = [intervals.accuracy(cells[0], chosen) for chosen in (prior, None)]
+        covered.append(found[0].low <= 0.9 <= found[0].high)
+        widths.append([estimate.high - estimate.low for estimate in found])
+    moderated, alone = np.mean(widths, axis=0)
+    assert moderated < 0.85 * alone
+    assert np.mean(covered) >= 0.93
+
+
+def test_a_cell_whose_replicates_vary_much_more_than_others_keeps_a_wide_interval(simulate):
+    random = np.random.default_rng(13)
+    spreads = [(0.5, 0.3, 0.03)] + 5 * [(0.5, 0.3, 0.0003)]
+    covered = []
+    for _ in range(300):
+        cells = simulate(0.9, spreads, random, replicates=3, cells=6)
+        estimate = intervals.accuracy(cells[0], replicate_prior(cells[1:]))
+        covered.append(estimate.low <= 0.9 <= estimate.high)
+    assert np.mean(covered) >= 0.92
+
+
+def test_replicates_far_apart_do_not_overflow_the_prior():
+    correct = np.array([[True] * 100, [False] * 99 + [True]])
+    estimate = intervals.accuracy(correct, replicate_prior([correct, correct]))
+    assert estimate.high - estimate.low > 0.9
 
 
 @pytest.mark.parametrize(("better", "sign"), [(0, 0), (4, 0), (6, 1)])
@@ -130,6 +161,6 @@ def test_an_accuracy_is_within_its_interval_and_that_within_0_and_1(correct):
 
 @pytest.mark.parametrize("largest", [1, 2])
 def test_the_interval_of_a_difference_stays_within_what_is_possible(largest):
-    estimate = intervals.contrast(largest * np.array([[1.0, 1, 1], [-1, -1, 0]]), largest)
+    estimate = intervals.contrast(largest * np.array([[1.0, 1, 1], [-1, -1, 0]]), largest=largest)
     assert (estimate.low, estimate.high) == (-largest, largest)
     assert estimate.low < estimate.value < estimate.high

@@ -165,7 +165,8 @@ def _effect(claim: Claim, weights: Mapping[str, float], results: Results) -> tup
     if claim.quantity == "accuracy":
         published = sum(weight * claim.published[cell] for cell, weight in weights.items())
         largest = sum(weight for weight in weights.values() if weight > 0)
-        return contrast(results.contrast(weights), largest), published
+        estimate = contrast(results.contrast(weights), results.replicate_prior(), largest=largest)
+        return estimate, published
     estimate = log_ratio(
         [results.seconds(cell) for cell, weight in weights.items() if weight > 0],
         [results.seconds(cell) for cell, weight in weights.items() if weight < 0],

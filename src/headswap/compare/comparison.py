@@ -17,6 +17,7 @@ from headswap.compare.intervals import (
 )
 from headswap.compare.near_duplicates import near_duplicates
 from headswap.compare.results import EPOCHS, Results, confidence
+from headswap.compare.spread import Array, replicate_prior
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
@@ -86,7 +87,8 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
     pandas.DataFrame
         A row per cell, with an empty field where a figure is not known: ``cell``; for the best and
         the last epoch the mean accuracy, its standard deviation over the replicates, and the
-        interval of the mean (``best_val_accuracy_mean``, ``_std``, ``_ci_low``, ``_ci_high``);
+        interval of the mean (``best_val_accuracy_mean``, ``_std``, ``_ci_low``, ``_ci_high``), and
+        the interval that follows from the cell alone (``_alone_ci_low``, ``_alone_ci_high``);
         ``balanced_accuracy``, the mean of the classes' recalls at the best epoch, with its
         interval; ``best_epoch_mean``; ``val_loss_last_mean``; the content of
         ``metrics/cells/<cell>.json`` without the preprocessing;
@@ -110,16 +112,21 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
     row: dict[str, float] = {}
     for which in EPOCHS:
         correct = results.correct[cell, which]
-        estimate = accuracy(correct) if len(correct) else UNKNOWN
+        prior = results.replicate_prior(which, without=cell)
+        estimate = accuracy(correct, prior) if len(correct) else UNKNOWN
+        alone = accuracy(correct) if len(correct) else UNKNOWN
         row |= {
             f"{which}_val_accuracy_mean": estimate.value,
             f"{which}_val_accuracy_std": correct.mean(axis=1).std(),
             f"{which}_val_accuracy_ci_low": estimate.low,
             f"{which}_val_accuracy_ci_high": estimate.high,
+            f"{which}_val_accuracy_alone_ci_low": alone.low,
+            f"{which}_val_accuracy_alone_ci_high": alone.high,
         }
     correct = results.correct[cell, "best"]
     labels = results.labels.reindex(correct.columns)
-    balanced = balanced_accuracy(correct, labels) if len(correct) else UNKNOWN
+    prior = results.replicate_prior(without=cell)
+    balanced = balanced_accuracy(correct, labels, prior) if len(correct) else UNKNOWN
     best = results.predictions.query("cell == @cell and which == 'best'")
     val = results.curves.query("cell == @cell and split == 'val'")
     last_losses = val.groupby("seed")["loss"].last()
@@ -136,7 +143,7 @@ def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dic
     best, last = (results.correct[cell, which] for which in EPOCHS)
     optimism, calibration_error, without_duplicates = UNKNOWN, np.nan, np.nan
     if len(best):
-        optimism = mean_of_replicates(best.mean(axis=1) - last.mean(axis=1))
+        optimism = mean_of_replicates(best.astype(float) - last, _optimism_prior(results, cell))
         _, calibration_error = reliability(*confidence(results, cell))
         if duplicates is not None:
             kept = best.columns.difference(duplicates["val"].str.removeprefix("val/"))
@@ -152,6 +159,15 @@ def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dic
         ),
         "accuracy_without_near_duplicates": round(without_duplicates, 6),
     }
+
+
+def _optimism_prior(results: Results, cell: str) -> Array:
+    tables = {
+        name: [results.correct[name, which].astype(float) for which in EPOCHS]
+        for name in results.cells
+        if name != cell
+    }
+    return replicate_prior(best - last for best, last in tables.values() if len(best))
 
 
 def most_misclassified(results: Results) -> pd.DataFrame:

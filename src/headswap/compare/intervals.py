@@ -4,6 +4,7 @@ All replicates are evaluated on the same validation images, so an estimate has t
 variance: the sample of images, the sample of seeds, and their interaction. Each variance component
 is estimated, and counted once [1]_. The usual bootstrap over images and replicates counts the
 interaction three times [2]_, and five replicates stay five; `benchmarks/COVERAGE.md` compares both.
+With a prior from other cells (see `spread`), a few replicates give a narrower interval.
 
 References
 ----------
@@ -14,13 +15,13 @@ References
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
 
-LEVEL = 0.95
+from headswap.compare.spread import LEVEL, Array, Components, MeanError, components, mean_error
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,15 @@ class Estimate:
     images_needed
         With how many images the interval would exclude zero if the estimate stayed the same. None
         if no number would suffice, because the replicates vary too much or the estimate is zero.
+    p_value
+        How probable an estimate as far from zero is if the true value is zero.
     """
 
     value: float
     low: float
     high: float
     images_needed: int | None = None
+    p_value: float = math.nan
 
     @property
     def sign(self) -> int:
@@ -47,13 +51,15 @@ class Estimate:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def accuracy(correct: ArrayLike) -> Estimate:
+def accuracy(correct: ArrayLike, prior: Array | None = None) -> Estimate:
     """Estimate a cell's accuracy.
 
     Parameters
     ----------
     correct
         Shape (replicates, images): whether a replicate classified an image correctly.
+    prior
+        What other cells say about the replicates: from `spread.replicate_prior`.
 
     Returns
     -------
@@ -74,17 +80,23 @@ def accuracy(correct: ArrayLike) -> Estimate:
     0.975
     """
     values = np.asarray(correct, dtype=float)
-    mean = float(values.mean())
-    of_images, of_replicates, quantile = variance_components(values)
-    variance, binomial = of_images + of_replicates, mean * (1 - mean)
-    effective = min(binomial / variance, values.size) if variance > 0 else values.shape[1]
-    ratio = quantile**2 / effective
+    return _wilson(float(values.mean()), mean_error(components(values), prior), values.shape)
+
+
+def _wilson(mean: float, error: MeanError, shape: tuple[int, ...]) -> Estimate:
+    replicates, images = shape
+    binomial, square = mean * (1 - mean), error.quantile**2
+    ratio = square / images
+    if error.half_width > 0:
+        ratio = max(error.half_width**2 / binomial, square / (replicates * images))
     middle = (mean + ratio / 2) / (1 + ratio)
     half = math.sqrt(ratio * binomial + ratio**2 / 4) / (1 + ratio)
     return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def balanced_accuracy(correct: ArrayLike, labels: ArrayLike) -> Estimate:
+def balanced_accuracy(
+    correct: ArrayLike, labels: ArrayLike, prior: Array | None = None
+) -> Estimate:
     """Estimate a cell's balanced accuracy, the mean of its recalls of the classes.
 
     Parameters
@@ -93,13 +105,15 @@ def balanced_accuracy(correct: ArrayLike, labels: ArrayLike) -> Estimate:
         Shape (replicates, images): whether a replicate classified an image correctly.
     labels
         Shape (images,): the images' classes, by which they are stratified.
+    prior
+        What other cells say about the replicates: from `spread.replicate_prior`.
 
     Returns
     -------
     Estimate
         Its interval combines those of the recalls (see `accuracy`), each for other images of its
-        class and other replicates, as independent ones [1]_; what the recalls of a replicate have
-        in common is added. It is not known where a class has a single image.
+        class, as independent ones [1]_; it is stretched by how much other replicates add. It is
+        not known where a class has a single image.
 
     References
     ----------
@@ -112,45 +126,60 @@ def balanced_accuracy(correct: ArrayLike, labels: ArrayLike) -> Estimate:
     0.5
     """
     values, classes = np.asarray(correct, dtype=float), np.asarray(labels)
-    parts = [values[:, classes == label] for label in np.unique(classes)]
-    by_replicate = np.array([part.mean(axis=1) for part in parts])
+    recalls = [values[:, classes == label] for label in np.unique(classes)]
+    by_replicate = np.mean([recall.mean(axis=1) for recall in recalls], axis=0)
     mean, replicates = float(by_replicate.mean()), len(values)
-    if min(part.shape[1] for part in parts) < 2:
+    if min(recall.shape[1] for recall in recalls) < 2:
         return Estimate(mean, math.nan, math.nan)
-    recalls, shared = [accuracy(part) for part in parts], 0.0
-    if replicates > 1:
-        covariance = np.atleast_2d(np.cov(by_replicate))
-        quantile = stats.t.ppf((1 + LEVEL) / 2, replicates - 1)
-        shared = max(0.0, quantile**2 * float(covariance.sum() - covariance.trace()) / replicates)
-    below = sum((recall.value - recall.low) ** 2 for recall in recalls) + shared
-    above = sum((recall.high - recall.value) ** 2 for recall in recalls) + shared
-    low, high = mean - math.sqrt(below) / len(parts), mean + math.sqrt(above) / len(parts)
-    return Estimate(mean, max(0.0, low), min(1.0, high))
+    parts = [components(recall) for recall in recalls]
+    error = mean_error(
+        Components(
+            sum(part.of_images for part in parts) / len(parts) ** 2,
+            sum(part.interaction for part in parts) / len(parts) ** 2,
+            float(by_replicate.var(ddof=1)) / replicates if replicates > 1 else math.nan,
+            replicates,
+            values.shape[1] - len(parts) + 1,
+        ),
+        prior,
+    )
+    for_images = [
+        _wilson(
+            float(recall.mean()),
+            MeanError(part.of_images, np.zeros(1), np.ones(1), part.images - 1),
+            recall.shape,
+        )
+        for recall, part in zip(recalls, parts, strict=True)
+    ]
+    below = math.sqrt(sum((recall.value - recall.low) ** 2 for recall in for_images)) / len(parts)
+    above = math.sqrt(sum((recall.high - recall.value) ** 2 for recall in for_images)) / len(parts)
+    stretch = 1.0
+    if error.of_images > 0:
+        stretch = error.half_width / (error.quantile * math.sqrt(error.of_images))
+    return Estimate(mean, max(0.0, mean - stretch * below), min(1.0, mean + stretch * above))
 
 
-def contrast(values: ArrayLike, largest: float = 1.0) -> Estimate:
+def contrast(values: ArrayLike, prior: Array | None = None, *, largest: float = 1.0) -> Estimate:
     """Estimate the mean of a difference that is paired by image and seed.
 
     Parameters
     ----------
     values
         Shape (replicates, images): for instance one cell's correct predictions minus another's.
+    prior
+        What the cells say about the replicates: from `spread.replicate_prior`.
     largest
         The largest possible difference on one image: 1 for one cell minus another.
 
     Returns
     -------
     Estimate
-        With Student's interval, limited to ± `largest`, and Satterthwaite's degrees of freedom
-        [1]_. A pseudo-observation enters its width: one more image, with a difference of half of
-        `largest`. So cells that never differed, or only a few times and always in the same
-        direction, keep an interval of some width [2]_.
+        Its interval is limited to ± `largest`. A pseudo-observation enters its width: one more
+        image, with a difference of half of `largest`. So cells that never differed, or only a few
+        times and always in the same direction, keep an interval of some width [1]_.
 
     References
     ----------
-    .. [1] F. E. Satterthwaite, "An approximate distribution of estimates of variance components",
-       Biometrics Bulletin 2 (1946).
-    .. [2] After A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
+    .. [1] After A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
        proportions", Statistics in Medicine 24 (2005), who add four times as much.
 
     Examples
@@ -160,41 +189,53 @@ def contrast(values: ArrayLike, largest: float = 1.0) -> Estimate:
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
-    of_images, of_replicates, quantile = variance_components(values, (largest / 2) ** 2)
-    half = quantile * math.sqrt(of_images + of_replicates)
-    allowed = mean**2 - quantile**2 * of_replicates  # what the images may add to half squared
-    needed = values.shape[1] * quantile**2 * of_images / allowed if allowed > 0 else math.inf
+    error = mean_error(components(values, (largest / 2) ** 2), prior)
     return Estimate(
         mean,
-        max(-largest, mean - half),
-        min(largest, mean + half),
-        math.ceil(needed) if math.isfinite(needed) else None,
+        max(-largest, mean - error.half_width),
+        min(largest, mean + error.half_width),
+        _images_needed(abs(mean), error, values.shape[1]),
+        error.exceeds(abs(mean)),
     )
 
 
-def mean_of_replicates(values: ArrayLike) -> Estimate:
-    """Estimate the mean of a figure over other replicates on the same images.
+def _images_needed(distance: float, error: MeanError, images: int) -> int | None:
+    def excess(log_times: float) -> float:
+        return error.exceeds(distance, math.exp(log_times)) + LEVEL - 1
+
+    most = 40.0
+    if excess(most) >= 0:
+        return None
+    return math.ceil(images * math.exp(optimize.brentq(excess, -most, most)))
+
+
+def mean_of_replicates(values: ArrayLike, prior: Array | None = None) -> Estimate:
+    """Estimate a mean over other replicates on the same images.
 
     Parameters
     ----------
     values
-        Shape (replicates,).
+        Shape (replicates, images).
+    prior
+        What other cells say about the replicates: from `spread.replicate_prior`.
 
     Returns
     -------
     Estimate
-        With Student's interval, which is not known from a single replicate.
+        Its interval is not known from a single replicate.
 
     Examples
     --------
-    >>> estimate = mean_of_replicates([1.0, 2.0, 3.0])
+    >>> estimate = mean_of_replicates([[0.0, 2.0], [1.0, 3.0], [3.0, 3.0]])
     >>> round(estimate.low, 2), round(estimate.high, 2)
     (-0.48, 4.48)
     """
     values = np.asarray(values, dtype=float)
     mean, half = float(values.mean()), math.nan
     if len(values) > 1:
-        half = float(stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+        parts = components(values)
+        error = mean_error(replace(parts, of_images=parts.interaction), prior)
+        half = error.half_width
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -268,42 +309,3 @@ def reliability(
         rows.append((float(confidence[here].mean()), float(correct[here].mean()), int(here.sum())))
     error = sum(count * abs(mean - accurate) for mean, accurate, count in rows) / len(correct)
     return rows, error
-
-
-def variance_components(
-    values: NDArray[np.float64], pseudo_square: float = 0.0
-) -> tuple[float, float, float]:
-    """Estimate the variance of a mean over images and replicates by its components.
-
-    Parameters
-    ----------
-    values
-        Shape (replicates, images).
-    pseudo_square
-        Added to the sum of squares over images: the square of a pseudo-observation.
-
-    Returns
-    -------
-    of_images : float
-        The variance due to the images, including the interaction of images and replicates.
-    of_replicates : float
-        The variance due to the replicates, without the interaction, which is counted already.
-    quantile : float
-        Student's. Its degrees of freedom follow from the replicates' variance before the
-        interaction is subtracted; otherwise a few replicates that agree by chance would count as
-        many.
-    """
-    replicates, images = values.shape
-    by_image, by_replicate = values.mean(axis=0), values.mean(axis=1)
-    of_images = (by_image.var() * images + pseudo_square) / (images - 1) / images
-    of_replicates, freedom = 0.0, images - 1
-    if replicates > 1:
-        residuals = values - by_image - by_replicate[:, None] + values.mean()
-        interaction = (residuals**2).sum() / ((replicates - 1) * (images - 1)) / values.size
-        total = max(by_replicate.var(ddof=1) / replicates, interaction)
-        of_replicates, variance = total - interaction, of_images + total - interaction
-        if variance > 0:
-            by_both = of_images**2 / (images - 1) + total**2 / (replicates - 1)
-            freedom = max(variance**2 / by_both, replicates - 1)
-    quantile = stats.t.ppf((1 + LEVEL) / 2, freedom)
-    return float(of_images), float(of_replicates), float(quantile)

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from headswap.compare.intervals import contrast, reliability
-from headswap.compare.results import COSTS, Results, confidence
+from headswap.compare.results import COSTS, EPOCHS, Results, confidence
+from headswap.compare.spread import LEVEL
 from headswap.params import Cell
 
 MOST_CLASSES = 20
@@ -134,15 +135,23 @@ def differences(results: Results) -> pd.DataFrame:
     pandas.DataFrame
         ``pair``; ``cell`` and ``other``, its two cells; ``which``, the epoch, ``best`` or
         ``last``; ``seeds``, the number that both finished; ``difference`` of accuracies with its
-        interval, ``low`` and ``high``; ``differ``, whether the interval excludes zero;
-        ``images_needed`` for that if it does not. Pairs without a common seed are left out.
+        interval, ``low`` and ``high``; ``differ``, whether the interval excludes zero; ``holm``,
+        whether it also does so with Holm's correction [1]_ for the number of pairs of that epoch;
+        ``images_needed`` for an interval that excludes zero if it does not. Pairs without a common
+        seed are left out.
+
+    References
+    ----------
+    .. [1] S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
+       of Statistics 6 (1979).
     """
     rows = []
+    priors = {which: results.replicate_prior(which) for which in EPOCHS}
     for cell, other in itertools.combinations(results.cells, 2):
-        for which in ("best", "last"):
+        for which in EPOCHS:
             values = results.contrast({cell: 1, other: -1}, which)
             if len(values):
-                estimate = contrast(values)
+                estimate = contrast(values, priors[which])
                 names = {"pair": f"{cell} − {other}", "cell": cell, "other": other, "which": which}
                 figures = {
                     "seeds": len(values),
@@ -150,11 +159,18 @@ def differences(results: Results) -> pd.DataFrame:
                     "low": estimate.low,
                     "high": estimate.high,
                     "differ": bool(estimate.sign),
+                    "p_value": estimate.p_value,
                     "images_needed": None if estimate.sign else estimate.images_needed,
                 }
                 rows.append(names | figures)
     columns = ["pair", "cell", "other", "which", "seeds", "difference", "low", "high", "differ"]
-    return pd.DataFrame(rows, columns=[*columns, "images_needed"]).round(6)
+    table = pd.DataFrame(rows, columns=[*columns, "p_value", "images_needed"])
+    table = table.astype({"p_value": float})
+    # Rank from the largest, 1, so that each p-value is multiplied by its rank.
+    ranks = table.groupby("which")["p_value"].rank(method="first", ascending=False)
+    adjusted = table.assign(holm=table["p_value"] * ranks).sort_values("p_value")
+    table["holm"] = adjusted.groupby("which")["holm"].cummax() < 1 - LEVEL
+    return table.drop(columns="p_value").round(6)
 
 
 def confusions(results: Results) -> pd.DataFrame:

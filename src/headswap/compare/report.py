@@ -234,8 +234,17 @@ def accuracy(table: pd.DataFrame, majority: dict[str, Any] | None) -> dict[str, 
         }
         lines = pd.concat([lines, pd.DataFrame([reached])], ignore_index=True).fillna(UNKNOWN)
     finished = table["seeds"] - table["diverged"]
+    alone = table[finished > 1] if (finished > 1).sum() > 1 else table[:0]
     return {
         "table": lines.loc[:, (lines != UNKNOWN).any()],
+        "alone": pd.DataFrame(
+            {
+                "cell": row.cell,
+                "best epoch, % (95 %)": _alone(row, "best"),
+                "last epoch, % (95 %)": _alone(row, "last"),
+            }
+            for row in alone.itertuples()
+        ),
         "selection_optimism": table["selection_optimism"].dropna(),
         "diverged": int(table["diverged"].sum()),
         "single_replicate": bool((finished == 1).any()),
@@ -271,7 +280,8 @@ def differences(rows: pd.DataFrame) -> dict[str, Any]:
     -------
     dict
         ``pairs``, how many there are, of which ``differ`` do; ``listed``, the first of these,
-        each with ``more_accurate``, ``less_accurate``, ``points``, ``low``, ``high`` and
+        each with ``more_accurate``, ``less_accurate``, ``points``, ``low``, ``high``, ``holm``
+        (whether it does with Holm's correction; ``survive``, how many do) and
         ``at_last``, whether they also differ at their last epochs (``same``, ``opposite`` or
         ``none``); ``only_last``, the pairs that differ there alone; ``half_width``, the mean half
         width of an interval in points, and ``images_needed`` for the clearest, where none differ;
@@ -285,6 +295,7 @@ def differences(rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "pairs": len(best),
         "differ": len(real),
+        "survive": int(real["holm"].sum()),
         "listed": [
             _difference(real.loc[pair]) | {"at_last": _at_last(real.loc[pair], last.loc[pair])}
             for pair in order[:MOST_PAIRS]
@@ -302,7 +313,14 @@ def _difference(row: pd.Series) -> dict[str, Any]:
     more, less = names if row["difference"] > 0 else reversed(names)
     low, high = sorted((100 * abs(row["low"]), 100 * abs(row["high"])))
     points = 100 * abs(row["difference"])
-    return dict(more_accurate=more, less_accurate=less, points=points, low=low, high=high)
+    return dict(
+        more_accurate=more,
+        less_accurate=less,
+        points=points,
+        low=low,
+        high=high,
+        holm=bool(row["holm"]),
+    )
 
 
 def _at_last(best: pd.Series, last: pd.Series) -> str:
@@ -485,6 +503,12 @@ def _range(low: float, high: float) -> str:
 def _mean_and_std(row: Any, which: str) -> str:
     mean, std = (getattr(row, f"{which}_val_accuracy_{part}") for part in ("mean", "std"))
     return _percent(mean) if pd.isna(std) else f"{_percent(mean)} ± {_percent(std)}"
+
+
+def _alone(row: Any, which: str) -> str:
+    mean = _percent(getattr(row, f"{which}_val_accuracy_mean"))
+    low, high = (getattr(row, f"{which}_val_accuracy_alone_ci_{side}") for side in ("low", "high"))
+    return f"{mean} ({_range(low, high)})"
 
 
 def _with_range(row: Any, column: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from headswap.compare.spread import Array, replicate_prior
 from headswap.compare.versions import made_by
 from headswap.errors import UserError
 from headswap.io import read_json
@@ -96,7 +97,7 @@ class Results:
         """The class of each validation image, by its name; empty if no run finished."""
         return self.predictions.drop_duplicates("image").set_index("image")["label"]
 
-    def contrast(self, weights: Mapping[str, float], which: Epoch = "best") -> NDArray[np.float64]:
+    def contrast(self, weights: Mapping[str, float], which: Epoch = "best") -> Array:
         """Return a weighted sum of several cells' correct predictions.
 
         Parameters
@@ -117,6 +118,11 @@ class Results:
             return np.empty((0, 0))
         values = {cell: correct[cell].loc[seeds].to_numpy(float) for cell in weights}
         return np.sum([weight * values[cell] for cell, weight in weights.items()], axis=0)
+
+    def replicate_prior(self, which: Epoch = "best", without: str | None = None) -> Array:
+        """Return what the cells say about the replicates (see `spread`), maybe all but one."""
+        values = [self.correct[cell, which] for cell in self.cells if cell != without]
+        return replicate_prior(of_cell for of_cell in values if len(of_cell))
 
     def seconds(self, cell: str) -> pd.Series:
         """Return the seconds of each finished run, in `probe` with its share of the features.
@@ -207,7 +213,7 @@ def correct_predictions(predictions: pd.DataFrame, which: Epoch) -> pd.DataFrame
     return rows.pivot(index="seed", columns="image", values="correct")
 
 
-def confidence(results: Results, cell: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def confidence(results: Results, cell: str) -> tuple[Array, NDArray[np.bool_]]:
     """Return the predicted class's probability at the best epoch, and whether it was correct.
 
     Returns
