@@ -1,6 +1,7 @@
 """Files are replaced as a whole, by any number of writers, and killed ones leave nothing."""
 
 import json
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -93,3 +94,16 @@ def test_json_without_a_representation_is_refused(tmp_path):
 
 def test_a_digest_depends_on_values_not_on_the_order_of_keys():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o007])
+def test_files_of_any_library_get_the_permissions_that_the_user_gives_to_new_files(tmp_path, mask):
+    code = (
+        "import os, pathlib, torch; from headswap.io import write_json; "
+        "from headswap.train.tensors import save_tensors; "
+        f"os.umask({mask}); save_tensors(pathlib.Path('a.safetensors'), {{'a': torch.ones(1)}}); "
+        "write_json('a.json', 1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("a.safetensors", "a.json"), 0o666 & ~mask)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 from ruamel.yaml import YAML
 from test_dataset import IMAGES, draw, encode, write_folder, write_zip
 
@@ -145,7 +145,10 @@ def test_other_names_of_the_splits_are_taken_and_said(empty):
         ({"train/ants/b\rc.jpg": b"x"}, "has a control character in its name: rename it"),
         ({"train/ants/b\udcff.jpg": b"x"}, r"b\\xff\.jpg is not UTF-8: rename it"),
         ({"train/wasps/a.heic": b"x"}, "all are HEIC, which cannot be read: save them as JPEG"),
-        ({"train/Ants/a.jpg": b"x"}, "differ in case only: Ants and ants"),
+        (
+            {"train/Ants/a.jpg": b"x"},
+            "in case only: photos/train/Ants and photos/train/ants and ",
+        ),
     ],
 )
 def test_what_cannot_be_listed_is_told_with_what_to_do(empty, files, message):
@@ -215,17 +218,6 @@ def test_an_address_that_cannot_be_fetched_is_refused_with_a_remedy(empty, url):
 # What is read
 
 
-def test_damaged_exif_counts_as_none(empty):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Make] = "camera"
-    for form in ("webp", "png"):
-        content = encode(Image.new("RGB", (30, 20), "red"), form, exif=exif)
-        content = content.replace(b"MM\0*", b"MM\0?").replace(b"II*\0", b"II?\0")
-        Path("x.jpg").write_bytes(content)
-        if form == "webp":
-            assert read_image("x.jpg").size == (30, 20)
-
-
 def test_transparent_pixels_are_laid_over_white_and_avif_is_read(empty):
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save("x.png")
     assert np.asarray(read_image("x.png")).min() == 255
@@ -238,11 +230,6 @@ def test_a_postscript_file_named_as_a_photograph_is_not_opened(empty):
     Path("x.eps").rename("x.jpg")
     with pytest.raises(UserError, match="x.jpg cannot be read as an image: not a known format"):
         read_image("x.jpg")
-
-
-def test_a_jpeg_of_108_megapixels_is_read_smaller(empty):
-    Image.new("L", (12_000, 9_000)).save("x.jpg")
-    assert read_image("x.jpg").size == (6_000, 4_500)
 
 
 # The command

@@ -30,6 +30,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
+STARTS_AGAIN = ("check", "manifest", "predict", "export", "status", "prune")
+"""The commands that keep nothing to continue with when they are interrupted."""
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -45,6 +47,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             _fail(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
+            if function.__name__ in STARTS_AGAIN:
+                sys.exit("\nStopped. No file is half written; to start again, type it again.")
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded
@@ -189,9 +193,11 @@ def weights(model: Model) -> None:
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is trained on."""
     params = _load_with(model)
+    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.train.workers import warm_up
 
+    check_unpacked(params.dataset)
     snapshot = _snapshot(params, "embed", "train")
     warm_up()
     from headswap.train.features import write_features
@@ -229,11 +235,13 @@ def runs(
     """
     params = _load()
     from headswap.data.changes import check_photographs
+    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.train.cluster import run_parallel
     from headswap.train.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
+    check_unpacked(params.dataset)
     _print_outdated(params)
     tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
     if dry_run:
@@ -249,10 +257,12 @@ def runs(
 
 
 def _train(model: str, mode: "Mode", params: "Params") -> None:
+    from headswap.data.verify import check_unpacked
     from headswap.params import Cell
     from headswap.progress import progress
     from headswap.train.cell import train_cell
 
+    check_unpacked(params.dataset)
     stage = "probe" if mode == "probe" else "train"
     cell, snapshot = Cell(model, mode), _snapshot(params, stage, "train")
     with progress("epoch", params.recipe(cell).epochs) as on_progress:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from os import PathLike
@@ -54,11 +55,14 @@ def atomic_write(path: StrPath, *failures: type[Exception], durable: bool = True
     kinds: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(path) as folder:
+        with _temporary_folder(path) as (folder, mode):
             yield folder / path.name
-            if durable and (folder / path.name).is_file():
-                with open(folder / path.name, "rb") as file:
-                    os.fsync(file.fileno())
+            if (folder / path.name).is_file():
+                with contextlib.suppress(OSError):  # some file systems have no permissions
+                    os.chmod(folder / path.name, mode)
+                if durable:
+                    with open(folder / path.name, "rb") as file:
+                        os.fsync(file.fileno())
             if path.is_dir():
                 path.rename(folder / "old")
             os.replace(folder / path.name, path)
@@ -70,10 +74,12 @@ def atomic_write(path: StrPath, *failures: type[Exception], durable: bool = True
 
 
 @contextlib.contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
+def _temporary_folder(path: Path) -> Iterator[tuple[Path, int]]:
     """Create a folder beside `path`, and remove it and those that killed processes left.
 
-    Each holds a file that its process keeps locked as long as it lives.
+    Each holds a file that its process keeps locked as long as it lives. Its permissions, those that
+    the user gives to new files, are yielded, too: some libraries write files that only their owner
+    may read.
     """
     for lock in path.parent.glob(f".{glob.escape(path.name)}.*.partial/lock"):
         with contextlib.suppress(OSError):
@@ -86,7 +92,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
                 os.rename(folder / "unlocked", folder / "lock")
-            yield folder
+            yield folder, stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -101,7 +101,8 @@ def list_images(folder: str | PathLike[str]) -> Listing:
     listing.images = dict(sorted(listing.images.items()))
     if errors:
         raise UserError(
-            f"{printable(listing.folder)} cannot be listed in a manifest:\n{bulleted(errors)}\n"
+            f"{printable(listing.folder)} cannot be listed in a manifest:\n"
+            f"{bulleted(errors, len(errors))}\n"
             "Then run the same command again."
         )
     _check_classes(listing)
@@ -172,13 +173,16 @@ def _list_class(listing: Listing, label: DirEntry[str], split: str, errors: list
     others = [file for file in files if not is_image(file.name)]
     for file in others:
         ending = Path(file.name).suffix.lower()
-        why = OTHER_FORMATS.get(ending, f"{ending or 'without an ending'}, no image")
+        why = OTHER_FORMATS.get(ending, f"{ending or 'without an ending'}, no name of an image")
         listing.left_out[why].append(prefix + _name(file))
     if not images:
         photographs = [f for f in others if Path(f.name).suffix.lower() in OTHER_FORMATS]
         if photographs:
             why = OTHER_FORMATS[Path(photographs[0].name).suffix.lower()]
-            errors.append(f"{prefix} has {len(photographs)} photographs and all are {why}")
+            errors.append(
+                f"{prefix} has {len(photographs)} photographs and all are {why}, or move the "
+                "folder away"
+            )
         listing.left_out["folders without an image"].append(prefix)
     if images and (wrong := _why_not_writable(label.name)):
         errors.append(f"{prefix} {wrong}: rename it")
@@ -206,11 +210,12 @@ def _why_not_writable(name: str) -> str:
 
 def _check_classes(listing: Listing) -> None:
     """Check that there are two classes or more, where the folder is split in both splits."""
+    folders = {printable(path.parent) for path in listing.images.values()}
+    check_case(folders, printable(listing.folder))
     if listing.is_split:
         check_classes(listing.images, printable(listing.folder))
         return
     labels = {name.split("/")[0] for name in listing.images}
-    check_case(labels, printable(listing.folder))
     if len(labels) < 2:
         seen = [name for names in listing.left_out.values() for name in names]
         raise UserError(

@@ -125,12 +125,12 @@ def read_entries(listing: Listing) -> Manifest:
         for name, (entry, reason) in zip(listing.images, shown, strict=True):
             entries[name] = entry
             if reason:
-                reasons[name] = reason
+                reasons[listing.images[name]] = reason
     if reasons:
-        lines = [f"{name}: {reason}" for name, reason in reasons.items()]
+        lines = [f"{printable(path)}: {reason}" for path, reason in reasons.items()]
         raise UserError(
             f"{printable(listing.folder)} has {len(reasons)} images that cannot be read:\n"
-            f"{bulleted(lines)}\n"
+            f"{bulleted(lines, len(lines))}\n"
             "Replace or remove them, then run the same command again."
         )
     return entries

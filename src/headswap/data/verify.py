@@ -82,6 +82,47 @@ def verify_images(
     return manifest
 
 
+def check_unpacked(
+    dataset: Dataset,
+    archive: str | PathLike[str] = ARCHIVE,
+    images: str | PathLike[str] = IMAGES,
+) -> None:
+    """Check that the images that were unpacked are all there, by their names and sizes.
+
+    Where the folder or a generated archive is not here, there is nothing to check.
+
+    Raises
+    ------
+    UserError
+        If an image was removed, added or changed since.
+    """
+    generated = dataset.url == GENERATED
+    if not Path(images).exists() or (generated and not Path(archive).exists()):
+        return
+    if generated:
+        with zipfile.ZipFile(archive) as file:
+            manifest = _generated_manifest(file)
+    else:
+        manifest = read_manifest(dataset.manifest)
+    sizes = {
+        path.relative_to(images).as_posix(): path.stat().st_size
+        for path in Path(images).glob("*/*/*")
+        if is_image(path.name)
+    }
+    lines = [f"missing: {name}" for name in manifest if name not in sizes]
+    lines += [f"extra: {name}" for name in sorted(sizes) if name not in manifest]
+    lines += [
+        f"changed: {name} ({sizes[name]} bytes, not {entry.size})"
+        for name, entry in manifest.items()
+        if sizes.get(name, entry.size) != entry.size
+    ]
+    if lines:
+        raise UserError(
+            f"{images} is not as it was verified:\n{bulleted(lines)}\n"
+            "Restore the images with: dvc repro verify"
+        )
+
+
 def archive_fits(archive: str | PathLike[str], manifest: Manifest) -> bool:
     """Return whether an archive is intact and holds the images of a manifest and no others."""
     try:

@@ -4,6 +4,7 @@ An image's name is its path in the folder, ``<split>/<class>/<image>``.
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -92,7 +93,7 @@ def check_classes(names: Iterable[str], where: str | PathLike[str]) -> None:
         If not.
     """
     found = {(split, label) for split, label, _ in (name.split("/") for name in names)}
-    check_case({label for _, label in found}, where)
+    check_case(map("/".join, found), where)
     classes = {label for _, label in found} or {"<class>"}
     expected = {(split, label) for split in SPLITS for label in classes}
     if missing := expected - found:
@@ -108,18 +109,28 @@ def check_classes(names: Iterable[str], where: str | PathLike[str]) -> None:
         )
 
 
-def check_case(labels: Iterable[str], where: str | PathLike[str]) -> None:
+def check_case(folders: Iterable[str], where: str | PathLike[str]) -> None:
     """Check that no two classes differ in case only: `Ants` in one split, `ants` in the other.
+
+    Parameters
+    ----------
+    folders
+        The paths of the classes' folders.
+    where
+        The folder or file that lists them, for the message.
 
     Raises
     ------
     UserError
         If two do.
     """
-    by_case: dict[str, list[str]] = {}
-    for label in sorted(labels):
-        by_case.setdefault(label.casefold(), []).append(label)
-    if same := [" and ".join(twins) for twins in by_case.values() if len(twins) > 1]:
+    by_case: dict[str, dict[str, list[str]]] = {}
+    for folder in sorted(folders):
+        label = PurePosixPath(folder).name
+        by_case.setdefault(label.casefold(), {}).setdefault(label, []).append(folder)
+    if same := [
+        " and ".join(chain(*twins.values())) for twins in by_case.values() if len(twins) > 1
+    ]:
         raise UserError(
             f"{where} has classes that differ in case only: {'; '.join(same)}.\n"
             "Give them the same name if they are one class, names that differ in more if they are "

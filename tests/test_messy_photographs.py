@@ -1,0 +1,318 @@
+"""Three folders as people have them, from a phone, the web and a laboratory; and odd files."""
+
+import contextlib
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import unicodedata
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import edit
+from PIL import ExifTags, Image
+from test_dataset import IMAGES, draw, encode, write_folder, write_zip
+
+from headswap import params
+from headswap.data.listing import list_images
+from headswap.data.manifest import read_manifest, write_manifest
+from headswap.data.synthetic import draw_insect
+from headswap.data.verify import verify_images
+from headswap.errors import UserError
+from headswap.images.reading import read_image
+from headswap.io import refuse_outputs
+
+HEIC = b"\0\0\0\x18ftypheic" + bytes(99)
+JPEG = draw("red")
+
+
+def headswap(*arguments, code=0, **options):
+    """Run a command; return what it printed, with its line breaks."""
+    command = [sys.executable, "-m", "headswap", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def photograph(number, form="jpeg", mode="RGB", **options):
+    image = draw_insect("ants" if number % 2 else "bees", np.random.default_rng(number))
+    return encode(image.convert(mode), form, **options)
+
+
+def prepare(*arguments):
+    """Write the manifest of ``photos`` and use it; fetch and verify; return what was printed."""
+    printed = headswap("manifest", "photos", *arguments, "--use")
+    assert "Next: dvc repro" in printed
+    for command in ("check", "fetch", "verify"):
+        headswap(command)
+    unpacked = {p.relative_to("data/images").as_posix() for p in Path("data/images").glob("*/*/*")}
+    assert unpacked == set(read_manifest("data/photos.csv"))
+    return printed
+
+
+# Three folders
+
+
+@pytest.mark.slow
+def test_the_photographs_of_a_phone(workspace):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for number, label in enumerate(("Ameisen im Garten 🐜", unicodedata.normalize("NFD", "Größe"))):
+        for i in range(4):
+            write_folder({f"{label}/IMG_{i:04d}.jpg": photograph(2 * i + number)}, "photos")
+        twin = Path(f"photos/{label}/IMG_0001.jpg").read_bytes()
+        others = ("IMG_3.HEIC", "IMG_4.MOV", ".trash/1.jpg", ".thumbnails/1.jpg")
+        write_folder({f"{label}/IMG_0001(1).jpg": twin}, "photos")
+        write_folder({f"{label}/{name}": HEIC for name in others}, "photos")
+    big = encode(Image.new("RGB", (9_000, 6_000), "green"), "jpeg", exif=exif)
+    write_folder({"Ameisen im Garten 🐜/🐝 groß.jpg": big, ".nomedia": b""}, "photos")
+    write_folder({"Screenshots/a.heic": HEIC}, "photos")
+    refused = headswap("manifest", "photos", "--val", "0.3", code=1)
+    assert "Screenshots/ has 1 photographs and all are HEIC" in refused
+    Path("photos/Screenshots").rename("Screenshots")  # "or move the folder away"
+    printed = prepare("--val", "0.3")
+    assert "data/photos.csv lists 11 images." in printed and "more than once (2)" in printed
+    for name in (".nomedia", "Ameisen im Garten 🐜/.trash/", "Ameisen im Garten 🐜/IMG_3.HEIC"):
+        assert f"\n  {name}\n" in printed
+    (found,) = Path("data/images").rglob("🐝 groß.jpg")
+    image = read_image(found)
+    assert image.width < image.height
+
+
+@pytest.mark.slow
+def test_what_a_script_collected_on_the_web(workspace):
+    kinds = [("jpeg", "JPG"), ("webp", "webp"), ("png", "PNG"), ("avif", "avif"), ("gif", "jpg")]
+    wrong = {"page.jpg": b"<!DOCTYPE html>", "cut.jpg": JPEG[:-300], "empty.jpg": b""}
+    for number, label in enumerate(("ants", "bees")):
+        for i, (form, ending) in enumerate(kinds):
+            write_folder({f"{label}/{i}.{ending}": photograph(2 * i + number, form)}, "photos")
+        more = {
+            "alpha.png": photograph(20 + number, "png", "RGBA"),
+            "cmyk.jpg": photograph(22 + number, mode="CMYK"),
+            "n" * 250 + ".jpg": photograph(24 + number),
+            "x.jpg?w=300": JPEG,
+            "moving.gif": JPEG,
+            "same.jpg": photograph(26),
+            **wrong,
+        }
+        write_folder({f"{label}/{name}": content for name, content in more.items()}, "photos")
+    refused = headswap("manifest", "photos", "--val", "0.3", code=1)
+    assert "6 images that cannot be read" in refused and "a web page" in refused
+    for name in re.findall(r"^  (\S+): ", refused, re.MULTILINE):  # "Replace or remove them"
+        Path(name).unlink()
+    printed = prepare("--val", "0.3")
+    assert "data/photos.csv lists 18 images." in printed
+    assert ".jpg?w=300, no name of an image (2)" in printed
+    assert "the same image in two classes (1)" in printed
+
+
+@pytest.mark.slow
+def test_the_network_drive_of_a_laboratory(workspace):
+    for split, count in (("Train", 4), ("valid", 2), ("test", 1)):
+        for number, label in enumerate(("ants", "Bees" if split == "valid" else "bees")):
+            images = {f"{i}.tif": photograph(2 * i + number, "tiff") for i in range(count)}
+            left = {"@eaDir/0.tif/S.jpg": JPEG, "Thumbs.db": b"x", ".DS_Store": b"x"}
+            for name, content in {**images, **left, "._0.tif": b"x"}.items():
+                write_folder({f"{split}/{label}/{name}": content}, "photos")
+    deep = encode(Image.new("I;16", (30, 20), 40_000), "tiff")
+    write_folder({"Train/ants/deep.tif": deep, "$RECYCLE.BIN/x.jpg": JPEG}, "photos")
+    Path("photos/Train/bees").rename("elsewhere")
+    Path("photos/Train/bees").symlink_to(Path("elsewhere").absolute())
+    refused = headswap("manifest", "photos", code=1)
+    assert "photos/Train/bees and photos/valid/Bees" in refused
+    Path("photos/valid/Bees").rename("photos/valid/bees")  # "Give them the same name"
+    refused = headswap("manifest", "photos", code=1)
+    assert "\n  photos/Train/ants/deep.tif: 16 or 32 bits a pixel" in refused
+    Path("photos/Train/ants/deep.tif").unlink()
+    printed = prepare()
+    assert "data/photos.csv lists 12 images." in printed
+    assert "valid/ is taken for val/" in printed and "neither trained nor validated" in printed
+    for name in ("$RECYCLE.BIN/", "train/ants/@eaDir/", "train/bees/._0.tif"):
+        assert f"\n  {name}\n" in printed
+
+
+@pytest.mark.slow
+def test_git_add_takes_no_photograph(workspace):
+    write_folder(IMAGES, "photos")
+    prepare()
+    for words in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *words], check=True)
+    files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout
+    assert "data/photos.csv" in files
+    assert not [name for name in files.splitlines() if name.endswith((".jpg", ".jpeg", ".zip"))]
+
+
+# Images that are no longer as they were verified
+
+
+@pytest.mark.slow
+def test_images_that_changed_since_they_were_verified_are_not_trained_on(workspace):
+    subprocess.run(["dvc", "config", "--local", "core.no_scm", "true"], check=True)
+    subprocess.run(["dvc", "repro", "-q", "verify"], check=True)
+    headswap("weights", "tiny")
+    edit(seeds=[0], train={"epochs": 1})
+    image = Path("data/images/train/ants/000.png")
+    for change, message in (
+        (image.unlink, "missing: train/ants/000.png"),
+        (lambda: image.write_bytes(JPEG), "changed: train/ants/000.png"),
+        (lambda: image.with_name("x.png").write_bytes(JPEG), "extra: train/ants/x.png"),
+    ):
+        change()
+        for command in ("train tiny frozen", "embed tiny", "probe tiny", "runs"):
+            refused = headswap(*command.split(), code=1)
+            assert f"data/images is not as it was verified:\n  {message}" in refused
+        subprocess.run(refused.rpartition("with: ")[2].split(), check=True, capture_output=True)
+    headswap("train", "tiny", "frozen")
+    shutil.rmtree("data/images")
+    for command in ("train tiny frozen", "embed tiny"):
+        refused = headswap(*command.split(), code=1)
+        assert "There is no data/images yet.\nMake it" in refused
+
+
+# Odd files and file systems
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_folders_of_stages_are_known_in_any_case_where_the_file_system_ignores_it(
+    empty, monkeypatch
+):
+    """The file system is simulated: two methods find files whatever the case of their names."""
+
+    def find(path):
+        names = [path.name for path in path.parent.iterdir()] if path.parent.is_dir() else []
+        return next((n for n in names if n.casefold() == path.name.casefold()), None)
+
+    Path("data/images").mkdir(parents=True)
+    refuse_outputs("Data/Images", "FOLDER")  # here these are two folders
+    real = os.path.samefile
+    monkeypatch.setattr(Path, "exists", lambda path: not path.name or find(path) is not None)
+    monkeypatch.setattr(
+        Path,
+        "samefile",
+        lambda path, other: real(path.with_name(find(path)), other.with_name(find(other))),
+    )
+    with pytest.raises(UserError, match="Data/Images overlaps data/images"):
+        refuse_outputs("Data/Images", "FOLDER")
+
+
+def as_another_user(function):
+    """Return the message of the UserError that a function raises for a user without rights."""
+    if os.geteuid() != 0:
+        with pytest.raises(UserError) as error:
+            function()
+        return str(error.value)
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        with contextlib.suppress(BaseException):
+            os.setresuid(65534, 65534, 65534)
+            try:
+                function()
+            except UserError as error:
+                os.write(write, str(error).encode())
+        os._exit(0)
+    os.close(write)
+    with open(read) as pipe:
+        message = pipe.read()
+    os.waitpid(child, 0)
+    return message
+
+
+@pytest.mark.parametrize("place", ["photos/train", "photos/val/bees", "photos/val/bees/d.jpg"])
+def test_what_may_not_be_read_is_named_with_a_remedy(empty, place):
+    for folder in (empty, *empty.parents):
+        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    write_folder(IMAGES, "photos")
+    Path(place).chmod(0)
+    message = as_another_user(lambda: write_manifest(list_images("photos"), "photos.csv"))
+    Path(place).chmod(0o755)
+    assert f"{place}" in message and "cannot be read: Permission denied" in message
+    assert re.search("[Mm]ake it readable|Replace or remove", message)
+    write_manifest(list_images("photos"), "photos.csv")
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "größe.jpg".encode("cp437"),
+        "größe.jpg".encode(),
+        unicodedata.normalize("NFD", "größe.jpg").encode(),
+    ],
+)
+def test_names_in_an_archive_are_read_in_the_encodings_that_programs_write(empty, encoded):
+    write_folder({**IMAGES, "train/ants/größe.jpg": draw("pink")}, "photos")
+    write_manifest(list_images("photos"), "photos.csv")
+    plain = "train/ants/" + "x" * len(encoded)
+    write_zip({**IMAGES, plain: draw("black")}, "set.zip", prefix="")
+    content = Path("set.zip").read_bytes()
+    assert content.count(plain.encode()) == 2
+    Path("set.zip").write_bytes(content.replace(plain.encode(), b"train/ants/" + encoded))
+    with pytest.raises(UserError, match=r"changed: train/ants/größe\.jpg"):
+        verify_images(params.Dataset(url="set.zip", manifest="photos.csv"), "set.zip", "images")
+
+
+def test_an_encrypted_archive_is_told_once(empty):
+    write_folder(IMAGES, "photos")
+    write_manifest(list_images("photos"), "photos.csv")
+    write_zip(IMAGES, "set.zip")
+    content = bytearray(Path("set.zip").read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        for match in re.finditer(re.escape(signature), bytes(content)):
+            content[match.start() + flags] |= 1
+    Path("set.zip").write_bytes(content)
+    with pytest.raises(UserError, match="encrypted") as error:
+        verify_images(params.Dataset(url="set.zip", manifest="photos.csv"), "set.zip", "images")
+    assert str(error.value).count("encrypted") == 1 and "password" in str(error.value)
+    assert ".jpg" not in str(error.value)
+
+
+def test_a_jpeg_of_200_megapixels_is_read_smaller(empty):
+    Image.new("L", (16_320, 12_240)).save("x.jpg")
+    assert read_image("x.jpg").size == (8_160, 6_120)
+
+
+def with_damaged_exif(form):
+    """Return a red image of 30 by 20 pixels whose EXIF is damaged."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.XResolution] = 72.0
+    exif[ExifTags.Base.ResolutionUnit] = 2
+    content = encode(Image.new("RGB", (30, 20), "red"), form, exif=exif)
+    values = exif.tobytes()[6:]
+    if form == "tiff":  # the orientation is a text
+        order = "<" if content.startswith(b"II") else ">"
+        orientation = struct.pack(f"{order}HHL", ExifTags.Base.Orientation, 3, 1)
+        text = struct.pack(f"{order}HHL", ExifTags.Base.Orientation, 2, 1)
+        damaged = content.replace(orientation, text)
+    elif form == "jpeg":  # the resolution is a text
+        order = ">" if values.startswith(b"MM") else "<"
+        fraction = struct.pack(f"{order}HHL", ExifTags.Base.XResolution, 5, 1)
+        text = struct.pack(f"{order}HHL", ExifTags.Base.XResolution, 2, 1)
+        damaged = content.replace(fraction, text)
+    else:
+        damaged = content.replace(values, b"XX" + values[2:])
+    assert damaged != content
+    if form == "png":
+        start = damaged.index(b"eXIf")
+        end = start + 4 + int.from_bytes(damaged[start - 4 : start], "big")
+        checksum = zlib.crc32(damaged[start:end]).to_bytes(4, "big")
+        damaged = damaged[:end] + checksum + damaged[end + 4 :]
+    return damaged
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp", "tiff"])
+def test_damaged_exif_counts_as_none(empty, form):
+    Path("x.jpg").write_bytes(with_damaged_exif(form))
+    image = read_image("x.jpg")
+    red, green, blue = np.asarray(image).mean((0, 1))
+    assert image.size == (30, 20) and red > 250 and green < 5 and blue < 5
