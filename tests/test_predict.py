@@ -3,8 +3,10 @@
 import csv
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -231,3 +233,25 @@ def test_the_most_misclassified_images_are_those_that_the_comparison_lists(train
         ["best_val_accuracy_mean", "last_val_accuracy_mean"], ascending=False
     )
     assert f"The best cell of the comparison is {best.cell.iloc[0]}." in message and output
+
+
+def test_ctrl_c_says_what_is_true_of_a_command_that_is_no_stage(trained, tmp_path):
+    predict = ["predict", "tiny-probe", "data/images/val", "--explain", tmp_path / "why"]
+    export = ["export", "tiny-probe", tmp_path / "exported", "--onnx"]
+    for command, started in ((predict, "why/*/*.png"), (export, ".exported.*.partial/exported/*")):
+        with subprocess.Popen(
+            [sys.executable, "-m", "headswap", *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            while not list(tmp_path.glob(started)):
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 1
+            assert process.stderr.read().endswith(
+                "\nStopped. No file is half written. To start again, type it again.\n"
+            )
+        assert not list(tmp_path.rglob("*.partial"))
+    assert not (tmp_path / "exported").exists()

@@ -48,7 +48,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             _fail(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
             if function.__name__ in STARTS_AGAIN:
-                sys.exit("\nStopped. No file is half written; to start again, type it again.")
+                sys.exit("\nStopped. No file is half written. To start again, type it again.")
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded

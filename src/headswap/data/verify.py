@@ -4,7 +4,6 @@ import hashlib
 import lzma
 import os
 import stat
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -185,7 +184,7 @@ def _member_name(info: zipfile.ZipInfo) -> str:
             name = name.encode("cp437").decode("utf-8")
     except UnicodeError:
         pass
-    return printable(unicodedata.normalize("NFC", name.replace("\\", "/")))
+    return printable(name.replace("\\", "/"))
 
 
 def _read_image(
