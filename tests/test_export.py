@@ -12,6 +12,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from conftest import TESTS
 from safetensors.torch import load_file
 
@@ -19,8 +20,9 @@ import headswap
 from headswap import params
 from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
-from headswap.io import read_json
+from headswap.io import read_json, write_json
 from headswap.predict.export import compare_onnx, export, write_onnx
+from headswap.train.tensors import save_tensors
 
 VAL = Path("data/images/val")
 pytestmark = pytest.mark.usefixtures("trained")
@@ -64,6 +66,23 @@ def test_the_cards_own_code_classifies_a_photograph_without_headswap(cell, tmp_p
     assert name == network.classes[expected.argmax()]
     assert float(probability) == pytest.approx(expected.max().item(), abs=1e-5)
     assert [*map(float, second.split())] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_cards_code_loads_a_network_that_asks_for_the_versions_of_its_layers(tmp_path):
+    folder = shutil.copytree("models/resnet18-finetune", tmp_path / "mnasnet")
+    network = torchvision.models.mnasnet0_5(num_classes=2)
+    save_tensors(folder / "best.safetensors", network.state_dict())
+    record = read_json(folder / "model.json")
+    record["backbone"] |= {"name": "mnasnet0_5", "head": "classifier.1"}
+    write_json(folder / "model.json", record)
+    export(folder, tmp_path / "exported")
+    shutil.copy(VAL / "bees/003.png", tmp_path / "exported/photo.jpg")
+    card = (tmp_path / "exported/README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    printed = run_without_headswap(tmp_path / "exported", snippet)
+    network = headswap.load_model(folder)
+    expected = network(network.preprocess(VAL / "bees/003.png")).softmax(1).max().item()
+    assert float(printed.split()[1]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_onnx_takes_batches_of_any_size_and_is_compared_on_all_validation_images(tmp_path):

@@ -93,6 +93,9 @@ def test_files_folders_and_patterns_are_taken_in_order_and_each_image_once(
     folder.mkdir(parents=True)
     (tmp_path / "photos/notes.txt").write_text("no image")
     (tmp_path / "photos/._a.jpg").write_text("macOS")
+    for hidden in (".trash", "@eaDir"):
+        (tmp_path / "photos/deeper" / hidden).mkdir()
+        (tmp_path / "photos/deeper" / hidden / "c.jpg").write_text("no image")
     for path in (folder / "b.JPG", tmp_path / "photos/a[1].png"):
         Image.new("RGB", (90, 80)).save(path, "png")
     output, _ = headswap("predict", "tiny-probe", tmp_path / "photos")

@@ -82,4 +82,5 @@ def misclassified_images(most: int = 12) -> list[Path]:
 def _expand(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.rglob("*") if is_image(file.name) and file.is_file())
+    found = [f for f in path.rglob("*") if is_image(f.relative_to(path).as_posix()) and f.is_file()]
+    return sorted(found)
