@@ -357,6 +357,18 @@ def status() -> None:
 
 
 @command
+def report(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+) -> None:
+    """Write the comparison as one HTML file that needs no network."""
+    params = _load()
+    from headswap.compare.page import write_page
+
+    write_page(params, output)
+    print(f"{output} is written; open it in a browser.")
+
+
+@command
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
 ) -> None:

@@ -47,7 +47,9 @@ def show(facts: Mapping[str, Any]) -> None:
     _print("summary.md", facts)
     left_out = facts["accuracy"]["table"].shape[1] - lines.shape[1]
     columns = f", with {left_out} more columns" if left_out else ""
-    console.print(f"The report: {METRICS / 'comparison.md'}{columns}", markup=False)
+    console.print(
+        f"The report: {METRICS / 'comparison.md'}{columns}, or `headswap report`", markup=False
+    )
     console.print(f"The pictures: {COMPARISON_PLOTS}/, or `dvc plots show`", markup=False)
 
 
