@@ -251,7 +251,7 @@ def test_pairs_that_survive_holms_correction_are_said(chosen):
     assert sorted(rows.index[rows["holm"]]) == sorted(rejected) and len(rejected) == 1
     assert rows["differ"].all()
     assert report().count("not with Holm's correction") == 2
-    assert "1 of the 3 remains" in report()
+    assert "1 of 3 remains" in report()
 
 
 def test_the_time_of_a_probe_includes_its_share_of_the_features(chosen):

@@ -1,30 +1,114 @@
 """The comparison as one HTML file."""
 
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
-from fake_cells import write_alexnet
+from fake_cells import write_alexnet, write_cell
 
 from headswap.compare.outputs import write_comparison
 from headswap.compare.page import write_page
 from headswap.errors import UserError
+from headswap.params import Cell
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def test_the_page_needs_no_other_file(workspace):
+class Page(HTMLParser):
+    """What a page loads, and its text outside of scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.text, self.script = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.script = tag in ("script", "style")
+        names = ("src", "href") if tag == "link" else ("src",)
+        self.loaded += [value for name, value in attributes if name in names]
+
+    def handle_endtag(self, tag):
+        self.script = False
+
+    def handle_data(self, data):
+        if not self.script:
+            self.text.append(data)
+
+
+@pytest.fixture
+def compared(workspace):
+    """Return the parameters of a comparison that is written."""
     params = write_alexnet(30)
     write_comparison(params)
-    write_page(params, Path("report.html"))
+    return params
+
+
+def test_the_page_needs_no_other_file_and_holds_the_report(compared):
+    write_page(compared, Path("report.html"))
     text = Path("report.html").read_text()
-    sources = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: sources.append(dict(attributes).get("src"))
-    parser.feed(text)
-    pictures = list(filter(None, sources))
-    assert pictures and all(source.startswith("data:") for source in pictures)
+    page = Page(text)
+    assert page.loaded and all(value.startswith("data:") for value in page.loaded)
     assert len(text) < 3e6
-    Path("metrics/comparison.md").unlink()
-    with pytest.raises(UserError, match="comparison.md is missing"):
-        write_page(params, Path("report.html"))
-    with pytest.raises(UserError, match="is not a folder"):
-        write_page(params, Path("missing/report.html"))
+    table = pd.read_csv("metrics/comparison.csv")
+    shown = "\n".join(page.text)
+    for row in table.itertuples():
+        assert f"{100 * row.best_val_accuracy_mean:.1f}" in shown and row.cell in shown
+    report = Path("metrics/comparison.md").read_text()
+    plots = [Path(path).stem for path in re.findall(r"!\[.*?\]\((.*?)\)", report)]
+    assert len(plots) > 5 and set(plots) - {"gallery"} <= set(re.findall(r'id="(\w+)"', text))
+
+
+def test_wrong_images_are_listed_with_the_number_of_runs(compared):
+    correct = np.ones((2, 30), dtype=bool)
+    correct[:, 3] = False
+    write_cell(Cell("alexnet", "frozen"), correct)
+    write_comparison(compared)
+    write_page(compared, Path("report.html"))
+    predictions = pd.read_csv("plots/predictions/alexnet-frozen.csv")
+    (image,) = predictions.query("label != predicted and which == 'best'")["image"].unique()
+    (part,) = re.findall(
+        r"<summary>alexnet-frozen: (.*?)</details>", Path("report.html").read_text(), re.DOTALL
+    )
+    assert part.startswith("1 images") and f"<td>{image}</td>" in part and "<td>2</td>" in part
+
+
+def test_names_are_no_markup(compared):
+    path = Path("plots/predictions/alexnet-frozen.csv")
+    path.write_text(path.read_text().replace("ants", "<script>alert(1)</script>"))
+    report = Path("metrics/comparison.md")
+    report.write_text(report.read_text() + "\n\n<script>alert(2)</script>\n")
+    write_page(compared, Path("report.html"))
+    assert not re.search(r"<script>\s*alert", Path("report.html").read_text())
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics/comparison.md", "plots/comparison/costs.json", "plots/predictions"]
+)
+def test_what_is_missing_is_told_with_the_command_that_makes_it(compared, name):
+    shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
+    with pytest.raises(UserError, match=f"{name}.* is missing.\nMake it with: dvc repro"):
+        write_page(compared, Path("report.html"))
+    assert not Path("report.html").exists()
+
+
+def test_a_missing_folder_for_the_page_is_told(compared):
+    with pytest.raises(UserError, match="mkdir -p missing"):
+        write_page(compared, Path("missing/report.html"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_a_browser_without_a_network_draws_all_plots(compared, tmp_path):
+    write_page(compared, Path("report.html"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}/chromium"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", str(Path("report.html").absolute())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    plots = re.findall(r'<span class="plot.*?</span>', done.stdout, re.DOTALL)
+    assert len(plots) > 5 and all("<svg" in plot for plot in plots)
+    assert not re.search(r':CONSOLE[^"]*"(?!WARN)', done.stderr)

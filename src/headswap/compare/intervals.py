@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from headswap.compare.spread import LEVEL, Array, Components, MeanError, components, mean_error
+from headswap.compare.spread import LEVEL, Array, MeanError, components, mean_error
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def balanced_accuracy(
     -------
     Estimate
         Its interval combines those of the recalls (see `accuracy`), each for other images of its
-        class, as independent ones [1]_; it is stretched by how much other replicates add. It is
-        not known where a class has a single image.
+        class, as independent ones [1]_; what other replicates add to its square is added. It is not
+        known where a class has a single image.
 
     References
     ----------
@@ -132,14 +132,17 @@ def balanced_accuracy(
     if min(recall.shape[1] for recall in recalls) < 2:
         return Estimate(mean, math.nan, math.nan)
     parts = [components(recall) for recall in recalls]
+    of_images, interaction = (
+        sum(getattr(part, source) for part in parts) / len(parts) ** 2
+        for source in ("of_images", "interaction")
+    )
+    shares = [np.mean(classes == label) for label in classes]
+    balanced = components(values / (len(parts) * np.array(shares)))
+    # As in other cells' prior, what a replicate adds to one class alone is part of the interaction.
     error = mean_error(
-        Components(
-            sum(part.of_images for part in parts) / len(parts) ** 2,
-            sum(part.interaction for part in parts) / len(parts) ** 2,
-            float(by_replicate.var(ddof=1)) / replicates if replicates > 1 else math.nan,
-            replicates,
-            values.shape[1] - len(parts) + 1,
-        ),
+        replace(balanced, of_images=of_images - interaction + balanced.interaction)
+        if replicates > 1
+        else replace(balanced, of_images=of_images),
         prior,
     )
     for_images = [
@@ -150,12 +153,11 @@ def balanced_accuracy(
         )
         for recall, part in zip(recalls, parts, strict=True)
     ]
-    below = math.sqrt(sum((recall.value - recall.low) ** 2 for recall in for_images)) / len(parts)
-    above = math.sqrt(sum((recall.high - recall.value) ** 2 for recall in for_images)) / len(parts)
-    stretch = 1.0
-    if error.of_images > 0:
-        stretch = error.half_width / (error.quantile * math.sqrt(error.of_images))
-    return Estimate(mean, max(0.0, mean - stretch * below), min(1.0, mean + stretch * above))
+    of_replicates = max(0.0, error.half_width**2 - error.quantile**2 * of_images)
+    below = sum((recall.value - recall.low) ** 2 for recall in for_images) / len(parts) ** 2
+    above = sum((recall.high - recall.value) ** 2 for recall in for_images) / len(parts) ** 2
+    low, high = mean - math.sqrt(below + of_replicates), mean + math.sqrt(above + of_replicates)
+    return Estimate(mean, max(0.0, low), min(1.0, high))
 
 
 def contrast(values: ArrayLike, prior: Array | None = None, *, largest: float = 1.0) -> Estimate:

@@ -1,6 +1,7 @@
 """The comparison as one HTML file that needs no network."""
 
 import base64
+import io
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +11,8 @@ import jinja2
 import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markdown_it.common.utils import escapeHtml
+from PIL import Image
 
 from headswap.compare.plots import TEMPLATES
 from headswap.errors import UserError
@@ -33,14 +35,16 @@ def write_page(params: Params, output: Path) -> None:
 
     def picture(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
         path = COMPARISON_PLOTS / Path(str(tokens[place].attrs["src"])).name
-        alt = str(Markup.escape(tokens[place].content))
+        alt = escapeHtml(tokens[place].content)
         if path.stem != "gallery":
             pictures[path.stem] = json.loads((TEMPLATES / f"{path.stem}.json").read_text("utf-8"))
             rows = json.loads(_read(path.with_suffix(".json")))
             pictures[path.stem]["data"]["values"] = rows
             return f'<span class="plot" id="{path.stem}" role="img" aria-label="{alt}"></span>'
-        content = base64.b64encode(_read(path)).decode()
-        return f'<img alt="{alt}" src="data:image/png;base64,{content}">'
+        photographs = io.BytesIO()
+        Image.open(io.BytesIO(_read(path))).convert("RGB").save(photographs, "JPEG", quality=80)
+        content = base64.b64encode(photographs.getvalue()).decode()
+        return f'<img alt="{alt}" src="data:image/jpeg;base64,{content}">'
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("image", picture)
@@ -54,9 +58,10 @@ def write_page(params: Params, output: Path) -> None:
     template = jinja2.Environment(autoescape=True).from_string(
         files("headswap.compare").joinpath("templates/page.html").read_text("utf-8")
     )
-    script = Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script"))  # type: ignore[call-arg]
-    facts = {"report": Markup(report), "script": script, "wrong": wrong}  # noqa: S704
-    write_text(output, template.render(facts, pictures=pictures))
+    script = vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]
+    write_text(
+        output, template.render(report=report, script=script, wrong=wrong, pictures=pictures)
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -138,7 +138,7 @@ def replicate_prior(experiments: Iterable[ArrayLike]) -> Array:
     for values in experiments:
         parts = components(values)
         if parts.interaction > 0:
-            log_evidence += np.log(table @ _likelihood(parts))
+            log_evidence += np.log(np.maximum(table @ _likelihood(parts), np.finfo(float).tiny))
     evidence = np.exp(log_evidence - log_evidence.max())
     of_others = np.tensordot(evidence / evidence.sum(), table, axes=2)
     prior = ((1 - VAGUE) * of_others + VAGUE / len(RATIOS)) * (1 + RATIOS) ** CAUTION
