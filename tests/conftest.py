@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
 PAGE = Path(".dvc/plots/page.html")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a background job of a shell
 SLOW_FILES = ("test_pipeline.py", "test_real.py", "test_demo.py", "test_cells.py")
 
 

@@ -253,11 +253,9 @@ def test_a_killed_stage_leaves_no_process_and_continues_to_the_same_bytes(
 def test_a_stage_ends_with_the_process_that_started_it():
     stage = "import os, time; from headswap.cli import stop_with_parent; stop_with_parent(); "
     stage += "print(os.getpid(), flush=True); time.sleep(60)"
-    dvc = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
-    environment = {**os.environ, "DVC_STAGE": "a stage"}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", dvc], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    dvc = "import os, subprocess, sys; environment = {**os.environ, 'DVC_STAGE': 'a stage'}; "
+    dvc += f"subprocess.run([sys.executable, '-c', {stage!r}], env=environment)"
+    parent = subprocess.Popen([sys.executable, "-c", dvc], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
     time.sleep(1)
     assert alive(child)
