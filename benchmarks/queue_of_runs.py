@@ -7,6 +7,7 @@ small machine does not have, they sleep instead. On generated images, in folders
     python benchmarks/queue_of_runs.py > benchmarks/QUEUE.md
 """
 
+import math
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 from bench import CORES, ROOT, measured
 
 from headswap.train import provenance
@@ -44,9 +46,10 @@ WORK = "*[nn.Conv2d(16, 16, 3, padding=1) for _ in range(40)],"
 SLOTS = {
     2: {"sleep": 0.0, "work": WORK},
     8: {"sleep": 4.0, "work": ""},
-    32: {"sleep": 12.0, "work": ""},
+    32: {"sleep": 24.0, "work": ""},
 }
 MODELS = ["a", "b", "c"]
+RUNS = (10, 100, 1000)
 
 
 def prepare(folder, settings):
@@ -77,8 +80,42 @@ def seconds(folder, *commands):
         return time.perf_counter() - start
 
 
+def many_runs():
+    """Print how a queue of the smallest runs grows: probes of one epoch on a few features."""
+    print("""
+## Many runs
+
+Probes of one epoch on the features of a few generated images, so that nearly all that is measured
+is the queue, its processes and its display. Memory is that of all processes, at its peak. The last
+line tells by which power of the number the figure grew in the last step: 1 is linear.
+
+| runs | `headswap runs`, s | s a run | GiB | `headswap status`, s | GiB \
+| `dvc repro` of the cell, s | GiB |
+|---:|---:|---:|---:|---:|---:|---:|---:|""")
+    found = []
+    for runs in RUNS:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = project(Path(temporary, "project"))
+            edit(folder / "params.yaml", seeds=list(range(runs)), probe={"epochs": 1})
+            measured(["dvc", "config", "core.no_scm", "true"], folder)
+            measured(["dvc", "repro", "--quiet", "weights", "embed"], folder)
+            commands = ("headswap runs tiny-probe", "headswap status", "dvc repro -q probe@tiny")
+            found.append([measured(command.split(), folder)[1:] for command in commands])
+        (queue, most), status, collect = found[-1]
+        others = " | ".join(
+            f"{seconds:.1f} | {memory:.2f}" for seconds, memory in (status, collect)
+        )
+        print(
+            f"| {runs:,} | {queue:.1f} | {queue / runs:.2f} | {most:.2f} | {others} |", flush=True
+        )
+    times = math.log(RUNS[-1] / RUNS[-2])
+    powers = np.log(np.array(found[-1]) / found[-2]) / times
+    cells = [f"{seconds:.2f} | {memory:.2f}" for seconds, memory in powers]
+    print(f"| power | {cells[0].replace(' | ', ' |  | ')} | {' | '.join(cells[1:])} |")
+
+
 def main():
-    """Print the table as Markdown."""
+    """Print the tables as Markdown."""
     os.environ.pop("HEADSWAP_MIRROR", None)
     made_by, machine = provenance.versions(), provenance.machine()
     rows = []
@@ -99,7 +136,9 @@ three probes; whole processes, seconds; both ways once, in turn.
 
 | runs side by side | the networks | `dvc repro` | `headswap runs` and `dvc repro` | times as fast |
 |---:|---|---:|---:|---:|""")
-    print("\n".join(rows))
+    print("\n".join(rows), flush=True)
+    os.environ.pop("HEADSWAP_WORKERS")
+    many_runs()
 
 
 if __name__ == "__main__":

@@ -313,7 +313,7 @@ def test_without_a_worker_it_is_said_and_ends_well_when_one_joins(ready, schedul
     finish(stage)
 
 
-@pytest.mark.parametrize("difference", ["code", "nanny"])
+@pytest.mark.parametrize("difference", ["code", "versions", "nanny"])
 def test_a_worker_that_would_compute_something_else_is_refused(
     ready, scheduler, tmp_path, difference
 ):
@@ -322,11 +322,24 @@ def test_a_worker_that_would_compute_something_else_is_refused(
         loop = project(tmp_path / "other") / "src/headswap/train/loop.py"
         loop.write_text(loop.read_text() + "OTHER = 1\n")
         worker(PYTHONPATH=str(tmp_path / "other/src"))
+    elif difference == "versions":
+        (tmp_path / "pillow-0.1.dist-info").mkdir()
+        (tmp_path / "pillow-0.1.dist-info/METADATA").write_text("Name: pillow\nVersion: 0.1\n")
+        worker(PYTHONPATH=str(tmp_path))
     else:
         worker(nanny=True)
     message = sh("headswap", "train", "slow", "finetune", code=1, DASK_SCHEDULER_ADDRESS=address)
-    assert {"code": "other code", "nanny": "--no-nanny"}[difference] in message
+    said = {"code": "other code", "versions": "versions.pillow", "nanny": "--no-nanny"}
+    assert said[difference] in message
     assert not list(Path("runs").rglob("seed-*/run.json"))
+
+
+def test_a_full_disk_of_a_worker_is_told_and_leaves_no_partial_file(ready, scheduler):
+    address, worker, _ = scheduler
+    psutil.Process(worker().pid).rlimit(psutil.RLIMIT_FSIZE, (2**12, 2**12))
+    message = sh("headswap", "train", "slow", "finetune", code=1, DASK_SCHEDULER_ADDRESS=address)
+    assert re.search(r"slow-finetune seed \d failed: .* could not be written", message)
+    assert not list(Path("runs").rglob("*.pt")) and not list(Path("runs").rglob("*.partial"))
 
 
 def test_a_worker_without_the_folder_is_told_to_share_it(workspace, scheduler, monkeypatch):
