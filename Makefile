@@ -1,6 +1,8 @@
 # A fresh machine needs Python 3.11 or later and make; the targets install the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# With CPU=1 uv takes torch from PyTorch's own index of builds for CPUs.
+INSTALL := $(if $(CPU),uv pip install --python .venv --torch-backend cpu,pip install --progress-bar on)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 ifdef HEADSWAP_MIRROR
 # A relative path would break inside `dvc exp run --temp`; an address is left as it is.
@@ -41,5 +43,8 @@ clean:  ## delete runs/, the demo and the page of plots (DVC's cache stays)
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headswap needs Python 3.11 or later; name one, for example: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@echo "Installing torch $(if $(CPU),for CPUs,for NVIDIA's GPUs and for CPUs) and all else into .venv,"
+	@echo "which takes some minutes$(if $(CPU),., and 6.3 GiB; without NVIDIA's libraries: make CPU=1)"
+	$(if $(CPU),$(BIN)/pip install --quiet --constraint constraints.txt uv)
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[test]'
 	touch $@

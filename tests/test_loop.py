@@ -308,7 +308,7 @@ def test_a_probe_draws_a_view_for_each_image_and_epoch(tmp_path):
 class Ones:
     """Two images of ones, in every epoch."""
 
-    labels = {"val": torch.tensor([0, 1])}
+    labels = dict.fromkeys(("train", "val"), torch.tensor([0, 1]))
 
     def train_batches(self, seed, epoch, batch_size):
         yield torch.ones(2, 1, 8, 8), self.labels["val"]

@@ -1,5 +1,10 @@
 """Progress where there is no terminal: a line for each step, and one for each note."""
 
+import io
+
+from rich.console import Console
+
+import headswap.progress
 from headswap.progress import progress
 
 
@@ -30,3 +35,22 @@ def test_of_a_queue_the_whole_is_told_when_a_task_ends(capsys):
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("one: epoch 1/1  loss 0.5000  (1/2 runs  about 0:0")
     assert "runs" not in second and "(2/2 runs" in third
+
+
+def test_a_share_of_a_step_is_no_line_and_no_step(capsys):
+    found = lines(capsys, {"done": 1, "share": 0.5}, {"done": 2, "loss": 0.5}, {"loss": 0.25})
+    assert [line.split("  ")[0] for line in found] == ["tiny: epoch 2/3", "tiny: epoch 3/3"]
+
+
+def test_on_80_columns_a_bar_shows_steps_time_left_and_validation_accuracy(monkeypatch):
+    output = io.StringIO()
+    terminal = Console(file=output, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(headswap.progress, "console", terminal)
+    with progress("epoch", 15) as on_progress:
+        name = "resnet18-finetune seed 0"
+        on_progress(name, {"done": 0, "share": 0.0})
+        on_progress(name, {"done": 3, "validation accuracy": 0.95, "loss": 0.5})
+        on_progress(name, {"done": 3, "share": 0.4})
+    shown = output.getvalue().split("\x1b[2K")[-1].splitlines()[0]
+    assert name in shown and "3/15" in shown and "left" in shown
+    assert "validation accuracy 0.9" in shown and len(shown) <= 80

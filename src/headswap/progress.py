@@ -8,10 +8,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 OnProgress = Callable[[str, dict[str, Any]], None]
 """Called with a task's name and a message after each of its steps (see `progress`)."""
 
+OWN_KEYS = ("done", "share", "note")
+"""The keys of a message that are no figures."""
 console = Console(highlight=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
@@ -32,47 +35,60 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
     ------
     callable
         ``on_progress(name, message)``, to be called after each step of a task. The message holds
-        figures to show; ``done``, the steps done, if the task did not start with the first; and
-        ``note``, a line to print.
+        figures to show; ``done``, the steps done, if the task did not start with the first;
+        ``share``, which share of the next step is done, if none has ended; and ``note``, a line to
+        print.
     """
     bars = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[left]}"),
+        # What the others leave: on a narrow terminal the figures are cut, and nothing else.
+        TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True)),
+        expand=True,
         console=console,
         disable=not console.is_terminal,
     )
     queue = _Queue(steps) if isinstance(steps, Mapping) else None
-    whole = bars.add_task("all runs", total=len(queue.steps), figures="") if queue else None
+    whole = (
+        bars.add_task("all runs", total=len(queue.steps), left="", figures="") if queue else None
+    )
     tasks: dict[str, TaskID] = {}
-    done_by_task: dict[str, int] = {}
-    started: dict[str, tuple[int, float]] = {}
+    done_by_task: dict[str, float] = {}
+    started: dict[str, tuple[float, float]] = {}
+    figures_by_task: dict[str, str] = {}
 
     def on_progress(name: str, message: dict[str, Any]) -> None:
         total = queue.steps[name] if queue else steps
         assert isinstance(total, int)
         before = done_by_task.get(name, 0)
-        done = message.get("done", before + 1)
+        ended = "share" not in message
+        done = message.get("done", before + 1) + message.get("share", 0)
         done_by_task[name] = done
         # The first message does not count for the speed: its step may have been done long ago.
         first, since = started.setdefault(name, (done, time.monotonic()))
-        figures = "  ".join(
-            f"{key} {value:.4f}" for key, value in message.items() if key not in ("done", "note")
-        )
+        values = {key: value for key, value in message.items() if key not in OWN_KEYS}
+        if values:
+            figures_by_task[name] = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
+        figures = figures_by_task.get(name, "")
+        left = ""
         if first < done < total:
-            left = (time.monotonic() - since) / (done - first) * (total - done)
-            figures += f"  {timedelta(seconds=round(left))} left"
+            seconds = (time.monotonic() - since) / (done - first) * (total - done)
+            left = f"{timedelta(seconds=round(seconds))} left"
         if queue and whole is not None:
             queue.update(name, done)
-            bars.update(whole, completed=queue.finished, figures=queue.time_left())
+            bars.update(whole, completed=queue.finished, left=queue.time_left())
             if not console.is_terminal and done == total:
-                figures += f"  ({queue.finished}/{len(queue.steps)} runs  {queue.time_left()})"
+                left += f"({queue.finished}/{len(queue.steps)} runs  {queue.time_left()})"
         if name not in tasks:
-            tasks[name] = bars.add_task(name, total=total, figures="")
-        bars.update(tasks[name], completed=done, figures=figures, visible=not queue or done < total)
-        if done and not console.is_terminal:
-            console.print(f"{name}: {unit} {done}/{total}  {figures}".rstrip(), markup=False)
+            tasks[name] = bars.add_task(name, total=total, left="", figures="")
+        visible = not queue or done < total
+        bars.update(tasks[name], completed=done, left=left, figures=figures, visible=visible)
+        if done and ended and not console.is_terminal:
+            console.print(
+                f"{name}: {unit} {done}/{total}  {figures}  {left}".rstrip(), markup=False
+            )
         if note := message.get("note"):
             console.print(f"{name}: {note}", markup=False)
 
@@ -85,11 +101,12 @@ class _Queue:
 
     def __init__(self, steps: Mapping[str, int]):
         self.steps, self.finished = steps, 0
-        self._done = dict.fromkeys(steps, 0)
-        self._start, self._computed = time.monotonic(), 0
+        self._done = dict.fromkeys(steps, 0.0)
+        self._start, self._computed = time.monotonic(), 0.0
 
-    def update(self, name: str, done: int) -> None:
-        self._computed += done == self._done[name] + 1  # others were done before
+    def update(self, name: str, done: float) -> None:
+        step = done - self._done[name]
+        self._computed += step if step <= 1 else 0  # others were done before
         self._done[name] = done
         self.finished = sum(self._done[task] >= self.steps[task] for task in self.steps)
 

@@ -1,6 +1,7 @@
 """The training loop: one network, one recipe, one seed, epoch by epoch."""
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -70,7 +71,8 @@ def train(
     checkpoint
         Each finished epoch is saved here, and an interrupted run continues from here.
     on_progress
-        Called after each epoch with ``done``, the number of finished epochs, and figures or a note.
+        Called after each epoch with ``done``, the number of finished epochs, and figures or a note;
+        at most twice a second also during an epoch, with the ``share`` of its images so far.
 
     Returns
     -------
@@ -96,18 +98,20 @@ def train(
         except ValueError as error:
             on_progress(done=0, note=f"starts from the first epoch: {error}")
 
+    on_batch = _BatchProgress(on_progress, len(dataset.labels["train"]))
     for epoch in range(len(history.seconds), recipe.epochs):
         if history.diverged is not None:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
         torch.manual_seed(derive(seed, "dropout", epoch))
+        on_batch.start_epoch(epoch)
         timer.start_epoch()
         timer.lap("checkpoint")
         batches = dataset.train_batches(seed, epoch, recipe.batch_size)
         try:
             train_loss, train_accuracy = train_epoch(
-                network, batches, optimizer, autocast, device, timer
+                network, batches, optimizer, autocast, device, timer, on_batch
             )
         except SingleImage as error:
             raise UserError(
@@ -142,6 +146,23 @@ def train(
     return history
 
 
+class _BatchProgress:
+    """Tells, at most twice a second, which share of an epoch's images is trained on."""
+
+    def __init__(self, on_progress: Callable[..., None], images: int):
+        self._on_progress, self._images = on_progress, images
+        self._epoch, self._told = 0, -math.inf
+
+    def start_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self(0)
+
+    def __call__(self, images: int) -> None:
+        if time.monotonic() - self._told > 0.5:
+            self._told = time.monotonic()
+            self._on_progress(done=self._epoch, share=images / self._images)
+
+
 class SingleImage(Exception):
     """A network cannot be trained on a batch of a single image."""
 
@@ -153,8 +174,9 @@ def train_epoch(
     autocast: AbstractContextManager[Any],
     device: str,
     timer: PhaseTimer,
+    on_batch: Callable[[int], None],
 ) -> tuple[float, float]:
-    """Train for one epoch.
+    """Train for one epoch; `on_batch` is called with the number of images after each batch.
 
     Returns
     -------
@@ -185,6 +207,7 @@ def train_epoch(
         loss_sum += loss.item() * len(labels)
         correct += int((outputs.argmax(1) == labels).sum())
         images += len(labels)
+        on_batch(images)
     return loss_sum / images, correct / images
 
 
@@ -250,7 +273,7 @@ def _sizes_that_do(batch_size: int, images: int) -> str:
 def _progress_message(history: History, recipe: Recipe) -> dict[str, Any]:
     if history.diverged is None:
         _, _, loss, accuracy = history.curves[-1]
-        return {"loss": loss, "accuracy": accuracy}
+        return {"validation accuracy": accuracy, "loss": loss}
     lr = learning_rate(recipe, history.diverged)
     return {
         "note": f"diverged: the loss is not finite in epoch {history.diverged} "

@@ -36,7 +36,7 @@ def recorded(folder: Path, epochs: int, on_progress: Callable[..., None]) -> Cal
 
     def on_recorded_progress(**message: Any) -> None:
         nonlocal since
-        if "done" in message:
+        if "done" in message and "share" not in message:
             since, before = time.monotonic(), since
             content = {"done": message["done"], "epochs": epochs, "seconds": since - before}
             with atomic_write(folder / PROGRESS, durable=False) as temporary:
