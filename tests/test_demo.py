@@ -1,6 +1,7 @@
 """`make demo` runs the six cells of the default matrix in the folder demo/, without Git."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,3 +49,25 @@ def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert {path for path in after if tmp_path / "demo" not in path.parents} == set(before)
     assert all(path.read_bytes() == content for path, content in before.items())
+    readmes_commands_work(tmp_path / "demo", environment)
+
+
+def readmes_commands_work(project, environment):
+    """Run all of README's commands of headswap, and its snippet, as they are written."""
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^    (headswap .*)$", readme, re.MULTILINE)
+    commands += sorted(set(re.findall(r"`(headswap [^`]*)`", readme)), key=lambda c: "--use" in c)
+    assert len(commands) >= 9 and "--use" in commands[-1]
+    for number, image in enumerate(sorted((project / "data/images/val").rglob("*.*"))):
+        target = project / "photos" / image.parent.name / f"{number}{image.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, target)
+        shutil.copy(image, project / "a.jpg")
+        shutil.copy(image, project / "photo.jpg")
+    (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    for command in [["python", "-c", snippet], *(["sh", "-c", command] for command in commands)]:
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for name in ("found.csv", "why", "for-others/model.onnx", "report.html"):
+        assert (project / name).exists()
+    assert "url: photos" in (project / "params.yaml").read_text()
