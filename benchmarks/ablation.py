@@ -32,7 +32,9 @@ from headswap.train.workers import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = [
-    params.Cell(model, mode) for model in ("alexnet", "resnet18") for mode in ("finetune", "frozen")
+    params.Cell(model, mode)
+    for model in ("alexnet", "resnet18")
+    for mode in ("finetune", "frozen", "probe")
 ]
 PRECISIONS = ("float32", "bfloat16")
 
@@ -89,32 +91,44 @@ PIECES = {
 
 
 def measure(cell, precision, piece, images):
-    """Return the CPU seconds of the second epoch of a run, in this process."""
+    """Return the CPU seconds of the second epoch of a run, in this process.
+
+    Of `probe`, whose epochs compute a single layer on features, those of the second view of all
+    training images.
+    """
     import torch
 
-    from headswap.train import loop, run
+    from headswap.train import features, loop, run
 
     torch.set_num_threads(1)
     chosen = params.load()
+    times = []
+
+    def on_progress(**message):
+        if "share" not in message:
+            now = os.times()
+            times.append(now.user + now.system)
+
+    if cell.mode == "probe":
+        chosen = chosen.model_copy(update={"precision": precision})
+        with PIECES[piece][0]() if piece else contextlib.nullcontext():
+            folder = Path(tempfile.mkdtemp(dir="."))
+            features.compute_parts(cell.model, chosen, ["0", "1"], folder, on_progress=on_progress)
+        return times[1] - times[0]
     recipe = chosen.train.model_copy(update={"epochs": 2})
     chosen = chosen.model_copy(update={"precision": precision, "train": recipe})
     with PIECES[piece][0]() if piece else contextlib.nullcontext():
         dataset = run.open_dataset(cell, chosen)
         network = run.build_network(cell, chosen, dataset, 0)
         validation = round(images * len(dataset.labels["val"]) / len(dataset.labels["train"]))
+        sizes = {"train": images, "val": validation}
         few = SimpleNamespace(
-            labels={"val": dataset.labels["val"][:validation]},
+            labels={split: dataset.labels[split][:number] for split, number in sizes.items()},
             train_batches=lambda *args: itertools.islice(
                 dataset.train_batches(*args), images // recipe.batch_size
             ),
             val_batches=lambda: first(dataset.val_batches(), validation),
         )
-        times = []
-
-        def on_progress(**_):
-            now = os.times()
-            times.append(now.user + now.system)
-
         loop.train(
             network,
             few,
@@ -148,7 +162,7 @@ def measure_in_process(folder, cell, precision, piece, images):
 
 def prepare(folder):
     """Bring photographs and random weights into a folder."""
-    for name in ("params.yaml", "data/manifest.csv"):
+    for name in ("params.yaml", "dvc.yaml", "data/manifest.csv"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     text = (folder / "params.yaml").read_text()
@@ -166,6 +180,7 @@ def prepare(folder):
 def main(
     repeats: Annotated[int, typer.Option(help="Measurements of each; the median counts.")] = 3,
     images: Annotated[int, typer.Option(help="Training images in an epoch.")] = 84,
+    mode: Annotated[str, typer.Option(help="Measure the cells of this mode only.")] = "",
     measure_only: Annotated[str, typer.Option("--measure", hidden=True)] = "",
 ):
     """Print the table."""
@@ -174,26 +189,28 @@ def main(
         print(measure(params.Cell(model, mode), precision, piece, int(images)))
         return
     seconds = {}
+    cells = [cell for cell in CELLS if mode in ("", cell.mode)]
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         for _ in range(repeats):
-            for cell, precision in itertools.product(CELLS, PRECISIONS):
+            for cell, precision in itertools.product(cells, PRECISIONS):
                 acting = [piece for piece in PIECES if PIECES[piece][1](cell, precision)]
                 for piece in [None, *acting]:
                     measured = measure_in_process(folder, cell, precision, piece, images)
                     seconds.setdefault((cell, precision, piece), []).append(measured)
-    print("\n".join(report(seconds, repeats, images)))
+    print("\n".join(report(seconds, cells, repeats, images)))
 
 
-def report(seconds, repeats, images):
+def report(seconds, cells, repeats, images):
     """Yield the lines of the table."""
     on = machine()
-    columns = [(cell, precision) for cell in CELLS for precision in PRECISIONS]
+    columns = [(cell, precision) for cell in cells for precision in PRECISIONS]
     yield "# What each piece of `headswap.train.speed` gains"
     yield ""
     yield (
         f"CPU seconds of an epoch of {images} training images without the piece, divided by those "
-        f"with all pieces: median of {repeats} pairs. 1.10 means that the piece saves a tenth of "
+        f"with all pieces: median of {repeats} pairs; of `probe`, with short epochs, of a view "
+        "of all training images. 1.10 means that the piece saves a tenth of "
         "the time; – that it cannot act there. "
         f"Made by `python benchmarks/ablation.py --repeats {repeats} --images {images}` on "
         f"{on['processor']}, one thread, at revision {str(on['revision'])[:12]}."

@@ -196,7 +196,8 @@ def project(folder, epochs):
     """Lay out a project for headswap that trains with random weights; bring its images."""
     (folder / "data").mkdir(parents=True)
     shutil.copy(ROOT / "data/manifest.csv", folder / "data")
-    shutil.copy(ROOT / "params.yaml", folder)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
     edit(folder / "params.yaml", weights="random", train={"epochs": epochs})
     models = params.load(folder / "params.yaml").models
     for command in (["fetch"], ["verify"], *(["weights", model] for model in models)):

@@ -35,7 +35,8 @@ def lay_out(folder, images, **changes):
     """Make a project for one network and one epoch, on a folder of images; bring all it needs."""
     (folder / "data").mkdir(parents=True)
     shutil.copytree(ROOT / "data/published", folder / "data/published")
-    shutil.copy(ROOT / "params.yaml", folder)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
     usual = {
         "dataset": {"url": str(images)},
         "models": [NETWORK],
@@ -133,7 +134,8 @@ def of_comparison(folder):
         project = folder / f"compared-{images}"
         (project / "data").mkdir(parents=True)
         shutil.copytree(ROOT / "data/published", project / "data/published")
-        shutil.copy(ROOT / "params.yaml", project)
+        for name in ("params.yaml", "dvc.yaml"):
+            shutil.copy(ROOT / name, project)
         os.chdir(project)
         write_images(images)
         for model in MODELS:

@@ -35,7 +35,8 @@ def train(folder, precision, seeds, epochs):
     (folder / "data").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "data/manifest.csv", folder / "data")
     shutil.copy(ROOT / "tests/my_networks.py", folder)
-    shutil.copy(ROOT / "params.yaml", folder)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
     edit(
         folder / "params.yaml",
         models=[NAME],
