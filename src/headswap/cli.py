@@ -261,8 +261,11 @@ def _train(model: str, mode: "Mode", params: "Params") -> None:
     from headswap.params import Cell
     from headswap.progress import progress
     from headswap.train.cell import train_cell
+    from headswap.train.status import whole_line
 
     check_unpacked(params.dataset)
+    if whole := whole_line(params):
+        print(f"Of the whole: {whole}")
     stage = "probe" if mode == "probe" else "train"
     cell, snapshot = Cell(model, mode), _snapshot(params, stage, "train")
     with progress("epoch", params.recipe(cell).epochs) as on_progress:

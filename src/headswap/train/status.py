@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from headswap.errors import UserError
 from headswap.io import atomic_write, read_json
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, IMAGES, MODELS, WEIGHTS
@@ -90,13 +91,27 @@ def status_lines(params: Params) -> list[str]:
     finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
     if finished == runs:
         return [*lines, f"All {runs} runs of {len(cells)} cells are finished. Next: dvc repro"]
+    if not any(cell.running for cell in cells):
+        return [*lines, _whole(cells), "No run is being trained now. To go on: dvc repro"]
+    return [*lines, _whole(cells)]
+
+
+def whole_line(params: Params) -> str:
+    """Return the line of `status_lines` for the whole, empty if all runs are finished."""
+    try:
+        cells = [_cell_status(cell, params) for cell in chosen_cells(params, [])]
+    except UserError:  # about a file of another cell, which is told when that is trained
+        return ""
+    return "" if all(cell.finished == len(cell.done) for cell in cells) else _whole(cells)
+
+
+def _whole(cells: list[CellStatus]) -> str:
+    finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
     ended = sum(cell.finished == len(cell.done) for cell in cells)
     whole = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}"
     if seconds := _seconds_left(cells):
         whole += f", about {_duration(seconds)} left"
-    if not any(cell.running for cell in cells):
-        return [*lines, whole, "No run is being trained now. To go on: dvc repro"]
-    return [*lines, whole]
+    return whole
 
 
 def _cell_status(cell: Cell, params: Params) -> CellStatus:
