@@ -481,3 +481,14 @@ def test_claims_about_other_networks_take_one_line(chosen, capsys):
     for text in (report(), capsys.readouterr().out):
         assert text.count("not in the matrix") == 1
         assert not [verdict for verdict in elsewhere if verdict["says"] in text]
+
+
+def test_holms_correction_counts_pairs_with_the_same_p_value_alike(chosen):
+    random = np.random.default_rng(4)
+    hard = random.random((5, IMAGES)) < 0.35
+    write_cell(FINETUNE, hard | (np.arange(IMAGES) < 12))
+    for cell in (FROZEN, PROBE):
+        write_cell(cell, hard | (np.arange(IMAGES) < 18))
+    write_comparison(chosen)
+    rows = rows_of("differences").query("which == 'best' and cell == 'alexnet-finetune'")
+    assert list(rows["differ"]) == [True, True] and list(rows["holm"]) == [False, False]

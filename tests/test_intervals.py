@@ -128,6 +128,11 @@ def test_a_cell_whose_replicates_vary_much_more_than_others_keeps_a_wide_interva
     assert np.mean(covered) >= 0.92
 
 
+def test_cells_that_say_nothing_are_no_prior():
+    assert replicate_prior([]) is None
+    assert replicate_prior([np.ones((3, 9)), np.ones((1, 9))]) is None
+
+
 def test_replicates_far_apart_do_not_overflow_the_prior():
     correct = np.array([[True] * 100, [False] * 99 + [True]])
     estimate = intervals.accuracy(correct, replicate_prior([correct, correct]))

@@ -74,7 +74,7 @@ def test_wrong_images_are_listed_with_the_number_of_runs(compared):
     (part,) = re.findall(
         r"<summary>alexnet-frozen: (.*?)</details>", Path("report.html").read_text(), re.DOTALL
     )
-    assert part.startswith("1 images") and f"<td>{image}</td>" in part and "<td>2</td>" in part
+    assert part.startswith("1 image<") and f"<td>{image}</td>" in part and "<td>2</td>" in part
 
 
 def test_names_are_no_markup(compared):
@@ -96,9 +96,24 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(compared, name):
     assert not Path("report.html").exists()
 
 
-def test_a_missing_folder_for_the_page_is_told(compared):
-    with pytest.raises(UserError, match="mkdir -p missing"):
-        write_page(compared, Path("missing/report.html"))
+def test_the_page_replaces_neither_a_folder_nor_what_a_stage_writes(compared):
+    Path("pages").mkdir()
+    Path("pages/precious.txt").touch()
+    with pytest.raises(UserError, match="pages is a folder.\nName a file: .* pages/report.html"):
+        write_page(compared, Path("pages"))
+    before = Path("metrics/comparison.md").read_bytes()
+    with pytest.raises(UserError, match="overlaps"):
+        write_page(compared, Path("metrics/comparison.md"))
+    assert Path("pages/precious.txt").exists()
+    assert Path("metrics/comparison.md").read_bytes() == before
+
+
+def test_cells_without_a_finished_run_have_no_list_of_wrong_images(compared):
+    for mode in ("finetune", "frozen", "probe"):
+        write_cell(Cell("alexnet", mode), np.empty((0, 30)), diverged=3)
+    write_comparison(compared)
+    write_page(compared, Path("report.html"))
+    assert "<details>" not in Path("report.html").read_text()
 
 
 @pytest.mark.slow

@@ -254,7 +254,7 @@ def test_ctrl_c_says_what_is_true_of_a_command_that_is_no_stage(trained, tmp_pat
             process.send_signal(signal.SIGINT)
             assert process.wait() == 1
             assert process.stderr.read().endswith(
-                "\nStopped. No file is half written. To start again, type it again.\n"
+                "\nStopped. No file is half written. Run the same command again.\n"
             )
         assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / "exported").exists()

@@ -58,10 +58,10 @@ def test_a_stage_that_trains_says_how_far_the_whole_is(workspace):
     train_all()
     edit(seeds=[0, 1, 2])
     output = sh("headswap", "train", "tiny", "frozen")
-    assert re.match(r"Of the whole: cell 1 of 3, run 7 of 9, about \d+ s left\n", output)
+    assert re.match(r"The whole pipeline: cell 1 of 3, run 7 of 9, about \d+ s left\n", output)
     Path("data/weights/tiny.safetensors").write_bytes(b"")
     edit(probe={"epochs": 1})
-    assert "whole" not in sh("headswap", "probe", "tiny")
+    assert "pipeline" not in sh("headswap", "probe", "tiny")
 
 
 @pytest.mark.slow

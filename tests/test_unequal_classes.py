@@ -50,6 +50,13 @@ def test_a_class_of_one_image_has_no_interval():
     assert estimate.value == 0.5 and np.isnan([estimate.low, estimate.high]).all()
 
 
+def test_balanced_accuracy_of_few_images_has_a_variance_that_is_not_negative():
+    correct = np.ones((5, 6))
+    correct[2, 0] = correct[4, 3] = 0
+    estimate = balanced_accuracy(correct, [0, 1, 2, 0, 1, 2])
+    assert estimate.low < estimate.value - 0.05
+
+
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(4, 9))))
 def test_balanced_accuracy_is_within_its_interval_and_that_within_0_and_1(correct):
     labels = ["ants", "bees", "ants", "bees", *["ants"] * (correct.shape[1] - 4)]

@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
-STARTS_AGAIN = ("check", "manifest", "predict", "export", "status", "prune")
+STARTS_AGAIN = ("check", "manifest", "predict", "export", "report", "status", "prune")
 """The commands that keep nothing to continue with when they are interrupted."""
 
 
@@ -48,7 +48,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             _fail(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
             if function.__name__ in STARTS_AGAIN:
-                sys.exit("\nStopped. No file is half written. To start again, type it again.")
+                sys.exit("\nStopped. No file is half written. Run the same command again.")
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded
@@ -265,7 +265,7 @@ def _train(model: str, mode: "Mode", params: "Params") -> None:
 
     check_unpacked(params.dataset)
     if whole := whole_line(params):
-        print(f"Of the whole: {whole}")
+        print(f"The whole pipeline: {whole}")
     stage = "probe" if mode == "probe" else "train"
     cell, snapshot = Cell(model, mode), _snapshot(params, stage, "train")
     with progress("epoch", params.recipe(cell).epochs) as on_progress:
@@ -445,8 +445,11 @@ def stop_with_parent() -> None:
     import psutil
 
     child = psutil.Process()  # of DVC: this process or, where its shell does not exec, the shell
-    while (parent := child.parent()) and "DVC_STAGE" in parent.environ():
-        child = parent
+    parent = child.parent()
+    # DVC may be another user's; or end just now.
+    with contextlib.suppress(psutil.Error):
+        while parent and "DVC_STAGE" in parent.environ():
+            child, parent = parent, parent.parent()
 
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -14,7 +14,7 @@ OnProgress = Callable[[str, dict[str, Any]], None]
 """Called with a task's name and a message after each of its steps (see `progress`)."""
 
 OWN_KEYS = ("done", "share", "note")
-"""The keys of a message that are no figures."""
+"""The keys of a message that are not figures to show."""
 console = Console(highlight=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 

@@ -161,7 +161,7 @@ def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dic
     }
 
 
-def _optimism_prior(results: Results, cell: str) -> Array:
+def _optimism_prior(results: Results, cell: str) -> Array | None:
     tables = {
         name: [results.correct[name, which].astype(float) for which in EPOCHS]
         for name in results.cells

@@ -4,7 +4,7 @@ All replicates are evaluated on the same validation images, so an estimate has t
 variance: the sample of images, the sample of seeds, and their interaction. Each variance component
 is estimated, and counted once [1]_. The usual bootstrap over images and replicates counts the
 interaction three times [2]_, and five replicates stay five; `benchmarks/COVERAGE.md` compares both.
-With a prior from other cells (see `spread`), a few replicates give a narrower interval.
+With a prior from other cells (see `spread`), a few replicates usually give a narrower interval.
 
 References
 ----------
@@ -36,7 +36,7 @@ class Estimate:
         With how many images the interval would exclude zero if the estimate stayed the same. None
         if no number would suffice, because the replicates vary too much or the estimate is zero.
     p_value
-        How probable an estimate as far from zero is if the true value is zero.
+        How probable an estimate at least as far from zero is if the true value is zero.
     """
 
     value: float
@@ -112,8 +112,8 @@ def balanced_accuracy(
     -------
     Estimate
         Its interval combines those of the recalls (see `accuracy`), each for other images of its
-        class, as independent ones [1]_; what other replicates add to its square is added. It is not
-        known where a class has a single image.
+        class, as independent ones [1]_; the replicates' part of the squared half width is added.
+        The interval is not known where a class has a single image.
 
     References
     ----------
@@ -125,8 +125,9 @@ def balanced_accuracy(
     >>> balanced_accuracy([[True, True, True, False, False]], ["a", "a", "a", "b", "b"]).value
     0.5
     """
-    values, classes = np.asarray(correct, dtype=float), np.asarray(labels)
-    recalls = [values[:, classes == label] for label in np.unique(classes)]
+    values = np.asarray(correct, dtype=float)
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    recalls = [values[:, classes == number] for number in range(len(counts))]
     by_replicate = np.mean([recall.mean(axis=1) for recall in recalls], axis=0)
     mean, replicates = float(by_replicate.mean()), len(values)
     if min(recall.shape[1] for recall in recalls) < 2:
@@ -136,11 +137,11 @@ def balanced_accuracy(
         sum(getattr(part, source) for part in parts) / len(parts) ** 2
         for source in ("of_images", "interaction")
     )
-    shares = [np.mean(classes == label) for label in classes]
-    balanced = components(values / (len(parts) * np.array(shares)))
+    shares = counts[classes] / len(classes)
+    balanced = components(values / (len(parts) * shares))
     # As in other cells' prior, what a replicate adds to one class alone is part of the interaction.
     error = mean_error(
-        replace(balanced, of_images=of_images - interaction + balanced.interaction)
+        replace(balanced, of_images=max(0.0, of_images - interaction) + balanced.interaction)
         if replicates > 1
         else replace(balanced, of_images=of_images),
         prior,

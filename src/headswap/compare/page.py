@@ -16,7 +16,7 @@ from PIL import Image
 
 from headswap.compare.plots import TEMPLATES
 from headswap.errors import UserError
-from headswap.io import write_text
+from headswap.io import refuse_outputs, write_text
 from headswap.params import Params
 from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
@@ -27,10 +27,11 @@ def write_page(params: Params, output: Path) -> None:
     Raises
     ------
     UserError
-        If a file of the comparison or the output's folder is missing.
+        If a file of the comparison is missing, or the output is a folder or what a stage writes.
     """
-    if not output.parent.is_dir():
-        raise UserError(f"{output.parent} is not a folder.\nMake it with: mkdir -p {output.parent}")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder.\nName a file: --output {output / 'report.html'}")
+    refuse_outputs(output, "--output")
     pictures: dict[str, dict[str, Any]] = {}
 
     def picture(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
@@ -51,8 +52,10 @@ def write_page(params: Params, output: Path) -> None:
     report = markdown.render(_read(METRICS / "comparison.md").decode())
     wrong = {}
     for cell in params.cells():
-        _read(path := PREDICTIONS / f"{cell.name}.csv")
-        rows = pd.read_csv(path, dtype={"label": str, "predicted": str}, keep_default_na=False)
+        table = io.BytesIO(_read(PREDICTIONS / f"{cell.name}.csv"))
+        rows = pd.read_csv(table, dtype={"label": str, "predicted": str}, keep_default_na=False)
+        if rows.empty:
+            continue
         rows = rows[(rows["which"] == "best") & (rows["label"] != rows["predicted"])]
         wrong[cell.name] = rows.value_counts(["image", "label", "predicted"]).reset_index()
     template = jinja2.Environment(autoescape=True).from_string(

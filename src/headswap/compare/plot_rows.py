@@ -167,7 +167,7 @@ def differences(results: Results) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*columns, "p_value", "images_needed"])
     table = table.astype({"p_value": float})
     # Rank from the largest, 1, so that each p-value is multiplied by its rank.
-    ranks = table.groupby("which")["p_value"].rank(method="first", ascending=False)
+    ranks = table.groupby("which")["p_value"].rank(method="max", ascending=False)
     adjusted = table.assign(holm=table["p_value"] * ranks).sort_values("p_value")
     table["holm"] = adjusted.groupby("which")["holm"].cummax() < 1 - LEVEL
     return table.drop(columns="p_value").round(6)

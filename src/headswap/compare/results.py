@@ -119,7 +119,7 @@ class Results:
         values = {cell: correct[cell].loc[seeds].to_numpy(float) for cell in weights}
         return np.sum([weight * values[cell] for cell, weight in weights.items()], axis=0)
 
-    def replicate_prior(self, which: Epoch = "best", without: str | None = None) -> Array:
+    def replicate_prior(self, which: Epoch = "best", without: str | None = None) -> Array | None:
         """Return what the cells say about the replicates (see `spread`), maybe all but one."""
         values = [self.correct[cell, which] for cell in self.cells if cell != without]
         return replicate_prior(of_cell for of_cell in values if len(of_cell))

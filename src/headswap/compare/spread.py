@@ -79,7 +79,7 @@ class MeanError:
 
     @property
     def quantile(self) -> float:
-        """Student's."""
+        """Student's quantile for `LEVEL` and the degrees of freedom."""
         return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
 
     def exceeds(self, distance: float, images: float = 1.0) -> float:
@@ -119,7 +119,7 @@ def components(values: ArrayLike, pseudo_square: float = 0.0) -> Components:
     return Components(of_images, interaction, of_replicates, replicates, images)
 
 
-def replicate_prior(experiments: Iterable[ArrayLike]) -> Array:
+def replicate_prior(experiments: Iterable[ArrayLike]) -> Array | None:
     """Estimate how the replicates' variance is distributed over cells.
 
     Parameters
@@ -131,14 +131,15 @@ def replicate_prior(experiments: Iterable[ArrayLike]) -> Array:
     Returns
     -------
     numpy.ndarray
-        The probability of each of `RATIOS`.
+        The probability of each of `RATIOS`; None if no cell says anything.
     """
     table = _log_normal_weights()
     log_evidence = np.zeros(table.shape[:-1])
-    for values in experiments:
-        parts = components(values)
-        if parts.interaction > 0:
-            log_evidence += np.log(np.maximum(table @ _likelihood(parts), np.finfo(float).tiny))
+    all_parts = [parts for parts in map(components, experiments) if parts.interaction > 0]
+    if not all_parts:
+        return None
+    for parts in all_parts:
+        log_evidence += np.log(np.maximum(table @ _likelihood(parts), np.finfo(float).tiny))
     evidence = np.exp(log_evidence - log_evidence.max())
     of_others = np.tensordot(evidence / evidence.sum(), table, axes=2)
     prior = ((1 - VAGUE) * of_others + VAGUE / len(RATIOS)) * (1 + RATIOS) ** CAUTION

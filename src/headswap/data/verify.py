@@ -74,11 +74,15 @@ def verify_images(
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{archive} is damaged: {error}.\n"
-            "Get a good copy with: dvc repro --force --single-item fetch"
-        ) from None
+        raise _damaged(archive, error) from None
     return manifest
+
+
+def _damaged(archive: str | PathLike[str], error: Exception) -> UserError:
+    return UserError(
+        f"{archive} is damaged: {error}.\n"
+        "Get a good copy with: dvc repro --force --single-item fetch"
+    )
 
 
 def check_unpacked(
@@ -99,8 +103,11 @@ def check_unpacked(
     if not Path(images).exists() or (generated and not Path(archive).exists()):
         return
     if generated:
-        with zipfile.ZipFile(archive) as file:
-            manifest = _generated_manifest(file)
+        try:
+            with zipfile.ZipFile(archive) as file:
+                manifest = _generated_manifest(file)
+        except zipfile.BadZipFile as error:
+            raise _damaged(archive, error) from None
     else:
         manifest = read_manifest(dataset.manifest)
     sizes = {

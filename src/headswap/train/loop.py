@@ -147,19 +147,19 @@ def train(
 
 
 class _BatchProgress:
-    """Tells, at most twice a second, which share of an epoch's images is trained on."""
+    """Report at most twice a second how much of an epoch's images was trained on."""
 
     def __init__(self, on_progress: Callable[..., None], images: int):
         self._on_progress, self._images = on_progress, images
-        self._epoch, self._told = 0, -math.inf
+        self._epoch, self._reported = 0, -math.inf
 
     def start_epoch(self, epoch: int) -> None:
         self._epoch = epoch
         self(0)
 
     def __call__(self, images: int) -> None:
-        if time.monotonic() - self._told > 0.5:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported > 0.5:
+            self._reported = time.monotonic()
             self._on_progress(done=self._epoch, share=images / self._images)
 
 

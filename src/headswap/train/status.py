@@ -31,7 +31,7 @@ def recorded(folder: Path, epochs: int, on_progress: Callable[..., None]) -> Cal
     epochs
         How many it will have.
     on_progress
-        Called with each message; after an epoch that holds ``done``, the number of finished ones.
+        Called with each message, of which those without ``share`` count (see `progress`).
     """
     since = time.monotonic()
 
@@ -100,7 +100,7 @@ def whole_line(params: Params) -> str:
     """Return the line of `status_lines` for the whole, empty if all runs are finished."""
     try:
         cells = [_cell_status(cell, params) for cell in chosen_cells(params, [])]
-    except UserError:  # about a file of another cell, which is told when that is trained
+    except UserError:  # about a file of another cell, reported when that cell is trained
         return ""
     return "" if all(cell.finished == len(cell.done) for cell in cells) else _whole(cells)
 
