@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.io import sha256
-from headswap.train.provenance import code_digest
+from headswap.train.provenance import code_digest, machine
 from headswap.train.run_cache import cache_key
 
 HARMLESS = {
@@ -240,3 +240,17 @@ def test_what_a_benchmark_imports_exists(path):
                 module = importlib.import_module(node.module)
                 if not hasattr(module, name.name):
                     importlib.import_module(f"{node.module}.{name.name}")
+
+
+def test_only_edited_code_marks_a_revision_as_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("src").mkdir()
+    for name in ("src/code.py", "params.yaml"):
+        Path(name).write_text("1\n")
+    author = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "First"]):
+        subprocess.run(["git", *words], check=True)
+    Path("params.yaml").write_text("2\n")
+    assert not machine()["dirty"]
+    Path("src/code.py").write_text("2\n")
+    assert machine()["dirty"]

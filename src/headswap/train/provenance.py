@@ -93,7 +93,7 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
         ``processor``; ``cores``; ``device``, of a CUDA device its model; ``workers``, the maximum
         number of runs in parallel; ``system``; ``arithmetic``, the variables of `ARITHMETIC` that
         are set; ``revision``, None outside a Git checkout;
-        ``dirty``, whether the checkout has uncommitted changes.
+        ``dirty``, whether ``src`` has uncommitted changes (parameters are recorded as such).
     """
     if device == "cuda":
         import torch
@@ -109,7 +109,7 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
             f"{name}={os.environ[name]}" for name in ARITHMETIC if name in os.environ
         ),
         "revision": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "src")),
     }
 
 

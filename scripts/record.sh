@@ -1,0 +1,18 @@
+# Make a recorded run anew from a clean clone of the last commit, for example:
+#     sh scripts/record.sh docs/runs/efficientnet_lite0
+# and replace what is recorded there by what came out, except the gallery of photographs.
+set -eu
+run=$(cd "$1" && pwd)
+temporary=$(mktemp -d)
+git clone --quiet . "$temporary/headswap"
+cp "$run/params.yaml" tests/my_networks.py "$temporary/headswap"
+cd "$temporary/headswap"
+headswap check
+dvc repro weights embed
+headswap runs
+dvc repro
+rm -rf "$run/metrics" "$run/plots"
+cp -r dvc.lock metrics plots "$run"
+rm -f "$run/plots/comparison/gallery.png"
+cd "$run"
+rm -rf "$temporary"
