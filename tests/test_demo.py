@@ -64,6 +64,7 @@ def readmes_commands_work(project, environment):
         shutil.copy(image, target)
         shutil.copy(image, project / "a.jpg")
         shutil.copy(image, project / "photo.jpg")
+    shutil.copytree(project / "photos", project / "new")
     (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     for command in [["python", "-c", snippet], *(["sh", "-c", command] for command in commands)]:
         done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
