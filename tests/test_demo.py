@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from headswap import params
 from headswap.io import read_json
+from headswap.train.run_cache import expected_memory
 
 COPIED = (
     *("dvc.yaml", "params.yaml", "params-demo.yaml", ".dvcignore", ".dvc/plots", ".dvc/config"),
@@ -20,7 +21,7 @@ COPIED = (
 
 
 @pytest.mark.slow
-def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path):
+def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path, monkeypatch):
     for name in COPIED:
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,21 @@ def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert {path for path in after if tmp_path / "demo" not in path.parents} == set(before)
     assert all(path.read_bytes() == content for path, content in before.items())
+    monkeypatch.chdir(tmp_path / "demo")
+    memory_is_as_expected()
     readmes_commands_work(tmp_path / "demo", environment)
+
+
+def memory_is_as_expected():
+    """Check that no run took more memory than is expected of a cell without earlier runs."""
+    peaks = {}
+    for path in Path("runs").glob("*/*/seed-*/timing.json"):
+        cell = path.parents[2].name
+        peaks[cell] = max(peaks.get(cell, 0), read_json(path)["memory_bytes"])
+    Path("runs").rename("finished")
+    for cell in params.load().cells():
+        assert 0 < peaks[cell.name] <= expected_memory(cell), cell.name
+    Path("finished").rename("runs")
 
 
 def readmes_commands_work(project, environment):

@@ -18,7 +18,7 @@ from headswap.io import read_json
 from headswap.snapshot import Snapshot
 from headswap.train.features import write_features
 from headswap.train.run import train_run
-from headswap.train.run_cache import cache_key, ensure_unchanged
+from headswap.train.run_cache import cache_key
 
 BIN = Path(sys.executable).parent
 
@@ -170,16 +170,37 @@ def test_a_damaged_part_of_the_features_is_computed_again(trained):
     assert Path("data/embeddings/tiny.safetensors").read_bytes() == expected
 
 
-def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(trained):
+@pytest.mark.parametrize("changed", [False, True], ids=["", "other_parameters"])
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_runs_that_cannot_be_read_are_trained_again(trained, content, changed):
+    for path in Path("runs/tiny-frozen").glob("*/seed-*/run.json"):
+        path.write_text(content)
+    if changed:
+        edit(train={"lr": 0.02})
+    printed = run(BIN / "headswap", "train", "tiny", "frozen")
+    assert "seed 0: epoch 3/3" in printed and "seed 1: epoch 3/3" in printed
+
+
+@pytest.mark.parametrize("what", ["images", "weights"])
+def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(trained, what):
     cell, chosen = params.Cell("tiny", "frozen"), params.load()
     key = cache_key(cell, chosen)
-    image = next(Path("data/images/train").rglob("*.*"))
-    image.write_bytes(image.read_bytes() + b"?")
-    with pytest.raises(UserError, match="other images"):
-        ensure_unchanged(key, cache_key(cell, chosen))
-    with pytest.raises(UserError, match="other images"):
-        train_run(cell, chosen, 7, key, on_progress=lambda **_: None)
-    assert not (trained.parent / "seed-7/run.json").exists()
+    path = {
+        "images": next(Path("data/images/train").rglob("*.*")),
+        "weights": Path("data/weights/tiny.safetensors"),
+    }[what]
+    epochs = []
+
+    def replace(**message):
+        if "share" not in message:
+            epochs.append(message["done"])
+            content = path.read_bytes()
+            Path("replaced").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            Path("replaced").replace(path)
+
+    with pytest.raises(UserError, match=f"other {what}"):
+        train_run(cell, chosen, 7, key, on_progress=replace)
+    assert epochs == [1, 2, 3] and not (trained.parent / "seed-7/run.json").exists()
 
 
 def install(folder, package, version):

@@ -1,7 +1,9 @@
 """Progress where there is no terminal: a line for each step, and one for each note."""
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
 import headswap.progress
@@ -54,3 +56,23 @@ def test_on_80_columns_a_bar_shows_steps_time_left_and_validation_accuracy(monke
     shown = output.getvalue().split("\x1b[2K")[-1].splitlines()[0]
     assert name in shown and "3/15" in shown and "left" in shown
     assert "validation accuracy 0.9" in shown and len(shown) <= 80
+
+
+def test_parts_of_steps_add_up_to_lines(capsys):
+    found = lines(capsys, {"by": 0}, *[{"by": 0.1}] * 30)
+    assert [line.split("  ")[0] for line in found] == [
+        f"tiny: epoch {step}/3" for step in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("variable", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
+def test_a_terminal_that_draws_no_bars_gets_lines_and_none_gets_colours(monkeypatch, variable):
+    output = io.StringIO()
+    terminal = Console(file=output, force_terminal=True, width=80, _environ=variable)
+    monkeypatch.setattr(headswap.progress, "console", terminal)
+    with progress("epoch", 3) as on_progress:
+        on_progress("tiny", {"loss": 0.5})
+    text = output.getvalue()
+    if variable["TERM"] == "dumb":
+        assert text == "tiny: epoch 1/3  loss 0.5000\n"
+    assert "1/3" in text and not re.search(r"\x1b\[[\d;]*\b[349]\d", text)

@@ -1,5 +1,6 @@
 """All unfinished runs in one queue, here and on the workers of a Dask scheduler."""
 
+import io
 import os
 import re
 import signal
@@ -15,8 +16,10 @@ from conftest import copy_of, edit, enter, project
 
 from headswap import params
 from headswap.errors import UserError
-from headswap.io import sha256
+from headswap.io import read_json, sha256
+from headswap.train import cluster
 from headswap.train.cluster import available_memory, run_parallel
+from headswap.train.locks import is_locked
 from headswap.train.queue import chosen_cells
 from headswap.train.run_cache import runs_root
 from headswap.train.workers import Task
@@ -158,6 +161,13 @@ def test_tasks_that_need_more_memory_than_there_is_wait_for_each_other(workspace
     assert not any(together(spans[4], other) for other in spans[:4])
 
 
+@pytest.mark.parametrize(("text", "limit"), [("1000000\n", 10**6), ("max\n", None)])
+def test_the_memory_limit_of_a_container_counts(monkeypatch, text, limit):
+    total = available_memory()
+    monkeypatch.setattr(cluster, "open", lambda path: io.StringIO(text), raising=False)
+    assert available_memory() == (limit or total)
+
+
 def nap(*, on_progress):
     begin = time.time()
     time.sleep(1)
@@ -189,7 +199,7 @@ def test_nothing_listens_beyond_loopback(ready):
     read_until(stage, "epoch 1/4")
     processes = [psutil.Process(stage.pid), *psutil.Process(stage.pid).children(recursive=True)]
     open_ports = [c for p in processes for c in p.net_connections() if c.status == "LISTEN"]
-    assert {c.laddr.ip for c in open_ports} <= {"127.0.0.1"}
+    assert {c.laddr.ip for c in open_ports} == {"127.0.0.1"}
     finish(stage)
 
 
@@ -258,6 +268,45 @@ def test_runs_on_the_workers_of_a_scheduler_have_the_same_bytes(ready, undisturb
     assert not any(alive(child) for child in children)
     assert "epoch 1/4" not in sh("dvc", "repro", DASK_SCHEDULER_ADDRESS=address)
     assert results() == undisturbed
+
+
+@pytest.mark.parametrize("what", ["child", "stage", "scheduler", "nothing, but started twice"])
+def test_after_a_kill_the_same_bytes_come_out_and_no_lock_is_left(
+    ready, undisturbed, scheduler, what
+):
+    address, worker, its_process = scheduler
+    a_worker = worker()
+    stage = start("headswap", "runs", DASK_SCHEDULER_ADDRESS=address)
+    read_until(stage, "epoch 1/4")
+    if what == "child":
+        training(a_worker)[0].kill()
+        assert "was killed by SIGKILL; it goes on from its checkpoint" in finish(stage)
+    elif what == "stage":
+        stage.kill()
+        finish(stage, code=-signal.SIGKILL)
+    elif what == "scheduler":
+        its_process.kill()
+        finish(stage, code=1)
+    else:
+        another = start("headswap", "runs", DASK_SCHEDULER_ADDRESS=address)
+        finish(stage), finish(another)
+    sh("dvc", "repro")
+    assert results() == undisturbed
+    assert not any(is_locked(path) for path in Path("runs").rglob("*.lock"))
+    assert not list(Path("runs").rglob("*.partial")) and not list(Path("runs").rglob("*.pt"))
+
+
+def test_the_processor_of_a_worker_is_recorded(ready, scheduler, tmp_path):
+    address, worker, _ = scheduler
+    (tmp_path / "sitecustomize.py").write_text(
+        "from pathlib import Path\n"
+        "read = Path.read_text\n"
+        "Path.read_text = lambda path, *args, **options: ('model name: Another'\n"
+        "    if path == Path('/proc/cpuinfo') else read(path, *args, **options))\n"
+    )
+    worker(PYTHONPATH=str(tmp_path))
+    sh("headswap", "train", "slow", "finetune", DASK_SCHEDULER_ADDRESS=address)
+    assert read_json("metrics/timing/slow-finetune.json")["processor"] == "Another"
 
 
 def alive(process):

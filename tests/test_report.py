@@ -182,3 +182,14 @@ def test_a_narrow_terminal_gets_fewer_columns_but_no_shorter_names(chosen, monke
 
 def test_without_claims_there_is_no_text_on_them():
     assert report.render("claims.md", {"claims": report.claims([])}) == ""
+
+
+def test_cells_that_were_trained_while_the_machine_was_busy_are_named(chosen):
+    for cell in (FINETUNE, FROZEN):
+        path = f"metrics/timing/{cell.name}.json"
+        timing = read_json(path)
+        timing["wall_seconds_per_run"] = [1.1 * value for value in timing["seconds_per_run"]]
+        write_json(path, timing)
+    facts = facts_of(chosen)
+    assert facts["run_time"]["busy"] == [PROBE.name]
+    assert f"at least 1.25 times as long: {PROBE.name}." in report.render("report.md", facts)

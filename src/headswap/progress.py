@@ -1,6 +1,7 @@
 """Progress: bars on a terminal, a line for each step elsewhere."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -13,7 +14,7 @@ from rich.table import Column
 OnProgress = Callable[[str, dict[str, Any]], None]
 """Called with a task's name and a message after each of its steps (see `progress`)."""
 
-OWN_KEYS = ("done", "share", "note")
+OWN_KEYS = ("done", "by", "share", "note")
 """The keys of a message that are not figures to show."""
 console = Console(highlight=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
@@ -35,10 +36,11 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
     ------
     callable
         ``on_progress(name, message)``, to be called after each step of a task. The message holds
-        figures to show; ``done``, the steps done, if the task did not start with the first;
-        ``share``, which share of the next step is done, if none has ended; and ``note``, a line to
-        print.
+        figures to show; ``done``, the steps done, or ``by``, how many more, where that is not
+        one; ``share``, which share of the next step is done, if none has ended; and ``note``, a
+        line to print.
     """
+    shows_bars = console.is_terminal and not console.is_dumb_terminal
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=8),
@@ -48,7 +50,7 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
         TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True)),
         expand=True,
         console=console,
-        disable=not console.is_terminal,
+        disable=not shows_bars,
     )
     queue = _Queue(steps) if isinstance(steps, Mapping) else None
     whole = (
@@ -63,11 +65,13 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
         total = queue.steps[name] if queue else steps
         assert isinstance(total, int)
         before = done_by_task.get(name, 0)
-        ended = "share" not in message
-        done = message.get("done", before + 1) + message.get("share", 0)
-        done_by_task[name] = done
-        # The first message does not count for the speed: its step may have been done long ago.
-        first, since = started.setdefault(name, (done, time.monotonic()))
+        ended = message.get("done", before + message.get("by", 0 if "share" in message else 1))
+        ended = round(ended, 6)  # of many small steps
+        done_by_task[name], done = ended, ended + message.get("share", 0)
+        # The first step does not count for the speed: it may have been done long ago.
+        first, since = started.get(name, (done, time.monotonic()))
+        if done:
+            started[name] = first, since
         values = {key: value for key, value in message.items() if key not in OWN_KEYS}
         if values:
             figures_by_task[name] = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
@@ -79,15 +83,16 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
         if queue and whole is not None:
             queue.update(name, done)
             bars.update(whole, completed=queue.finished, left=queue.time_left())
-            if not console.is_terminal and done == total:
+            if not shows_bars and done == total:
                 left += f"({queue.finished}/{len(queue.steps)} runs  {queue.time_left()})"
         if name not in tasks:
             tasks[name] = bars.add_task(name, total=total, left="", figures="")
         visible = not queue or done < total
         bars.update(tasks[name], completed=done, left=left, figures=figures, visible=visible)
-        if done and ended and not console.is_terminal:
+        step = math.floor(ended)
+        if step > math.floor(before) and "share" not in message and not shows_bars:
             console.print(
-                f"{name}: {unit} {done}/{total}  {figures}  {left}".rstrip(), markup=False
+                f"{name}: {unit} {step}/{total}  {figures}  {left}".rstrip(), markup=False
             )
         if note := message.get("note"):
             console.print(f"{name}: {note}", markup=False)

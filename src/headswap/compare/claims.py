@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -60,7 +59,7 @@ class Claim(BaseModel):
         return sorted({cell for weights in self.compare for cell in weights})
 
 
-def read_claims(path: Path = CLAIMS) -> list[Claim]:
+def read_claims() -> list[Claim]:
     """Read the claims.
 
     Raises
@@ -68,10 +67,10 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     UserError
         If the file is not a list of claims, or two of them have the same id.
     """
-    if not path.exists():
-        raise UserError(f"There is no {path}.\nRestore it with: git checkout data")
+    if not CLAIMS.exists():
+        raise UserError(f"There is no {CLAIMS}.\nRestore it with: git checkout data")
     try:
-        entries = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        entries = YAML(typ="safe").load(CLAIMS.read_text(encoding="utf-8"))
         claims = TypeAdapter(list[Claim]).validate_python(entries)
         names = [claim.id for claim in claims]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -82,7 +81,7 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
         reason = f"  {error}"
     else:
         return claims
-    raise UserError(f"{path} is not a list of claims:\n{reason}\nCorrect it, then: dvc repro")
+    raise UserError(f"{CLAIMS} is not a list of claims:\n{reason}\nCorrect it, then: dvc repro")
 
 
 def _describe(error: Any) -> str:

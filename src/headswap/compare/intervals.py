@@ -23,6 +23,9 @@ from scipy import optimize, stats
 
 from headswap.compare.spread import LEVEL, Array, MeanError, components, mean_error
 
+BINS = 10
+"""Of confidence, between 0 and 1 (see `reliability`)."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -274,7 +277,7 @@ def log_ratio(numerator: Sequence[ArrayLike], denominator: Sequence[ArrayLike]) 
 
 
 def reliability(
-    confidence: ArrayLike, correct: ArrayLike, bins: int = 10
+    confidence: ArrayLike, correct: ArrayLike
 ) -> tuple[list[tuple[float, float, int]], float]:
     """Compare the confidence of predictions with their accuracy.
 
@@ -284,13 +287,12 @@ def reliability(
         Shape (predictions,): the probability of the predicted class.
     correct
         Shape (predictions,): whether the prediction was correct.
-    bins
-        Of equal width between 0 and 1; empty ones are left out.
 
     Returns
     -------
     rows : list of tuple of (float, float, int)
-        For each bin the mean confidence, the accuracy, and the number of predictions.
+        For each of `BINS` bins of equal width that is not empty the mean confidence, the
+        accuracy, and the number of predictions.
     error : float
         The expected calibration error [1]_: the mean distance between the first two.
 
@@ -305,7 +307,7 @@ def reliability(
     0.1
     """
     confidence, correct = np.asarray(confidence), np.asarray(correct, dtype=float)
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     rows = []
     for number in np.unique(place):
         here = place == number

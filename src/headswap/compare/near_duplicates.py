@@ -15,19 +15,18 @@ BATCH = 256
 """How many validation images are compared with all training images at a time, to bound memory."""
 
 
-def near_duplicates(results: Results, share: float = SHARE) -> pd.DataFrame | None:
+def near_duplicates(results: Results) -> pd.DataFrame | None:
     """Find the validation images that are most similar to a training image.
 
     Photographs of one session in both splits make a validation image easier than a new one would
     be. No threshold separates near-duplicates from images that are similar by chance for every
-    network, so a fixed share is listed; what matters is whether the accuracies depend on it.
+    network, so `SHARE` of the validation images is listed; what matters is whether the accuracies
+    depend on it.
 
     Parameters
     ----------
     results
         Similarity is measured on the embeddings of its models.
-    share
-        Of the validation images.
 
     Returns
     -------
@@ -72,7 +71,7 @@ def near_duplicates(results: Results, share: float = SHARE) -> pd.DataFrame | No
         }
     )
     pairs = pairs.sort_values("similarity", ascending=False, kind="stable")
-    return pairs.head(max(1, round(share * len(pairs)))).reset_index(drop=True)
+    return pairs.head(max(1, round(SHARE * len(pairs)))).reset_index(drop=True)
 
 
 def _normalised(features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -69,5 +69,5 @@ def write_page(params: Params, output: Path) -> None:
 
 def _read(path: Path) -> bytes:
     if not path.exists():
-        raise UserError(f"{path} is missing.\nMake it with: dvc repro")
+        raise UserError(f"{path} is missing.\nMake it with: dvc repro, or bring it with: dvc pull")
     return path.read_bytes()

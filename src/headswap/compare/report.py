@@ -22,6 +22,8 @@ MOST_CLASSES = 10
 """How many classes have their recall listed."""
 MOST_IMAGES = 12
 """How many misclassified images are listed, and shown in the gallery."""
+BUSY = 1.25
+"""From which ratio of wall time to the processor's on a machine counts as busy."""
 CONDITIONS = {
     "processor": "processor",
     "cores": "cores",
@@ -102,6 +104,8 @@ def facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         "run_time": {
             "same_conditions": same_conditions,
             "conditions": TIMING_CONDITIONS,
+            "busy": busy(table),
+            "busy_from": BUSY,
             "correlations": correlations(rows["costs"]),
             "phases": phases(rows["phases"]),
         },
@@ -383,6 +387,12 @@ def _what_it_would_take(verdict: dict[str, Any]) -> str:
 
 def _in_unit(verdict: dict[str, Any], figure: float) -> str:
     return f"{figure:+.1f}" if verdict["unit"] == "points" else f"{figure:.2f}"
+
+
+def busy(table: pd.DataFrame) -> list[str]:
+    """Return the cells that were trained while the machine did other work."""
+    ratio = table["wall_seconds_per_run_mean"] / table["seconds_per_run_mean"]
+    return table["cell"][ratio >= BUSY].tolist()
 
 
 def correlations(costs: pd.DataFrame) -> dict[str, float]:

@@ -68,13 +68,13 @@ def _check_url(url: str) -> None:
     raise UserError(f"dataset.url: {url} {what}; {ALLOWED}.\n{remedy}, then run: headswap check")
 
 
-def _dvc_has_archive(url: str, lock: str | PathLike[str] = "dvc.lock") -> bool:
+def _dvc_has_archive(url: str) -> bool:
     """Return whether DVC has the archive that was packed from a folder that is not here.
 
     So it is in a clone and in a queued experiment, which DVC copies without the folder.
     """
     try:
-        stages = YAML(typ="safe").load(Path(lock).read_text(encoding="utf-8"))["stages"]
+        stages = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
         return stages["fetch"]["params"]["params.yaml"]["dataset.url"] == url
     except (OSError, KeyError, TypeError, ValueError, YAMLError):
         return False

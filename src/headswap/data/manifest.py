@@ -310,9 +310,9 @@ def count_images(manifest: Manifest) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def write_counts(manifest: Manifest, path: str | PathLike[str] = DATASET_METRICS) -> None:
+def write_counts(manifest: Manifest) -> None:
     """Write what `count_images` returns, an output of the stage `verify`."""
-    write_json(path, count_images(manifest))
+    write_json(DATASET_METRICS, count_images(manifest))
 
 
 def find_quality_issues(manifest: Manifest) -> dict[str, list[str]]:

@@ -85,11 +85,7 @@ def _damaged(archive: str | PathLike[str], error: Exception) -> UserError:
     )
 
 
-def check_unpacked(
-    dataset: Dataset,
-    archive: str | PathLike[str] = ARCHIVE,
-    images: str | PathLike[str] = IMAGES,
-) -> None:
+def check_unpacked(dataset: Dataset) -> None:
     """Check that the images that were unpacked are all there, by their names and sizes.
 
     Where the folder or a generated archive is not here, there is nothing to check.
@@ -100,19 +96,19 @@ def check_unpacked(
         If an image was removed, added or changed since.
     """
     generated = dataset.url == GENERATED
-    if not Path(images).exists() or (generated and not Path(archive).exists()):
+    if not IMAGES.exists() or (generated and not ARCHIVE.exists()):
         return
     if generated:
         try:
-            with zipfile.ZipFile(archive) as file:
+            with zipfile.ZipFile(ARCHIVE) as file:
                 manifest = _generated_manifest(file)
         except zipfile.BadZipFile as error:
-            raise _damaged(archive, error) from None
+            raise _damaged(ARCHIVE, error) from None
     else:
         manifest = read_manifest(dataset.manifest)
     sizes = {
-        path.relative_to(images).as_posix(): path.stat().st_size
-        for path in Path(images).glob("*/*/*")
+        path.relative_to(IMAGES).as_posix(): path.stat().st_size
+        for path in IMAGES.glob("*/*/*")
         if is_image(path.name)
     }
     lines = [f"missing: {name}" for name in manifest if name not in sizes]
@@ -124,7 +120,7 @@ def check_unpacked(
     ]
     if lines:
         raise UserError(
-            f"{images} is not as it was verified:\n{bulleted(lines)}\n"
+            f"{IMAGES} is not as it was verified:\n{bulleted(lines)}\n"
             "Restore the images with: dvc repro verify"
         )
 

@@ -57,8 +57,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return list(paths)
 
 
-def misclassified_images(most: int = 12) -> list[Path]:
-    """Return the validation images that most runs misclassify, as the comparison lists them.
+def misclassified_images() -> list[Path]:
+    """Return the 12 validation images that most runs misclassify, as the comparison lists them.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def misclassified_images(most: int = 12) -> list[Path]:
             f"{path} lists no image: no run misclassified one at its best epoch.\n"
             "Name the photographs to explain instead."
         )
-    return [IMAGES / "val" / image for image in images[:most]]
+    return [IMAGES / "val" / image for image in images[:12]]
 
 
 def _expand(path: Path) -> list[Path]:

@@ -107,7 +107,7 @@ def _train_run(
     from headswap.train.run import train_run
 
     folder = run_folder(cell, key, seed)
-    with file_lock(folder.with_suffix(".lock"), lambda note: on_progress(done=0, note=note)):
+    with file_lock(folder.with_suffix(".lock"), lambda note: on_progress(by=0, note=note)):
         if find_damage(folder):
             shutil.rmtree(folder)
         if not is_finished(folder):

@@ -225,6 +225,7 @@ def _run_on_worker(task: Task, number: int, folder: str, topic: str) -> tuple[in
         state = worker.state.tasks.get(key)
         return state is not None and state.state == "executing"
 
+    send({"by": 0})  # so that its progress is shown from the start
     try:
         return number, sent, "result", run_in_child(task, folder, send, is_wanted)
     except UserError as error:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -94,7 +94,8 @@ def write_features(
     params
         All parameters.
     on_progress
-        Called after each part: a split, or an augmented view of the training images.
+        Called after some batches, with their share of a part: of a split, or of an augmented view
+        of the training images.
     before_writing
         Called when all parts are finished, before an output is written.
 
@@ -108,7 +109,7 @@ def write_features(
     parts = ["val", "train", *map(str, range(params.embed.views))]
     name = f"{model} views"
     with file_lock(
-        folder.with_suffix(".lock"), lambda note: on_progress(name, {"done": 0, "note": note})
+        folder.with_suffix(".lock"), lambda note: on_progress(name, {"by": 0, "note": note})
     ):
         unfinished = [part for part in parts if not _is_finished(folder / f"{part}.safetensors")]
         workers = min(worker_count(), len(unfinished))
@@ -158,7 +159,7 @@ def compute_parts(
     """Compute parts of the features, and write each to a file of its own.
 
     A part is a split, whose images are center-cropped, or the number of an augmented view of the
-    training images.
+    training images. `on_progress` is told which share of a part was computed since.
     """
     torch.set_num_threads(1)
     device = resolve_device(params.device)
@@ -174,12 +175,27 @@ def compute_parts(
             batches = dataset.center_cropped_train_batches()
         else:
             batches = dataset.augmented_batches(params.embed.seed, int(part))
+        images = len(dataset.labels["val" if part == "val" else "train"])
+        batches = _counted(batches, images, on_progress)
         autocast = make_autocast(params.precision, device)
         features = compute_features(backbone, batches, autocast, device)
         seconds, wall = device_time(device) - start, time.perf_counter() - wall
         tensors = {"features": features}
         save_tensors(folder / f"{part}.safetensors", tensors, seconds=seconds, wall=wall)
-        on_progress()
+
+
+def _counted(
+    batches: Iterable[torch.Tensor], images: int, on_progress: Callable[..., None]
+) -> Iterator[torch.Tensor]:
+    """Yield the batches; say at most twice a second by which share of all images there are more."""
+    computed, since = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        computed += len(batch)
+        if time.monotonic() - since > 0.5:
+            on_progress(by=computed / images)
+            computed, since = 0, time.monotonic()
+    on_progress(by=computed / images)
 
 
 @torch.no_grad()  # not inference mode, in which autocast does not cache the weights that it casts

@@ -178,16 +178,16 @@ def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
         Such as ``train.lr was 0.01, is 0.02`` or ``other code``; empty if there is no finished run.
     """
     finished = (runs_root() / cell.name).glob("*/seed-*/run.json")
-    latest = max(finished, key=lambda path: path.stat().st_mtime, default=None)
-    if latest is None:
-        return []
-    return _differences(read_json(latest), key)
+    for path in sorted(finished, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # damaged
+            return _differences(read_json(path), key)
+    return []
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return what differs between two cache keys of a cell, in the words of ``params.yaml``."""
     before, after = _flat(old), _flat(new)
-    section = "probe." if new.get("cell", "").endswith("-probe") else "train."
+    section = "train." if "image" in new else "probe."
     return [
         f"other {name.removeprefix('inputs.')}"
         if name.startswith("inputs.")

@@ -147,7 +147,7 @@ def run_in_child(
             if code >= 0 or not restarts_left:
                 raise UserError(_exit_message(task, code)) from None
             note = f"was killed by {signal.Signals(-code).name}; it goes on from its checkpoint"
-            send({"done": 0, "note": note})
+            send({"by": 0, "note": note})
         finally:
             process.terminate()
             process.join()

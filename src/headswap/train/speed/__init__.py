@@ -1,4 +1,4 @@
-"""What is here for speed alone: each module says what it gains, and where (benchmarks/ABLATION.md).
+"""What is here for speed alone; the first line of each module says what it gains.
 
-None of them changes what is computed, beyond the last digits.
+The figures are from benchmarks/ABLATION.md. None changes what is computed, beyond the last digits.
 """

@@ -1,4 +1,6 @@
-"""Speed: momentum SGD on large linear layers without writing their gradients.
+"""Speed: 25 to 29 % of an epoch of AlexNet's `finetune`; nothing without large linear layers.
+
+Momentum SGD on large linear layers runs without writing their gradients.
 
 In a step of few images the gradient of a linear layer's weight is the product of two thin matrices:
 the layer's inputs, and the gradients of its outputs. The momentum, and what it has changed in the

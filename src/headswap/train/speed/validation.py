@@ -1,4 +1,7 @@
-"""Speed: validate a frozen network without computing its unchanged features again."""
+"""Speed: a third of an epoch of AlexNet's `frozen`, 5 % of ResNet-18's.
+
+A frozen network is validated without computing its unchanged features again.
+"""
 
 from collections.abc import Callable
 
