@@ -1,13 +1,16 @@
 """Measure what the pipeline costs besides the training.
 
 A `dvc repro` with nothing to do, against one of an empty pipeline of as many stages, in turn; all
-stages once more when each run is finished already; and the start of the command line. On generated
-images, in a folder of its own. Run it with:
+stages once more when each run is finished already; the start of the command line; and that of a
+stage with work and without, against the revision before the runs were queued. On generated images,
+in folders of its own. Run it with:
 
     python benchmarks/overhead.py > benchmarks/OVERHEAD.md
 """
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from datetime import date
@@ -23,6 +26,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from conftest import edit, project  # noqa: E402
 
 REPEATS = 5
+BEFORE = "2b23fa4~1"
+"""The last revision in which a stage had workers of its own in place of Dask."""
+FINISHED = ["dvc", "repro", "--quiet", "--force", "--no-run-cache", "-s", "train@tiny-frozen"]
+UNFINISHED = ["sh", "-c", "rm -rf runs && headswap train tiny frozen"]
 
 
 def count(folder):
@@ -53,6 +60,23 @@ def seconds(command, *folders):
     return [list(of_folder) for of_folder in zip(*times, strict=True)]
 
 
+def small(folder, revision=None):
+    """Make a project whose stage `train` takes one run of one epoch, maybe with earlier code."""
+    project(folder)
+    edit(folder / "params.yaml", modes=["frozen"], seeds=[0], train={"epochs": 1})
+    if revision:
+        shutil.rmtree(folder / "src")
+        archive = subprocess.Popen(
+            ["git", "archive", revision, "src", "scripts", "dvc.yaml"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        subprocess.run(["tar", "-x", "-C", folder], stdin=archive.stdout, check=True)
+    measured(["dvc", "config", "core.no_scm", "true"], folder)
+    measured(["dvc", "repro", "--quiet"], folder)
+    return folder
+
+
 def main():
     """Print the table as Markdown."""
     os.environ.pop("HEADSWAP_MIRROR", None)
@@ -68,7 +92,13 @@ def main():
         idle, of_none = seconds(["dvc", "repro", "--quiet"], ours, none)
         _, again, _ = measured(["dvc", "repro", "--quiet", "--force", "--no-run-cache"], ours)
         (helps,) = seconds(["headswap", "--help"], ours)
-    ratios = [a / b for a, b in zip(idle, of_none, strict=True)]
+        folders = small(Path(temporary, "now")), small(Path(temporary, "before"), BEFORE)
+        work, work_before = seconds(UNFINISHED, *folders)
+        no_work, no_work_before = seconds(FINISHED, *folders)
+    ratios, of_work, of_no_work = (
+        spread([a / b for a, b in zip(*pair, strict=True)], 2)
+        for pair in ((idle, of_none), (work, work_before), (no_work, no_work_before))
+    )
     print(f"""# What the pipeline costs besides the training
 
 Made by `python benchmarks/overhead.py` on {date.today()}: {machine["processor"]}, {CORES} cores, \
@@ -79,11 +109,17 @@ Python {made_by["python"]}, torch {made_by["torch"]}. Whole processes; median an
 |---|---:|
 | `dvc repro` with nothing to do, {stages} stages | {spread(idle, 2)} |
 | the same of an empty pipeline of {stages} stages | {spread(of_none, 2)} |
-| their ratio | {spread(ratios, 2)} |
+| their ratio | {ratios} |
 | `headswap --help` | {spread(helps, 2)} |
 | all {stages} stages again, each run being finished in `runs/` (`dvc repro --force`), once | \
 {again:.0f} |
-| of that, a stage (mean) | {again / stages:.1f} |""")
+| of that, a stage (mean) | {again / stages:.1f} |
+| `headswap train` of one run of one epoch of a tiny network | {spread(work, 2)} |
+| the same before runs were queued (`{BEFORE}`) | {spread(work_before, 2)} |
+| their ratio | {of_work} |
+| `dvc repro` of that stage when its run is finished | {spread(no_work, 2)} |
+| the same before runs were queued | {spread(no_work_before, 2)} |
+| their ratio | {of_no_work} |""")
 
 
 if __name__ == "__main__":
