@@ -64,3 +64,15 @@ def test_the_commands_of_the_page_do_what_it_says(shell):
     assert "| tiny-frozen.last" in Path("report.md").read_text()
     shell("git switch --quiet lr-twice; dvc checkout; dvc repro")  # gc kept the branch's results
     assert read_json("models/tiny-frozen/run-0.json")["recipe"]["lr"] == 0.002
+
+
+@pytest.mark.slow
+def test_the_commands_of_dvc_and_git_in_readme_work(shell):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = list(dict.fromkeys(re.findall(r"`((?:dvc|git) [^`]*)`", readme)))
+    assert len(commands) >= 6 and "dvc exp run -S train.lr=0.01" in commands
+    edit(train={"lr": 0.001})
+    shell("dvc repro; git add --all; git commit --quiet --message results")
+    for command in commands:
+        shell(command)
+    assert read_json("models/tiny-frozen/run-0.json")["recipe"]["lr"] == 0.01
