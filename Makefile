@@ -15,10 +15,10 @@ endif
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
 
-demo: .venv/installed  ## the whole pipeline on generated images, in the folder demo/ (no download)
+demo: .venv/installed  ## the pipeline on generated images, in demo/ (no download)
 	@sh scripts/demo.sh
 
-test: .venv/installed  ## all tests (HEADSWAP_MIRROR, if set, adds those on the real photographs)
+test: .venv/installed  ## all tests (HEADSWAP_MIRROR adds those on the photographs)
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 repro: .venv/installed  ## the real experiment, as described in params.yaml
@@ -28,7 +28,7 @@ repro: .venv/installed  ## the real experiment, as described in params.yaml
 	headswap runs
 	dvc repro
 
-bench: .venv/installed  ## time headswap and the classic script; writes benchmarks/RESULTS.md
+bench: .venv/installed  ## time headswap and the tutorial's script
 	python benchmarks/bench.py
 
 lint: .venv/installed  ## style, format, types, and which wing imports which
@@ -37,7 +37,7 @@ lint: .venv/installed  ## style, format, types, and which wing imports which
 	mypy src/headswap
 	lint-imports
 
-clean:  ## delete runs/, the demo and the page of plots (DVC's cache stays)
+clean:  ## delete runs/, demo/ and dvc_plots/ (DVC's cache stays)
 	rm -rf runs demo dvc_plots
 
 .venv/installed: pyproject.toml constraints.txt

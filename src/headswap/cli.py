@@ -80,7 +80,7 @@ def options(
 
 @command
 def check() -> None:
-    """Check params.yaml: keys, values, networks and factories; and HEADSWAP_WORKERS."""
+    """Check params.yaml, its networks and its photographs."""
     params = _load()
     from headswap.data.changes import check_photographs
     from headswap.data.fetch import check_dataset
@@ -102,7 +102,7 @@ def check() -> None:
 
 @command
 def fetch() -> None:
-    """Fetch the archive of images: download it, pack a local folder, or draw them."""
+    """Fetch, pack or draw the archive of images."""
     params = _load()
     dataset, snapshot = params.dataset, _snapshot(params, "fetch", "data")
     from headswap.data.fetch import fetch_archive
@@ -118,7 +118,7 @@ def fetch() -> None:
 
 @command
 def verify() -> None:
-    """Compare the images with the manifest by size and SHA-256, and unpack them."""
+    """Compare the images with the manifest, and unpack them."""
     params = _load()
     snapshot = _snapshot(params, "verify", "data")
     from headswap.data.manifest import find_quality_issues, write_counts
@@ -138,11 +138,11 @@ def manifest(
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
     use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
 ) -> None:
-    """Write the manifest of a folder of your own images, all of which are read."""
+    """List a folder of your own images in a manifest."""
     from headswap.data.listing import list_images
     from headswap.data.manifest import find_quality_issues, write_manifest
     from headswap.data.summary import print_classes, print_left_out
-    from headswap.params import dataset_lines, set_dataset
+    from headswap.params import dataset_lines, load, set_dataset
 
     output = output or _default_output(folder)
     listing = list_images(folder)
@@ -155,7 +155,11 @@ def manifest(
     _print_issues(find_quality_issues(images))
     if use:
         set_dataset(folder, output)
-        print("params.yaml names both now. Next: dvc repro")
+    dataset = None
+    with contextlib.suppress(UserError):  # the manifest is written, whatever is in params.yaml
+        dataset = load().dataset
+    if dataset and (dataset.url, dataset.manifest) == (folder, output):
+        print(f"params.yaml names {folder} and {output}. Next: dvc repro")
     else:
         print("To use them, run this again with --use, or write into params.yaml, under dataset:")
         print(dataset_lines(folder, output))
@@ -179,7 +183,7 @@ def _print_issues(issues: dict[str, list[str]]) -> None:
 
 @command
 def weights(model: Model) -> None:
-    """Fetch a network's weights, verify them, and find its head."""
+    """Fetch a network's weights and verify them."""
     params = _load_with(model)
     from headswap.paths import WEIGHTS
     from headswap.train.pretrained import write_weights
@@ -229,9 +233,9 @@ def runs(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would run.")] = False,
 ) -> None:
-    """Train the unfinished runs of all cells that DVC calls changed, side by side in one queue.
+    """Train the unfinished runs of all changed cells in one queue.
 
-    The stages of `dvc repro` then find them finished.
+    A cell is changed if DVC calls its stage changed; `dvc repro` then finds its runs finished.
     """
     params = _load()
     from headswap.data.changes import check_photographs
@@ -303,7 +307,7 @@ def predict(
     ] = None,
     misclassified: Annotated[
         str | None,
-        typer.Option(metavar="CELL", help="Classify the most misclassified images instead."),
+        typer.Option(metavar="CELL", help="Classify the validation images that it gets wrong."),
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
@@ -321,7 +325,7 @@ def predict(
         name = best_cell()
         print(f"The best cell of the comparison is {name}.", file=sys.stderr)
     folder = find_folder(name)
-    paths = misclassified_images() if misclassified else find_images(images)
+    paths = misclassified_images(folder) if misclassified else find_images(images)
     from headswap.predict.predict import classify
 
     classify(folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain)
@@ -350,7 +354,7 @@ def export(
 
 @command
 def status() -> None:
-    """Say how far all runs are, from any terminal, while a pipeline runs or not."""
+    """Say how far all runs are, from any terminal, at any time."""
     params = _load()
     from headswap.progress import console
     from headswap.train.status import status_lines

@@ -1,6 +1,7 @@
 """Progress: bars on a terminal, a line for each step elsewhere."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ OnProgress = Callable[[str, dict[str, Any]], None]
 
 OWN_KEYS = ("done", "by", "share", "note")
 """The keys of a message that are not figures to show."""
+NARROW = 100
+"""On fewer columns a bar has its first figure only."""
 console = Console(highlight=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
@@ -73,6 +76,8 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
         if done:
             started[name] = first, since
         values = {key: value for key, value in message.items() if key not in OWN_KEYS}
+        if shows_bars and console.width < NARROW:
+            values = dict(itertools.islice(values.items(), 1))
         if values:
             figures_by_task[name] = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
         figures = figures_by_task.get(name, "")

@@ -35,7 +35,7 @@ def show(facts: Mapping[str, Any]) -> None:
     tables = Console(width=console.width if console.is_terminal else FILE_WIDTH)
     if len(facts["claims"]["tested"]):
         tables.print(_table("What the write-up concluded", facts["claims"]["tested"], "left"))
-    _print("claims.md", facts)
+        _print("claims.md", facts)
     _print("differences.md", facts)
     title = "Accuracy on the validation set: mean ± standard deviation over the replicates"
     lines = facts["accuracy"]["table"]

@@ -2,13 +2,14 @@
 
 import csv
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from headswap.errors import UserError
 from headswap.images.folders import EXTENSIONS, is_image
-from headswap.paths import IMAGES, METRICS
-from headswap.predict.folders import is_model_folder
+from headswap.paths import IMAGES, PREDICTIONS
+from headswap.predict.folders import is_model_folder, read_record, restore
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -38,8 +39,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
     Raises
     ------
     UserError
-        If a folder has no image, or a pattern no match. A missing file is none of this function's
-        business: it cannot be read, and the others can.
+        If a folder has no image, or a pattern no match. That a file is missing is reported when it
+        is read, so that the others are classified.
     """
     paths: dict[Path, None] = {}  # in order, each once
     for name in names:
@@ -57,26 +58,40 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return list(paths)
 
 
-def misclassified_images() -> list[Path]:
-    """Return the 12 validation images that most runs misclassify, as the comparison lists them.
+def misclassified_images(folder: Path) -> list[Path]:
+    """Return the validation images that a cell's kept run misclassifies, the surest mistakes first.
+
+    Parameters
+    ----------
+    folder
+        The cell's model folder, in a project that has its predictions.
 
     Raises
     ------
     UserError
-        If there is no comparison yet, or no run misclassified an image.
+        If there are no predictions, or the run made no mistake.
     """
-    path = METRICS / "misclassified.csv"
+    record = read_record(folder)
+    project = Path(os.path.normpath(folder / ".." / ".."))
+    path = project / PREDICTIONS / f"{record['cell']}.csv"
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            images = [row["image"] for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
     except FileNotFoundError:
-        raise UserError(f"There is no {path} yet.\nMake it with: dvc repro") from None
-    if not images:
+        raise UserError(f"There is no {path}.\n{restore(path)}") from None
+    seed = str((record["kept"] or {}).get("seed"))
+    wrong = [
+        row
+        for row in rows
+        if (row["seed"], row["which"]) == (seed, "best") and row["label"] != row["predicted"]
+    ]
+    if not wrong:
         raise UserError(
-            f"{path} lists no image: no run misclassified one at its best epoch.\n"
+            f"{record['cell']}, seed {seed}, misclassifies no validation image.\n"
             "Name the photographs to explain instead."
         )
-    return [IMAGES / "val" / image for image in images[:12]]
+    wrong.sort(key=lambda row: float(row[f"p_{row['label']}"]))
+    return [project / IMAGES / "val" / row["image"] for row in wrong]
 
 
 def _expand(path: Path) -> list[Path]:

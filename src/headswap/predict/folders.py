@@ -53,7 +53,7 @@ def find_folder(name: str) -> Path:
     raise UserError(
         f"There is no cell or image {name}{hint}\n"
         f"Name a cell ({', '.join(known) or 'none is trained here'}) or the path of a model "
-        "folder, then images."
+        "folder."
     )
 
 
@@ -75,9 +75,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / RECORD} cannot be read: {error}.\n{restore(folder)}") from error
 
 
-def restore(folder: Path) -> str:
-    """Return how to get the files of a model folder back."""
-    return f"Bring it back with: dvc checkout --force {folder}\nor make it anew with: dvc repro"
+def restore(path: Path) -> str:
+    """Return how to get a model folder, or another output, back."""
+    return f"Bring it back with: dvc checkout --force {path}\nor make it anew with: dvc repro"
 
 
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:

@@ -1,6 +1,5 @@
 """Classify photographs with trained networks."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -58,7 +57,9 @@ def classify(
     if explain:
         require("captum")
     networks = load_networks(folder, seeds)
-    print(describe(folder, networks[0].record, seeds), file=sys.stderr)
+    stderr = Console(stderr=True, highlight=False)
+    accuracy = describe(folder, networks[0].record, seeds)
+    stderr.print(accuracy, markup=False, soft_wrap=not stderr.is_terminal)
     unreadable: list[str] = []
     predictions = predict(networks, paths, unreadable.append)
     found = dict(_with_progress(predictions, len(paths), "photographs"))

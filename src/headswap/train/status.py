@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from headswap.errors import UserError
 from headswap.io import atomic_write, read_json
 from headswap.params import Cell, Params
-from headswap.paths import EMBEDDINGS, IMAGES, MODELS, WEIGHTS
+from headswap.paths import EMBEDDINGS, IMAGES, METRICS, MODELS, WEIGHTS
 from headswap.train.devices import resolve_device
 from headswap.train.locks import is_locked
 from headswap.train.queue import chosen_cells
-from headswap.train.run_cache import PROGRESS, cache_key, is_finished, run_folder
+from headswap.train.run_cache import PROGRESS, cache_key, is_finished, run_folder, runs_root
 from headswap.train.workers import worker_count
 
 
@@ -55,6 +56,8 @@ class CellStatus:
     ----------
     name
         The cell's.
+    is_probe
+        Whether its runs train on features.
     missing
         What has to be made before it can be trained: ``images``, ``weights``, ``features``.
     epochs
@@ -68,6 +71,7 @@ class CellStatus:
     """
 
     name: str
+    is_probe: bool
     missing: list[str]
     epochs: int
     done: list[int]
@@ -90,7 +94,12 @@ def status_lines(params: Params) -> list[str]:
     lines = [f"{cell.name:{width}}  {_describe(cell)}".rstrip() for cell in cells]
     finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
     if finished == runs:
-        return [*lines, f"All {runs} runs of {len(cells)} cells are finished. Next: dvc repro"]
+        all_finished = f"All {runs} runs of {len(cells)} cells are finished."
+        if not (METRICS / "comparison.md").exists():
+            return [*lines, f"{all_finished} Next: dvc repro"]
+        return [*lines, f"{all_finished} `dvc repro` collects and compares what is new."]
+    if _dvc_is_running():
+        return [*lines, _whole(cells), "DVC is running a stage."]
     if not any(cell.running for cell in cells):
         return [*lines, _whole(cells), "No run is being trained now. To go on: dvc repro"]
     return [*lines, _whole(cells)]
@@ -114,10 +123,19 @@ def _whole(cells: list[CellStatus]) -> str:
     return whole
 
 
+def _dvc_is_running() -> bool:
+    """Return whether a DVC command is at work here: it names itself in a lock file."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        lock = read_json(".dvc/tmp/rwlock")
+        holders = [entry["write"] for entry in lock.values() if "write" in entry]
+        return any(psutil.pid_exists(holder["pid"]) for holder in holders)
+    return False
+
+
 def _cell_status(cell: Cell, params: Params) -> CellStatus:
     missing, epochs, runs = _missing(cell), params.recipe(cell).epochs, len(params.seeds)
     if missing:
-        return CellStatus(cell.name, missing, epochs, [0] * runs, 0, 0, None)
+        return CellStatus(cell.name, cell.mode == "probe", missing, epochs, [0] * runs, 0, 0, None)
     key, done, seconds, finished, running = cache_key(cell, params), [], [], 0, 0
     for seed in params.seeds:
         folder, of_run = run_folder(cell, key, seed), 0
@@ -132,8 +150,18 @@ def _cell_status(cell: Cell, params: Params) -> CellStatus:
                 of_run = progress["done"]
                 seconds += [progress["seconds"]] * (of_run > 0)
         done.append(of_run)
+    seconds = seconds or _seconds_of_other_runs(cell)
     mean = float(np.mean(seconds)) if seconds else None
-    return CellStatus(cell.name, [], epochs, done, finished, running, mean)
+    return CellStatus(cell.name, cell.mode == "probe", [], epochs, done, finished, running, mean)
+
+
+def _seconds_of_other_runs(cell: Cell) -> list[float]:
+    """Return the times of the epochs that a cell took with other parameters."""
+    seconds = []
+    for path in (runs_root() / cell.name).glob("*/seed-*/timing.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            seconds += [epoch["wall"] for epoch in read_json(path)["epochs"]]
+    return seconds
 
 
 def _missing(cell: Cell) -> list[str]:
@@ -165,19 +193,25 @@ def _describe(cell: CellStatus) -> str:
 
 
 def _seconds_left(cells: list[CellStatus]) -> float:
-    """Return about how long the rest will take, 0 if no epoch has been timed.
+    """Return about how long the rest will take, 0 if that is not known.
 
-    Cells run one after another. One without a time is expected to take the mean of the others.
+    Cells run one after another. One without a time is expected to take the mean of the others that
+    train a network, or that are probes, which take next to none.
     """
-    known = [cell.seconds for cell in cells if cell.seconds is not None]
+    known: dict[bool, list[float]] = {True: [], False: []}
+    for cell in cells:
+        if cell.seconds is not None:
+            known[cell.is_probe].append(cell.seconds)
     workers = max(worker_count(), sum(cell.running for cell in cells))
     left = 0.0
     for cell in cells:
         unfinished = [done for done in cell.done if done < cell.epochs]
-        if known and unfinished:
-            seconds = cell.seconds if cell.seconds is not None else float(np.mean(known))
+        times = known[cell.is_probe] if cell.seconds is None else [cell.seconds]
+        if unfinished and not times and not cell.is_probe:
+            return 0
+        if unfinished and times:
             epochs = sum(cell.epochs - done for done in unfinished)
-            left += seconds * epochs / min(workers, len(unfinished))
+            left += float(np.mean(times)) * epochs / min(workers, len(unfinished))
     return left
 
 
