@@ -1,5 +1,6 @@
 """`headswap status` says from another terminal how far all runs are."""
 
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,16 @@ def test_a_cell_says_what_it_waits_for(workspace):
         "cell 1 of 3, run 1 of 6",
         "No run is being trained now. To go on: dvc repro",
     ]
+
+
+@pytest.mark.parametrize("process", [os.getpid(), 2**22 + 1])
+def test_a_stage_of_dvc_that_trains_nothing_yet_is_told(workspace, process):
+    lock = {"data/images": {"write": {"pid": process, "cmd": "dvc repro"}}, "models": {}}
+    Path(".dvc/tmp").mkdir(parents=True)
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(lock))
+    runs = process == os.getpid()
+    nothing = "No run is being trained now. To go on: dvc repro"
+    assert status()[-1] == ("DVC is running a stage." if runs else nothing)
 
 
 def test_finished_cells_and_what_is_left_are_counted(workspace):

@@ -127,7 +127,7 @@ def _dvc_is_running() -> bool:
     """Return whether a DVC command is at work here: it names itself in a lock file."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         lock = read_json(".dvc/tmp/rwlock")
-        holders = [entry["write"] for entry in lock.values() if "write" in entry]
+        holders = [entry["write"] for entry in lock.values() if entry.get("write")]
         return any(psutil.pid_exists(holder["pid"]) for holder in holders)
     return False
 
