@@ -98,11 +98,11 @@ def status_lines(params: Params) -> list[str]:
         if not (METRICS / "comparison.md").exists():
             return [*lines, f"{all_finished} Next: dvc repro"]
         return [*lines, f"{all_finished} `dvc repro` collects and compares what is new."]
+    if any(cell.running for cell in cells):
+        return [*lines, _whole(cells)]
     if _dvc_is_running():
         return [*lines, _whole(cells), "DVC is running a stage."]
-    if not any(cell.running for cell in cells):
-        return [*lines, _whole(cells), "No run is being trained now. To go on: dvc repro"]
-    return [*lines, _whole(cells)]
+    return [*lines, _whole(cells), "No run is being trained now. To go on: dvc repro"]
 
 
 def whole_line(params: Params) -> str:
