@@ -13,6 +13,6 @@ headswap runs
 dvc repro
 rm -rf "$run/metrics" "$run/plots"
 cp -r dvc.lock metrics plots "$run"
-rm -f "$run/plots/comparison/gallery.png"
+rm -f "$run/plots/comparison/gallery.png" "$run"/*/.gitkeep
 cd "$run"
 rm -rf "$temporary"
