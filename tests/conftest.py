@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
 PAGE = Path(".dvc/plots/page.html")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a background job of a shell
-SLOW_FILES = ("test_pipeline.py", "test_real.py", "test_demo.py", "test_cells.py")
+SLOW_FILES = (
+    *("test_pipeline.py", "test_real.py", "test_queue.py", "test_demo.py", "test_cells.py"),
+)
 
 
 def pytest_collection_modifyitems(items):

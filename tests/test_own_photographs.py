@@ -243,9 +243,12 @@ def test_manifest_use_writes_the_parameters_and_keeps_comments(workspace):
     assert "Always answering" in done.stdout and "ants" in done.stdout
     assert params.load().dataset.url == "my photos"
     assert Path("params.yaml").read_text().startswith("# A comment.\n")
-    printed = headswap("manifest", "my photos").stdout.splitlines()[-2:]
-    read = YAML(typ="safe").load("\n".join(printed))
-    assert read == {"url": "my photos", "manifest": "data/my photos.csv"}
+    last = "params.yaml names my photos and data/my photos.csv. Next: dvc repro"
+    assert done.stdout.splitlines()[-1] == last
+    assert headswap("manifest", "my photos").stdout.splitlines()[-1] == last
+    other = headswap("manifest", "my photos", "--val", "0.3", "--output", "data/other.csv")
+    read = YAML(typ="safe").load("\n".join(other.stdout.splitlines()[-2:]))
+    assert read == {"url": "my photos", "manifest": "data/other.csv"}
     assert len(read_manifest("data/my photos.csv")) == 12
 
 

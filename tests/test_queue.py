@@ -275,8 +275,8 @@ def test_after_a_kill_the_same_bytes_come_out_and_no_lock_is_left(
     ready, undisturbed, scheduler, what
 ):
     address, worker, its_process = scheduler
-    a_worker = worker()
-    stage = start("headswap", "runs", DASK_SCHEDULER_ADDRESS=address)
+    a_worker, cell = worker(), "slow-finetune"
+    stage = start("headswap", "runs", cell, DASK_SCHEDULER_ADDRESS=address)
     read_until(stage, "epoch 1/4")
     if what == "child":
         training(a_worker)[0].kill()
@@ -288,10 +288,11 @@ def test_after_a_kill_the_same_bytes_come_out_and_no_lock_is_left(
         its_process.kill()
         finish(stage, code=1)
     else:
-        another = start("headswap", "runs", DASK_SCHEDULER_ADDRESS=address)
+        another = start("headswap", "runs", cell, DASK_SCHEDULER_ADDRESS=address)
         finish(stage), finish(another)
-    sh("dvc", "repro")
-    assert results() == undisturbed
+    sh("dvc", "repro", f"train@{cell}")
+    expected = {name: digest for name, digest in undisturbed.items() if cell in name}
+    assert len(expected) > 5 and results() == expected
     assert not any(is_locked(path) for path in Path("runs").rglob("*.lock"))
     assert not list(Path("runs").rglob("*.partial")) and not list(Path("runs").rglob("*.pt"))
 
