@@ -1,6 +1,6 @@
 """The error of a mean over images and replicates, with what all cells say about the replicates.
 
-A few replicates tell little about how much others would vary: with two, Student's quantile is 12.7.
+A few replicates say little about how much others would vary: with two, Student's quantile is 12.7.
 But cells are alike. The mean square of a cell's replicates, divided by that of the interaction of
 images and replicates, does not depend on how accurate the cell is; its distribution over the cells
 is estimated, and is the prior of each cell's own: an empirical-Bayes, moderated variance [1]_.

@@ -159,7 +159,7 @@ def compute_parts(
     """Compute parts of the features, and write each to a file of its own.
 
     A part is a split, whose images are center-cropped, or the number of an augmented view of the
-    training images. `on_progress` is told which share of a part was computed since.
+    training images. `on_progress` is called with the share of a part that was computed since.
     """
     torch.set_num_threads(1)
     device = resolve_device(params.device)
