@@ -1,4 +1,4 @@
-"""Change bytes in the headers of images, and see that each is read or told.
+"""Change bytes in the headers of images, and see that each is read or reported.
 
 An image like a camera's, as JPEG, PNG, WebP and TIFF, with EXIF in each. Up to eight bytes of its
 first kilobyte are changed, or it is cut. Then `read_image` must return an image, or raise an error
@@ -6,7 +6,7 @@ whose message names the file. Run it with
 
     python benchmarks/fuzz.py --cases 30000
 
-which prints how many of each were read and told; its exit code is 1 if anything else happened.
+which prints how many of each were read and reported; its exit code is 1 if anything else happened.
 """
 
 import io
@@ -66,7 +66,7 @@ def correct_checksums(png):
 
 
 def outcomes(cases, seed):
-    """Yield for each case its format and what happened: ``read``, ``told``, or else a text."""
+    """Yield for each case its format and what happened: ``read``, ``reported``, or else a text."""
     chance, files = random.Random(seed), photographs()
     for number in range(cases):
         name = FORMATS[number % len(FORMATS)]
@@ -77,7 +77,7 @@ def outcomes(cases, seed):
                 image = decode_image(content, f"case-{number}")
             what = "read" if image.mode == "RGB" else f"mode {image.mode}"
         except UnreadableImage as error:
-            what = "told" if f"case-{number}" in str(error) else f"message {error}"
+            what = "reported" if f"case-{number}" in str(error) else f"message {error}"
         except Exception as error:  # whatever it is, it must not get out
             what = f"{type(error).__name__}: {error}"
         yield name, what
@@ -86,11 +86,11 @@ def outcomes(cases, seed):
 def main(
     cases: Annotated[int, typer.Option()] = 30000, seed: Annotated[int, typer.Option()] = 0
 ) -> None:
-    """Print how many of each format were read and told."""
+    """Print how many of each format were read and reported."""
     counts = Counter(outcomes(cases, seed))
     for (name, what), count in sorted(counts.items()):
         print(f"{name}: {count} {what}")
-    sys.exit(any(what not in ("read", "told") for _, what in counts))
+    sys.exit(any(what not in ("read", "reported") for _, what in counts))
 
 
 if __name__ == "__main__":

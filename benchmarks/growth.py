@@ -156,7 +156,7 @@ def main():
 Made by `python benchmarks/growth.py` on {date.today()}: {machine["processor"]}, {CORES} cores, \
 torch {made_by["torch"]}. Whole processes; memory is the sum over all of a stage's, at its peak.
 {NETWORK} with random weights, 2 replicates side by side, 1 epoch; features of 4 views. The last \
-line tells by which power of the size the time grew in the last step: 1 is linear.""")
+line says by which power of the size the time grew in the last step: 1 is linear.""")
     with tempfile.TemporaryDirectory() as temporary:
         for measure in (of_images, of_classes, of_replicates, of_comparison):
             measure(Path(temporary))

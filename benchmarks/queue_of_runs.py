@@ -87,7 +87,7 @@ def many_runs():
 
 Probes of one epoch on the features of a few generated images, so that nearly all that is measured
 is the queue, its processes and its display. Memory is that of all processes, at its peak. The last
-line tells by which power of the number the figure grew in the last step: 1 is linear.
+line says by which power of the number the figure grew in the last step: 1 is linear.
 
 | runs | `headswap runs`, s | s a run | GiB | `headswap status`, s | GiB \
 | `dvc repro` of the cell, s | GiB |

@@ -11,6 +11,6 @@ dvc config core.no_scm true # a project of its own, without Git
 unset HEADSWAP_MIRROR
 dvc repro
 dvc plots show
-echo "Synthetic images, random weights, few epochs: the figures show that all works."
+echo "Synthetic images, random weights, few epochs: this only shows that all works."
 echo "The page of plots: $PWD/dvc_plots/index.html"
 echo "Next: source .venv/bin/activate; cd demo; headswap report"

@@ -7,10 +7,7 @@ temporary=$(mktemp -d)
 git clone --quiet . "$temporary/headswap"
 cp "$run/params.yaml" tests/my_networks.py "$temporary/headswap"
 cd "$temporary/headswap"
-headswap check
-dvc repro weights embed
-headswap runs
-dvc repro
+make -o .venv/installed repro # with the environment that is active
 rm -rf "$run/metrics" "$run/plots"
 cp -r dvc.lock metrics plots "$run"
 rm -f "$run/plots/comparison/gallery.png" "$run"/*/.gitkeep

@@ -138,7 +138,7 @@ def test_an_existing_folder_is_not_replaced(tmp_path):
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_a_missing_extra_and_missing_images_are_told(tmp_path, monkeypatch):
+def test_a_missing_extra_and_missing_images_are_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="pip install --constraint constraints.txt onnxruntime"):
         export(Path("models/tiny-probe"), tmp_path / "exported", onnx=True)

@@ -1,4 +1,4 @@
-"""Images with changed headers are read or told (30,000 cases: benchmarks/fuzz.py)."""
+"""Images with changed headers are read or reported (30,000 cases: benchmarks/fuzz.py)."""
 
 import sys
 from collections import Counter
@@ -12,7 +12,7 @@ import fuzz  # noqa: E402
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_changed_bytes_of_headers_are_read_or_told(seed):
+def test_changed_bytes_of_headers_are_read_or_reported(seed):
     counts = Counter(fuzz.outcomes(500, seed))
-    assert {what for _, what in counts} == {"read", "told"}
-    assert all(counts[name, "read"] and counts[name, "told"] for name in fuzz.FORMATS)
+    assert {what for _, what in counts} == {"read", "reported"}
+    assert all(counts[name, "read"] and counts[name, "reported"] for name in fuzz.FORMATS)

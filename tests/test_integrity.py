@@ -239,7 +239,7 @@ def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
     assert "versions" not in run(BIN / "headswap", "check")
 
 
-def test_settings_that_change_arithmetic_are_recorded_and_told(trained, monkeypatch):
+def test_settings_that_change_arithmetic_are_recorded_and_reported(trained, monkeypatch):
     edit(modes=["frozen"], seeds=[0])
     run(BIN / "headswap", "embed", "tiny")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")

@@ -211,7 +211,7 @@ def test_nothing_outlives_a_killed_dvc(ready, shell):
         (OSError(), "OSError"),
     ],
 )
-def test_an_error_of_the_system_is_told_with_what_there_is(error, text):
+def test_an_error_of_the_system_is_reported_with_what_there_is(error, text):
     assert os_error_text(error) == text
 
 

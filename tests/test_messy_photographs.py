@@ -261,7 +261,7 @@ def test_names_in_an_archive_are_read_in_the_encodings_that_programs_write(empty
         verify_images(params.Dataset(url="set.zip", manifest="photos.csv"), "set.zip", "images")
 
 
-def test_an_encrypted_archive_is_told_once(empty):
+def test_an_encrypted_archive_is_reported_once(empty):
     write_folder(IMAGES, "photos")
     write_manifest(list_images("photos"), "photos.csv")
     write_zip(IMAGES, "set.zip")

@@ -82,7 +82,7 @@ def test_the_shipped_manifest_is_not_overwritten_by_default(workspace):
 # What is an image, what is a class
 
 
-def test_leftovers_are_never_classes_or_images_and_are_told(empty):
+def test_leftovers_are_never_classes_or_images_and_are_reported(empty):
     for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "$RECYCLE.BIN"):
         for split in ("train", "val"):
             write_folder({f"{split}/{name}/a.jpg": IMAGES["train/ants/a.jpg"]}, "photos")
@@ -151,7 +151,7 @@ def test_other_names_of_the_splits_are_taken_and_said(empty):
         ),
     ],
 )
-def test_what_cannot_be_listed_is_told_with_what_to_do(empty, files, message):
+def test_what_cannot_be_listed_is_reported_with_what_to_do(empty, files, message):
     write_folder({**IMAGES, **files}, "photos")
     with pytest.raises(UserError, match=message):
         write_manifest(list_images("photos"), "photos.csv")

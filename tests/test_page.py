@@ -89,7 +89,7 @@ def test_names_are_no_markup(compared):
 @pytest.mark.parametrize(
     "name", ["metrics/comparison.md", "plots/comparison/costs.json", "plots/predictions"]
 )
-def test_what_is_missing_is_told_with_the_command_that_makes_it(compared, name):
+def test_what_is_missing_is_reported_with_the_command_that_makes_it(compared, name):
     shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
     with pytest.raises(UserError, match=f"{name}.* is missing.\nMake it with: dvc repro"):
         write_page(compared, Path("report.html"))

@@ -181,7 +181,7 @@ def test_a_moved_folder_is_used_by_its_path_and_outside_of_the_project(
     assert output == expected
 
 
-def test_the_interval_of_the_comparison_is_told_where_it_is_of_these_runs(trained):
+def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(trained):
     _, alone = headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")
     assert "seed 0" in alone and "of 40 validation images" in alone and "interval" not in alone
     edit(models=["tiny"])

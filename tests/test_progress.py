@@ -29,7 +29,7 @@ def test_steps_are_counted_from_where_the_task_started(capsys):
     assert second == "tiny: epoch 3/3  loss 0.2500"
 
 
-def test_of_a_queue_the_whole_is_told_when_a_task_ends(capsys):
+def test_of_a_queue_the_whole_is_reported_when_a_task_ends(capsys):
     with progress("epoch", {"one": 1, "two": 2}) as on_progress:
         on_progress("one", {"loss": 0.5})
         on_progress("two", {"loss": 0.5})

@@ -337,7 +337,7 @@ def training(worker):
     ]
 
 
-def test_a_scheduler_that_dies_is_told(ready, scheduler):
+def test_a_scheduler_that_dies_is_reported(ready, scheduler):
     address, worker, its_process = scheduler
     edit(train={"epochs": 400})
     worker()
@@ -384,7 +384,7 @@ def test_a_worker_that_would_compute_something_else_is_refused(
     assert not list(Path("runs").rglob("seed-*/run.json"))
 
 
-def test_a_full_disk_of_a_worker_is_told_and_leaves_no_partial_file(ready, scheduler):
+def test_a_full_disk_of_a_worker_is_reported_and_leaves_no_partial_file(ready, scheduler):
     address, worker, _ = scheduler
     psutil.Process(worker().pid).rlimit(psutil.RLIMIT_FSIZE, (2**12, 2**12))
     message = sh("headswap", "train", "slow", "finetune", code=1, DASK_SCHEDULER_ADDRESS=address)

@@ -39,7 +39,7 @@ def test_a_cell_says_what_it_waits_for(workspace):
 
 
 @pytest.mark.parametrize("runs", [True, False])
-def test_a_stage_of_dvc_that_trains_nothing_yet_is_told(workspace, runs):
+def test_a_stage_of_dvc_that_trains_nothing_yet_is_reported(workspace, runs):
     process = os.getpid() if runs else 2**22 + 1
     lock = {"data/images": {"write": {"pid": process, "cmd": "dvc repro"}}, "models": {}}
     Path(".dvc/tmp").mkdir(parents=True)

@@ -39,9 +39,9 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
     ------
     callable
         ``on_progress(name, message)``, to be called after each step of a task. The message holds
-        figures to show; ``done``, the steps done, or ``by``, how many more, where that is not
-        one; ``share``, which share of the next step is done, if none has ended; and ``note``, a
-        line to print.
+        figures to show and, if it has these keys: ``done``, the number of finished steps; or
+        ``by``, by how much that grew, where it is not one step; ``share``, which share of the
+        next step is finished; ``note``, a line to print.
     """
     shows_bars = console.is_terminal and not console.is_dumb_terminal
     bars = Progress(

@@ -1,7 +1,7 @@
 """The cache of runs in ``runs/``: each run is in a folder named after its cache key."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,13 @@ def delete_checkpoint(folder: Path) -> None:
         file.unlink()
 
 
+def earlier(cell: Cell, name: str) -> Iterator[Any]:
+    """Yield a value of ``timing.json`` of each finished run of a cell, whatever its cache key."""
+    for path in (runs_root() / cell.name).glob("*/seed-*/timing.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            yield read_json(path)[name]
+
+
 def expected_memory(cell: Cell) -> int:
     """Return the bytes of memory that a run of a cell will take at most.
 
@@ -143,12 +150,7 @@ def expected_memory(cell: Cell) -> int:
     images, and eight times the weights (parameters, gradients, momentum, two copies of the best
     epoch, a checkpoint that is being written, and what convolutions need).
     """
-    timings = (runs_root() / cell.name).glob("*/seed-*/timing.json")
-    peaks = []
-    for path in timings:
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            peaks.append(int(read_json(path)["memory_bytes"]))
-    if peaks:
+    if peaks := list(earlier(cell, "memory_bytes")):
         return max(peaks)
     weights = WEIGHTS / f"{cell.model}.safetensors"
     size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
@@ -187,7 +189,7 @@ def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return what differs between two cache keys of a cell, in the words of ``params.yaml``."""
     before, after = _flat(old), _flat(new)
-    section = "train." if "image" in new else "probe."
+    section = "train." if "image" in new else "probe."  # a probe sees features
     return [
         f"other {name.removeprefix('inputs.')}"
         if name.startswith("inputs.")

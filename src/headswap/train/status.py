@@ -18,7 +18,7 @@ from headswap.paths import EMBEDDINGS, IMAGES, METRICS, MODELS, WEIGHTS
 from headswap.train.devices import resolve_device
 from headswap.train.locks import is_locked
 from headswap.train.queue import chosen_cells
-from headswap.train.run_cache import PROGRESS, cache_key, is_finished, run_folder, runs_root
+from headswap.train.run_cache import PROGRESS, cache_key, earlier, is_finished, run_folder
 from headswap.train.workers import worker_count
 
 
@@ -54,10 +54,8 @@ class CellStatus:
 
     Attributes
     ----------
-    name
-        The cell's.
-    is_probe
-        Whether its runs train on features.
+    cell
+        Which it is.
     missing
         What has to be made before it can be trained: ``images``, ``weights``, ``features``.
     epochs
@@ -70,8 +68,7 @@ class CellStatus:
         The time that an epoch takes; None if that is not known.
     """
 
-    name: str
-    is_probe: bool
+    cell: Cell
     missing: list[str]
     epochs: int
     done: list[int]
@@ -90,8 +87,8 @@ def status_lines(params: Params) -> list[str]:
     """
     resolve_device(params.device)
     cells = [_cell_status(cell, params) for cell in chosen_cells(params, [])]
-    width = max(len(cell.name) for cell in cells)
-    lines = [f"{cell.name:{width}}  {_describe(cell)}".rstrip() for cell in cells]
+    width = max(len(status.cell.name) for status in cells)
+    lines = [f"{status.cell.name:{width}}  {_describe(status)}".rstrip() for status in cells]
     finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
     if finished == runs:
         all_finished = f"All {runs} runs of {len(cells)} cells are finished."
@@ -135,7 +132,7 @@ def _dvc_is_running() -> bool:
 def _cell_status(cell: Cell, params: Params) -> CellStatus:
     missing, epochs, runs = _missing(cell), params.recipe(cell).epochs, len(params.seeds)
     if missing:
-        return CellStatus(cell.name, cell.mode == "probe", missing, epochs, [0] * runs, 0, 0, None)
+        return CellStatus(cell, missing, epochs, [0] * runs, 0, 0, None)
     key, done, seconds, finished, running = cache_key(cell, params), [], [], 0, 0
     for seed in params.seeds:
         folder, of_run = run_folder(cell, key, seed), 0
@@ -150,18 +147,11 @@ def _cell_status(cell: Cell, params: Params) -> CellStatus:
                 of_run = progress["done"]
                 seconds += [progress["seconds"]] * (of_run > 0)
         done.append(of_run)
-    seconds = seconds or _seconds_of_other_runs(cell)
+    if not seconds:  # those of other parameters, perhaps of an older version without this key
+        epochs_before = [epoch for run in earlier(cell, "epochs") for epoch in run]
+        seconds = [epoch["wall"] for epoch in epochs_before if "wall" in epoch]
     mean = float(np.mean(seconds)) if seconds else None
-    return CellStatus(cell.name, cell.mode == "probe", [], epochs, done, finished, running, mean)
-
-
-def _seconds_of_other_runs(cell: Cell) -> list[float]:
-    """Return the times of the epochs that a cell took with other parameters."""
-    seconds = []
-    for path in (runs_root() / cell.name).glob("*/seed-*/timing.json"):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            seconds += [epoch["wall"] for epoch in read_json(path)["epochs"]]
-    return seconds
+    return CellStatus(cell, [], epochs, done, finished, running, mean)
 
 
 def _missing(cell: Cell) -> list[str]:
@@ -199,18 +189,19 @@ def _seconds_left(cells: list[CellStatus]) -> float:
     train a network, or that are probes, which take next to none.
     """
     known: dict[bool, list[float]] = {True: [], False: []}
-    for cell in cells:
-        if cell.seconds is not None:
-            known[cell.is_probe].append(cell.seconds)
-    workers = max(worker_count(), sum(cell.running for cell in cells))
+    for status in cells:
+        if status.seconds is not None:
+            known[status.cell.mode == "probe"].append(status.seconds)
+    workers = max(worker_count(), sum(status.running for status in cells))
     left = 0.0
-    for cell in cells:
-        unfinished = [done for done in cell.done if done < cell.epochs]
-        times = known[cell.is_probe] if cell.seconds is None else [cell.seconds]
-        if unfinished and not times and not cell.is_probe:
+    for status in cells:
+        is_probe = status.cell.mode == "probe"
+        unfinished = [done for done in status.done if done < status.epochs]
+        times = known[is_probe] if status.seconds is None else [status.seconds]
+        if unfinished and not times and not is_probe:
             return 0
         if unfinished and times:
-            epochs = sum(cell.epochs - done for done in unfinished)
+            epochs = sum(status.epochs - done for done in unfinished)
             left += float(np.mean(times)) * epochs / min(workers, len(unfinished))
     return left
 

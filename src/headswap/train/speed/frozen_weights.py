@@ -1,4 +1,4 @@
-"""Speed: 30 % of an epoch of AlexNet's `frozen` in bfloat16.
+"""Speed: saves 30 % of an epoch of AlexNet's `frozen` in bfloat16.
 
 Frozen weights are cast to bfloat16 once instead of in every forward pass.
 """

@@ -1,4 +1,4 @@
-"""Speed: a third of an epoch of AlexNet's `frozen`, 5 % of ResNet-18's.
+"""Speed: saves a third of an epoch of AlexNet's `frozen`, 5 % of ResNet-18's.
 
 A frozen network is validated without computing its unchanged features again.
 """
