@@ -307,7 +307,9 @@ def predict(
     ] = None,
     misclassified: Annotated[
         str | None,
-        typer.Option(metavar="CELL", help="Classify the validation images that it gets wrong."),
+        typer.Option(
+            metavar="CELL", help="Classify the images that most runs of all cells got wrong."
+        ),
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
@@ -325,7 +327,9 @@ def predict(
         name = best_cell()
         print(f"The best cell of the comparison is {name}.", file=sys.stderr)
     folder = find_folder(name)
-    paths = misclassified_images(folder) if misclassified else find_images(images)
+    paths = misclassified_images() if misclassified else find_images(images)
+    if misclassified:
+        print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     from headswap.predict.predict import classify
 
     classify(folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain)

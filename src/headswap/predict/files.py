@@ -2,14 +2,13 @@
 
 import csv
 import glob
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from headswap.errors import UserError
 from headswap.images.folders import EXTENSIONS, is_image
-from headswap.paths import IMAGES, PREDICTIONS
-from headswap.predict.folders import is_model_folder, read_record, restore
+from headswap.paths import IMAGES, METRICS
+from headswap.predict.folders import is_model_folder
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -58,40 +57,26 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return list(paths)
 
 
-def misclassified_images(folder: Path) -> list[Path]:
-    """Return the validation images that a cell's kept run misclassifies, the surest mistakes first.
-
-    Parameters
-    ----------
-    folder
-        The cell's model folder, in a project that has its predictions.
+def misclassified_images() -> list[Path]:
+    """Return the validation images that most runs of all cells misclassify: the first 12.
 
     Raises
     ------
     UserError
-        If there are no predictions, or the run made no mistake.
+        If there is no comparison yet, or no run misclassified an image.
     """
-    record = read_record(folder)
-    project = Path(os.path.normpath(folder / ".." / ".."))
-    path = project / PREDICTIONS / f"{record['cell']}.csv"
+    path = METRICS / "misclassified.csv"
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            images = [row["image"] for row in csv.DictReader(file)]
     except FileNotFoundError:
-        raise UserError(f"There is no {path}.\n{restore(path)}") from None
-    seed = str((record["kept"] or {}).get("seed"))
-    wrong = [
-        row
-        for row in rows
-        if (row["seed"], row["which"]) == (seed, "best") and row["label"] != row["predicted"]
-    ]
-    if not wrong:
+        raise UserError(f"There is no {path} yet.\nMake it with: dvc repro") from None
+    if not images:
         raise UserError(
-            f"{record['cell']}, seed {seed}, misclassifies no validation image.\n"
+            f"{path} lists no image: no run misclassified one at its best epoch.\n"
             "Name the photographs to explain instead."
         )
-    wrong.sort(key=lambda row: float(row[f"p_{row['label']}"]))
-    return [project / IMAGES / "val" / row["image"] for row in wrong]
+    return [IMAGES / "val" / image for image in images[:12]]
 
 
 def _expand(path: Path) -> list[Path]:

@@ -75,9 +75,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / RECORD} cannot be read: {error}.\n{restore(folder)}") from error
 
 
-def restore(path: Path) -> str:
-    """Return how to get a model folder, or another output, back."""
-    return f"Bring it back with: dvc checkout --force {path}\nor make it anew with: dvc repro"
+def restore(folder: Path) -> str:
+    """Return how to get the files of a model folder back."""
+    return f"Bring it back with: dvc checkout --force {folder}\nor make it anew with: dvc repro"
 
 
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
