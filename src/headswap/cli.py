@@ -97,13 +97,14 @@ def check() -> None:
     worker_count()
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
     print(f"params.yaml is correct: {len(params.cells())} cells, {seeds} each.")
-    _print_outdated(params, list_all=True)
+    _print_outdated(params)
 
 
 @command
 def fetch() -> None:
     """Fetch, pack or draw the archive of images."""
     params = _load()
+    _print_outdated(params)
     dataset, snapshot = params.dataset, _snapshot(params, "fetch", "data")
     from headswap.data.fetch import fetch_archive
     from headswap.paths import ARCHIVE
@@ -120,6 +121,7 @@ def fetch() -> None:
 def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
     params = _load()
+    _print_outdated(params)
     snapshot = _snapshot(params, "verify", "data")
     from headswap.data.manifest import find_quality_issues, write_counts
     from headswap.data.verify import verify_images
@@ -429,18 +431,14 @@ def _load_with(model: str) -> "Params":
     return params
 
 
-def _print_outdated(params: "Params", list_all: bool = False) -> None:
+def _print_outdated(params: "Params") -> None:
     """Say which cells were made by other versions: DVC does not notice an upgrade."""
     from headswap.compare.versions import outdated
 
-    if cells := outdated(params.cells()):
-        print(f"Other versions than the installed ones made {len(cells)} of the cells", end="")
-        if list_all:
-            print(":")
-            print(bulleted([f"{cell}: {differences}" for cell, differences in cells.items()], 100))
-            print("To make them again: dvc repro --force")
-        else:
-            print(" (see: headswap check).")
+    if differences := outdated(params.cells()):
+        print("Other versions than the installed ones made:")
+        print(bulleted([f"{', '.join(cells)}: {what}" for what, cells in differences.items()], 100))
+        print("To make them again: dvc repro --force")
 
 
 def stop_with_parent() -> None:

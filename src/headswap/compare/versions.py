@@ -32,16 +32,16 @@ def made_by(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
     return merged
 
 
-def outdated(cells: Iterable[Cell]) -> dict[str, str]:
+def outdated(cells: Iterable[Cell]) -> dict[str, list[str]]:
     """Return which cells other versions made than those that are installed.
 
     Returns
     -------
-    dict of str to str
-        For the name of each such cell what differs, such as ``pillow 11.3.0, not 12.0.0``. Cells
-        without results have none.
+    dict of str to list of str
+        For each difference, such as ``pillow 11.3.0, not 12.0.0``, the names of the cells that have
+        it. Cells without results have none.
     """
-    differences = {}
+    differences: dict[str, list[str]] = {}
     for cell in cells:
         names = [cell.name, *[f"{cell.model}-embed"] * (cell.mode == "probe")]
         try:
@@ -54,7 +54,7 @@ def outdated(cells: Iterable[Cell]) -> dict[str, str]:
             for package in versions
             if versions[package] != [installed[package]]
         ]:
-            differences[cell.name] = "; ".join(others)
+            differences.setdefault("; ".join(others), []).append(cell.name)
     return differences
 
 
