@@ -160,8 +160,14 @@ def change_harmless_modules(package):
             "\n\n@contextlib.contextmanager\ndef progress(total, unit):\n"
             "    yield lambda name, message: None\n"
         )
-    with (package / "download.py").open("a") as file:
-        file.write("\n\nTIMEOUT, RETRIES = (1, 1), 0\n")
+    for name, text in {
+        "download.py": "TIMEOUT, RETRIES = (1, 1), 0",
+        "snapshot.py": "Snapshot.check = lambda self: None",
+        "compare/versions.py": "def outdated(cells):\n    return {'changed': ['no cell']}",
+        "data/verify.py": "def check_unpacked(dataset):\n    pass",
+    }.items():
+        with (package / name).open("a") as file:
+            file.write(f"\n\n{text}\n")
 
 
 def test_comments_docstrings_and_format_do_not_change_the_code_digest(tmp_path):
