@@ -2,6 +2,7 @@
 
 import io
 import re
+from datetime import timedelta
 
 import pytest
 from rich.console import Console
@@ -37,6 +38,21 @@ def test_of_a_queue_the_whole_is_reported_when_a_task_ends(capsys):
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("one: epoch 1/1  loss 0.5000  (1/2 runs  about 0:0")
     assert "runs" not in second and "(2/2 runs" in third
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps_left"), [(None, 100), ({"short": 0}, 1), ({"one": 2, "short": 0}, 0.5)]
+)
+def test_what_is_left_of_a_queue_counts_how_long_its_steps_take(
+    monkeypatch, capsys, seconds, steps_left
+):
+    clock = iter(range(0, 10_000, 60))
+    monkeypatch.setattr(headswap.progress.time, "monotonic", lambda: next(clock))
+    with progress("epoch", {"one": 1, "two": 1, "short": 99}, seconds) as on_progress:
+        on_progress("one", {"loss": 0.5})
+    elapsed = next(clock) - 60  # when the time left was computed
+    left = timedelta(seconds=round(elapsed * steps_left))
+    assert f"(1/3 runs  about {left} left)" in capsys.readouterr().out
 
 
 def test_a_share_of_a_step_is_no_line_and_no_step(capsys):

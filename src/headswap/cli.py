@@ -254,7 +254,9 @@ def runs(
         for task in tasks:
             print(task.name)
     elif tasks:
-        with progress("epoch", {task.name: task.steps for task in tasks}) as on_progress:
+        steps = {task.name: task.steps for task in tasks}
+        seconds = {task.name: task.seconds for task in tasks}
+        with progress("epoch", steps, seconds) as on_progress:
             run_parallel(tasks, on_progress)
     count = "1 run" if len(tasks) == 1 else f"{len(tasks)} runs"
     print(

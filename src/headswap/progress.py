@@ -24,7 +24,9 @@ console.soft_wrap = not console.is_terminal  # on a terminal lines are broken be
 
 
 @contextlib.contextmanager
-def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
+def progress(
+    unit: str, steps: int | Mapping[str, int], seconds: Mapping[str, float] | None = None
+) -> Iterator[OnProgress]:
     """Show the progress of tasks that run side by side.
 
     Parameters
@@ -34,6 +36,9 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
     steps
         How many steps each task has; or for each task of a queue its number, so that the progress
         of the whole is shown, too.
+    seconds
+        About how long a step of each of these tasks takes, or in what ratio; by default all steps
+        take the same time.
 
     Yields
     ------
@@ -55,7 +60,7 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
         console=console,
         disable=not shows_bars,
     )
-    queue = _Queue(steps) if isinstance(steps, Mapping) else None
+    queue = _Queue(steps, seconds or {}) if isinstance(steps, Mapping) else None
     whole = (
         bars.add_task("all runs", total=len(queue.steps), left="", figures="") if queue else None
     )
@@ -109,19 +114,23 @@ def progress(unit: str, steps: int | Mapping[str, int]) -> Iterator[OnProgress]:
 class _Queue:
     """How much of a queue of tasks is done, and how long the rest will take."""
 
-    def __init__(self, steps: Mapping[str, int]):
-        self.steps, self.finished = steps, 0
+    def __init__(self, steps: Mapping[str, int], seconds: Mapping[str, float]):
+        self.steps, self.seconds, self.finished = steps, seconds, 0
         self._done = dict.fromkeys(steps, 0.0)
         self._start, self._computed = time.monotonic(), 0.0
 
     def update(self, name: str, done: float) -> None:
         step = done - self._done[name]
-        self._computed += step if step <= 1 else 0  # others were done before
+        if step <= 1:  # others were done before
+            self._computed += step * self.seconds.get(name, 1)
         self._done[name] = done
         self.finished = sum(self._done[task] >= self.steps[task] for task in self.steps)
 
     def time_left(self) -> str:
-        left = sum(self.steps.values()) - sum(self._done.values())
+        left = sum(
+            (steps - self._done[name]) * self.seconds.get(name, 1)
+            for name, steps in self.steps.items()
+        )
         if not self._computed or not left:
             return ""
         seconds = (time.monotonic() - self._start) / self._computed * left

@@ -2,15 +2,17 @@
 
 import difflib
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from headswap.errors import UserError
 from headswap.params import Cell, Params
 from headswap.train.cell import unfinished_runs
-from headswap.train.run_cache import cache_key
+from headswap.train.run_cache import cache_key, expected_seconds
 from headswap.train.workers import Task
 
 
@@ -60,10 +62,21 @@ def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def queued_runs(cells: Iterable[Cell], params: Params) -> list[Task]:
-    """Return the unfinished runs of some cells, in their order."""
-    return [
-        task for cell in cells for task in unfinished_runs(cell, params, cache_key(cell, params))
-    ]
+    """Return the unfinished runs of some cells, in their order.
+
+    An epoch of a cell without earlier runs is expected to take the mean of the others, or next to
+    no time if it is a probe's.
+    """
+    expected = {cell: expected_seconds(cell) for cell in cells}
+    of_networks = [s for cell, s in expected.items() if s is not None and cell.mode != "probe"]
+    usual = statistics.fmean(of_networks or [1])
+    tasks = []
+    for cell, seconds in expected.items():
+        if seconds is None:
+            seconds = 0 if cell.mode == "probe" else usual
+        runs = unfinished_runs(cell, params, cache_key(cell, params))
+        tasks += [replace(run, seconds=seconds) for run in runs]
+    return tasks
 
 
 def _stage(cell: Cell) -> str:

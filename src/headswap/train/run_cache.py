@@ -1,6 +1,7 @@
 """The cache of runs in ``runs/``: each run is in a folder named after its cache key."""
 
 import contextlib
+import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -155,6 +156,13 @@ def expected_memory(cell: Cell) -> int:
     weights = WEIGHTS / f"{cell.model}.safetensors"
     size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
     return BASE_MEMORY + 8 * size
+
+
+def expected_seconds(cell: Cell) -> float | None:
+    """Return the mean time of an epoch in a cell's earlier runs; None if there are none."""
+    epochs = [epoch for run in earlier(cell, "epochs") for epoch in run]
+    seconds = [epoch["wall"] for epoch in epochs if "wall" in epoch]  # older runs have other keys
+    return statistics.fmean(seconds) if seconds else None
 
 
 def unused_folders(params: Params) -> list[Path]:

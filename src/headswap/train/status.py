@@ -18,7 +18,13 @@ from headswap.paths import EMBEDDINGS, IMAGES, METRICS, MODELS, WEIGHTS
 from headswap.train.devices import resolve_device
 from headswap.train.locks import is_locked
 from headswap.train.queue import chosen_cells
-from headswap.train.run_cache import PROGRESS, cache_key, earlier, is_finished, run_folder
+from headswap.train.run_cache import (
+    PROGRESS,
+    cache_key,
+    expected_seconds,
+    is_finished,
+    run_folder,
+)
 from headswap.train.workers import worker_count
 
 
@@ -147,10 +153,7 @@ def _cell_status(cell: Cell, params: Params) -> CellStatus:
                 of_run = progress["done"]
                 seconds += [progress["seconds"]] * (of_run > 0)
         done.append(of_run)
-    if not seconds:  # those of other parameters, perhaps of an older version without this key
-        epochs_before = [epoch for run in earlier(cell, "epochs") for epoch in run]
-        seconds = [epoch["wall"] for epoch in epochs_before if "wall" in epoch]
-    mean = float(np.mean(seconds)) if seconds else None
+    mean = float(np.mean(seconds)) if seconds else expected_seconds(cell)
     return CellStatus(cell, [], epochs, done, finished, running, mean)
 
 

@@ -45,6 +45,8 @@ class Task:
         The bytes of memory that it is expected to take at most; 0 if that is not known.
     steps
         How many messages it will send.
+    seconds
+        About how long a step takes, or in what ratio to those of other tasks.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Task:
     arguments: tuple[Any, ...]
     memory: int = 0
     steps: int = 1
+    seconds: float = 1
 
 
 def worker_count() -> int:
