@@ -1,5 +1,7 @@
 """A new project folder for each test that runs the pipeline."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -69,6 +71,23 @@ def enter(folder, monkeypatch):
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
     return folder
+
+
+def headswap(*arguments, code=0):
+    """Run a command in this process, as `main` does; return its output and its messages."""
+    from headswap.cli import app
+
+    output, messages = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(messages):
+        try:
+            app([*map(str, arguments)], prog_name="headswap")
+        except SystemExit as ended:
+            found = ended.code or 0
+            if isinstance(found, str):
+                print(found, file=messages)
+                found = 1
+    assert found == code, output.getvalue() + messages.getvalue()
+    return output.getvalue(), messages.getvalue()
 
 
 def copy_of(folder, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import edit, project
+from conftest import copy_of, edit, enter, project
 
 from headswap import io as files
 from headswap import params
@@ -56,10 +56,24 @@ def contents(folder):
     }
 
 
+def prepared(folder, **changes):
+    """Make a project in which all is ready for training."""
+    project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        edit(**changes)
+        prepare()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared_tiny(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("tiny") / "project")
+
+
 @pytest.fixture
-def ready(workspace):
-    prepare()
-    return workspace
+def ready(prepared_tiny, tmp_path, monkeypatch):
+    return copy_of(prepared_tiny, tmp_path, monkeypatch)
 
 
 def test_a_cell_writes_its_five_outputs(ready):
@@ -206,22 +220,26 @@ def alive(pid):
         return False
 
 
-@pytest.fixture
-def slow(workspace):
-    edit(
+@pytest.fixture(scope="module")
+def prepared_slow(tmp_path_factory):
+    return prepared(
+        tmp_path_factory.mktemp("slow") / "project",
         models=["slow"],
         factories={"slow": "my_networks:slow"},
         train={"epochs": 6, "batch_size": 2},
         embed={"views": 1},
     )
-    prepare()
-    return workspace
+
+
+@pytest.fixture
+def slow(prepared_slow, tmp_path, monkeypatch):
+    return copy_of(prepared_slow, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_stage_leaves_no_process_and_continues_to_the_same_bytes(
-    slow, tmp_path, monkeypatch
+    slow, prepared_slow, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("HEADSWAP_WORKERS", "2")
     stage = headswap("train", "slow", "finetune")
@@ -242,9 +260,7 @@ def test_a_killed_stage_leaves_no_process_and_continues_to_the_same_bytes(
     assert "epoch 1/6" not in output
     interrupted = contents(".")
 
-    monkeypatch.chdir(project(tmp_path / "undisturbed"))
-    Path("params.yaml").write_bytes((slow / "params.yaml").read_bytes())
-    prepare()
+    copy_of(prepared_slow, tmp_path / "undisturbed", monkeypatch)
     train("finetune", "slow")
     assert contents(".") == interrupted
 

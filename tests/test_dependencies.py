@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, edit, project
+from conftest import ROOT, copy_of, edit, enter, project
 from ruamel.yaml import YAML
 
 from headswap import params
@@ -96,11 +96,20 @@ def outputs():
     }
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Run all stages in a project of its own; return it, and what they printed."""
+    folder = project(tmp_path_factory.mktemp("once") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        printed = run_all(ROOT / "src", PYTHONPROFILEIMPORTTIME="1", PYTHONHASHSEED="1")
+    return folder, printed
+
+
 @pytest.mark.slow
-def test_every_module_that_a_stage_imports_is_a_dependency_or_harmless(workspace):
-    printed = run_all(ROOT / "src", PYTHONPROFILEIMPORTTIME="1")
+def test_every_module_that_a_stage_imports_is_a_dependency_or_harmless(once):
     missing = {}
-    for stage, lines in printed.items():
+    for stage, lines in once[1].items():
         modules = set(re.findall(r"\| +(headswap[\w.]*)$", lines, re.MULTILINE))
         assert {"headswap.cli", "headswap.io"} <= modules
         allowed = dependencies(stage) + VERIFIED_LATER.get(stage, []) + ONLY_CHECKED.get(stage, [])
@@ -112,26 +121,17 @@ def test_every_module_that_a_stage_imports_is_a_dependency_or_harmless(workspace
 
 
 @pytest.mark.slow
-def test_what_harmless_modules_return_changes_no_output(workspace, tmp_path, monkeypatch):
-    run_all(workspace / "src")
-    expected = outputs()
-    assert len(expected) > 30
-    monkeypatch.chdir(project(tmp_path / "changed"))
+def test_neither_harmless_modules_nor_the_hash_seed_change_an_output(once, tmp_path, monkeypatch):
+    monkeypatch.chdir(once[0])
+    expected, order = outputs(), order_of_keys()
+    assert len(expected) > 30 and len(order) > 5
+    enter(project(tmp_path / "changed"), monkeypatch)
     change_harmless_modules(Path("src/headswap"))
-    run_all(Path("src").absolute())
+    run_all(Path("src").absolute(), PYTHONHASHSEED="2")
     found = outputs()
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
-
-
-@pytest.mark.slow
-def test_no_output_depends_on_the_hash_seed(workspace, tmp_path, monkeypatch):
-    run_all(ROOT / "src", PYTHONHASHSEED="1")
-    expected, order = outputs(), order_of_keys()
-    assert len(expected) > 30 and len(order) > 5
-    monkeypatch.chdir(project(tmp_path / "again"))
-    run_all(ROOT / "src", PYTHONHASHSEED="2")
-    assert outputs() == expected and order_of_keys() == order
+    assert order_of_keys() == order
 
 
 def order_of_keys():
@@ -207,10 +207,14 @@ def copy_package(folder):
     return shutil.copytree(ROOT / "src/headswap", folder / "headswap")
 
 
-def test_a_cache_key_is_computed_without_torch(workspace):
+@pytest.fixture
+def ready(once, tmp_path, monkeypatch):
+    """Return a project in which all stages ran."""
+    return copy_of(once[0], tmp_path, monkeypatch)
+
+
+def test_a_cache_key_is_computed_without_torch(ready):
     edit(device="cpu")
-    for stage in ("fetch", "verify", "weights"):
-        headswap(*STAGES[stage])
     script = (
         "import sys; from headswap import params; from headswap.train.run_cache import cache_key;"
         "key = cache_key(params.Cell('tiny', 'frozen'), params.load());"
@@ -228,9 +232,7 @@ def test_a_cache_key_is_computed_without_torch(workspace):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_the_parameters_of_a_cell_are_part_of_its_cache_key(workspace, change):
-    for stage in ("fetch", "verify", "weights"):
-        headswap(*STAGES[stage])
+def test_the_parameters_of_a_cell_are_part_of_its_cache_key(ready, change):
     loaded, cell = params.load(), params.Cell("tiny", "frozen")
     key = cache_key(cell, loaded)
     assert cache_key(cell, loaded) == key

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import copy_of, edit, enter, project
+from conftest import copy_of, edit, enter, headswap, project
 from typer.testing import CliRunner
 
 from headswap import params
@@ -73,7 +73,7 @@ def test_edited_parameters_are_named(snapshot):
 
 def test_a_stage_whose_parameters_were_edited_writes_nothing_and_keeps_its_runs(workspace):
     for stage in (["fetch"], ["verify"], ["weights", "tiny"]):
-        run(BIN / "headswap", *stage)
+        headswap(*stage)
     edit(seeds=[0], train={"epochs": 30})
     command = [BIN / "headswap", "train", "tiny", "frozen"]
     stage = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -94,7 +94,7 @@ def test_a_stage_whose_parameters_were_edited_writes_nothing_and_keeps_its_runs(
 def test_an_edit_while_images_are_fetched_or_verified_fails_the_stage(
     workspace, monkeypatch, stage
 ):
-    run(BIN / "headswap", "fetch")
+    headswap("fetch")
     monkeypatch.setattr(
         "headswap.snapshot.__file__", str(Path("src/headswap/snapshot.py").resolve())
     )
@@ -118,7 +118,7 @@ def trained_once(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         enter(folder, patch)
         for stage in (["fetch"], ["verify"], ["weights", "tiny"], ["train", "tiny", "frozen"]):
-            run(BIN / "headswap", *stage)
+            headswap(*stage)
     return folder
 
 
@@ -146,16 +146,16 @@ def test_a_damaged_file_of_a_finished_run_is_named_and_the_run_is_trained_again(
         content = b"" if change == "emptied" else b"?" + path.read_bytes()[1:]
         path.write_bytes(content)
     shutil.rmtree("models")
-    printed = run(BIN / "headswap", "train", "tiny", "frozen")
+    printed = headswap("train", "tiny", "frozen")[0]
     assert f"seed-0: {name} missing or damaged" in printed
     assert "seed 0: epoch 3/3" in printed and "seed 1: epoch" not in printed
     after = {file.name: file.read_bytes() for file in trained.glob("*.safetensors")}
     assert before == after | {file: file.read_bytes() for file in Path("plots").rglob("*.csv")}
-    assert "missing" not in run(BIN / "headswap", "train", "tiny", "frozen")
+    assert "missing" not in headswap("train", "tiny", "frozen")[0]
 
 
 def test_a_damaged_part_of_the_features_is_computed_again(trained):
-    run(BIN / "headswap", "embed", "tiny")
+    headswap("embed", "tiny")
     expected = Path("data/embeddings/tiny.safetensors").read_bytes()
 
     def stop():
@@ -166,7 +166,7 @@ def test_a_damaged_part_of_the_features_is_computed_again(trained):
     (folder,) = Path("runs/tiny-embed").glob("*/")
     (folder / "val.safetensors").write_bytes(b"")
     (folder / "0.safetensors").unlink()
-    assert run(BIN / "headswap", "embed", "tiny").count("view ") == 2
+    assert headswap("embed", "tiny")[0].count("view ") == 2
     assert Path("data/embeddings/tiny.safetensors").read_bytes() == expected
 
 
@@ -176,7 +176,7 @@ def test_runs_that_cannot_be_read_are_trained_again(trained, content, changed):
         path.write_text(content)
     if changed:
         edit(train={"lr": 0.02})
-    printed = run(BIN / "headswap", "train", "tiny", "frozen")
+    printed = headswap("train", "tiny", "frozen")[0]
     assert "seed 0: epoch 3/3" in printed and "seed 1: epoch 3/3" in printed
 
 
@@ -214,43 +214,43 @@ def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
     trained, tmp_path, monkeypatch, package
 ):
     edit(modes=["frozen"])
-    run(BIN / "headswap", "embed", "tiny")
-    run(BIN / "headswap", "probe", "tiny")
-    assert "versions" not in run(BIN / "headswap", "check")
+    headswap("embed", "tiny")
+    headswap("probe", "tiny")
+    assert "versions" not in headswap("check")[0]
     install(tmp_path / "packages", package, "99.9")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
-    lines = run(BIN / "headswap", "check").splitlines()
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    lines = headswap("check")[0].splitlines()
     differs = rf"{package.replace('_', '-')} \d[\d.]*, not 99\.9"
     for cell in ("tiny-frozen", "tiny-probe"):
         (line,) = [line for line in lines if line.startswith("  ") and cell in line]
         assert re.search(differs, line)
     assert lines[-1].endswith("dvc repro --force")
-    run(BIN / "headswap", "compare")
+    headswap("compare")
     report = Path("metrics/comparison.md").read_text()
-    for text in (report, *(run(BIN / "headswap", stage) for stage in ("fetch", "verify"))):
+    for text in (report, *(headswap(stage)[0] for stage in ("fetch", "verify"))):
         assert "Other versions than the installed ones made:" in text
         assert re.search(rf"tiny-probe.*: .*{differs}", text) and "dvc repro --force" in text
 
-    printed = run(BIN / "headswap", "train", "tiny", "frozen")
+    printed = headswap("train", "tiny", "frozen")[0]
     assert re.search(rf"tiny-frozen.*: .*{differs}", printed)
     assert re.search(rf"versions\.{package.replace('_', '-')} was .*, is 99\.9", printed)
-    after = run(BIN / "headswap", "check")
+    after = headswap("check")[0]
     assert "tiny-frozen" in after if package.startswith("eff") else "tiny-frozen" not in after
     for stage in ("weights", "embed", "probe"):
-        run(BIN / "headswap", stage, "tiny")
-    run(BIN / "headswap", "train", "tiny", "frozen")
-    assert "versions" not in run(BIN / "headswap", "check")
+        headswap(stage, "tiny")
+    headswap("train", "tiny", "frozen")
+    assert "versions" not in headswap("check")[0]
 
 
 def test_settings_that_change_arithmetic_are_recorded_and_reported(trained, monkeypatch):
     edit(modes=["frozen"], seeds=[0])
-    run(BIN / "headswap", "embed", "tiny")
+    headswap("embed", "tiny")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     run(BIN / "headswap", "probe", "tiny")
     timing = read_json("metrics/timing/tiny-probe.json")
     assert timing["arithmetic"] == "ATEN_CPU_CAPABILITY=default"
     assert read_json("metrics/timing/tiny-frozen.json")["arithmetic"] == ""
-    run(BIN / "headswap", "compare")
+    headswap("compare")
     report = Path("metrics/comparison.md").read_text()
     assert "not all made in the same way" in report
     assert r"ATEN\_CPU\_CAPABILITY=default" in report or "ATEN_CPU_CAPABILITY=default" in report

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, edit
+from conftest import ROOT, copy_of, edit, enter, project
 from dvc.utils.hydra import apply_overrides
 from fake_cells import write_alexnet
 from ruamel.yaml import YAML
@@ -134,12 +134,20 @@ def test_a_value_where_a_list_is_meant_is_told_how_to_write_one(key, value, mess
         params.parse(TREE | {key: value})
 
 
-@pytest.fixture
-def ready(workspace):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
     """Return a project in which ``tiny`` can be trained."""
-    for stage in (["fetch"], ["verify"], ["weights", "tiny"]):
-        assert headswap(*stage).returncode == 0
-    return workspace
+    folder = project(tmp_path_factory.mktemp("prepared") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        for stage in (["fetch"], ["verify"], ["weights", "tiny"]):
+            assert headswap(*stage).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def ready(prepared, tmp_path, monkeypatch):
+    return copy_of(prepared, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import edit
+from conftest import edit, headswap
 from fake_cells import write_alexnet, write_cell, write_images
 from PIL import Image
 from trained import CELLS
@@ -24,15 +24,6 @@ from headswap.compare.results import read_results
 from headswap.io import read_json
 
 VAL = "data/images/val"
-
-
-def headswap(*arguments, code=0, **options):
-    """Run a command as a user does; return its output and its messages."""
-    command = [sys.executable, "-m", "headswap", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
 
 
 def refused(*arguments):
@@ -178,8 +169,9 @@ def test_a_moved_folder_is_used_by_its_path_and_outside_of_the_project(
     expected, _ = headswap("predict", "resnet18-finetune", image)
     assert headswap("predict", folder, image)[0] == expected
     source = str(Path("src").resolve())
-    output, _ = headswap("predict", "mine", image, cwd=tmp_path, env={"PYTHONPATH": source})
-    assert output == expected
+    command = [sys.executable, "-m", "headswap", "predict", "mine", image]
+    there = {"cwd": tmp_path, "env": {"PYTHONPATH": source}}
+    assert subprocess.run(command, capture_output=True, text=True, **there).stdout == expected
 
 
 def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(trained):

@@ -1,18 +1,20 @@
-"""All unfinished runs in one queue, here and on the workers of a Dask scheduler."""
+"""All unfinished runs in one queue, here, on the workers of a scheduler, and on two hosts."""
 
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import copy_of, edit, enter, project
+from conftest import ROOT, copy_of, edit, enter, project
 
 from headswap import params
 from headswap.errors import UserError
@@ -26,6 +28,8 @@ from headswap.train.workers import Task
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
+HOSTS = ("headswap1", "headswap2")
+BRIDGE = "headswap0"
 DASK = {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
@@ -83,11 +87,19 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prepared, tmp_path_factory):
+def made_by_dvc(prepared, tmp_path_factory):
+    """Return a project that `dvc repro` alone made."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = copy_of(prepared, tmp_path_factory.mktemp("alone"), patch)
+        sh("dvc", "repro")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made_by_dvc):
     """Return the results of a project that `dvc repro` alone made."""
     with pytest.MonkeyPatch.context() as patch:
-        copy_of(prepared, tmp_path_factory.mktemp("alone"), patch)
-        sh("dvc", "repro")
+        patch.chdir(made_by_dvc)
         return results()
 
 
@@ -123,9 +135,9 @@ def test_the_queue_trains_what_the_stages_then_collect(ready, undisturbed):
     assert results() == undisturbed
 
 
-def test_what_dvc_has_got_is_not_trained_again(ready):
-    sh("dvc", "repro")
-    subprocess.run(["rm", "-r", "runs"], check=True)  # as in a clone that pulled the results
+def test_what_dvc_has_got_is_not_trained_again(made_by_dvc, tmp_path, monkeypatch):
+    copy_of(made_by_dvc, tmp_path, monkeypatch)
+    shutil.rmtree("runs")  # as in a clone that pulled the results
     assert "0 runs" in sh("headswap", "runs")
     edit(train={"lr": 0.05})
     assert "6 runs to train" in sh("headswap", "runs", "--dry-run")
@@ -133,9 +145,8 @@ def test_what_dvc_has_got_is_not_trained_again(ready):
 
 def test_a_queue_whose_stages_are_not_ready_says_which_to_run(workspace):
     prepare()
-    sh("dvc", "repro", "weights")
     message = sh("headswap", "runs", code=1)
-    assert "Not up to date: embed@slow, fetch, verify." in message
+    assert "Not up to date: embed@slow, fetch, verify, weights@slow." in message
     (command,) = re.findall("Run first: (.*)", message)
     sh(*command.split())
     assert "9 runs" in sh("headswap", "runs", "--dry-run")
@@ -286,11 +297,12 @@ def test_after_a_kill_the_same_bytes_come_out_and_no_lock_is_left(
         finish(stage, code=-signal.SIGKILL)
     elif what == "scheduler":
         its_process.kill()
-        finish(stage, code=1)
+        message = finish(stage, code=1)
+        assert "connection to the Dask scheduler" in message and "unset DASK" in message
     else:
         another = start("headswap", "runs", cell, DASK_SCHEDULER_ADDRESS=address)
         finish(stage), finish(another)
-    sh("dvc", "repro", f"train@{cell}")
+    sh("headswap", "train", "slow", "finetune")
     expected = {name: digest for name, digest in undisturbed.items() if cell in name}
     assert len(expected) > 5 and results() == expected
     assert not any(is_locked(path) for path in Path("runs").rglob("*.lock"))
@@ -335,17 +347,6 @@ def training(worker):
         for process in psutil.Process(worker.pid).children(recursive=True)
         if process.ppid() != worker.pid and alive(process)
     ]
-
-
-def test_a_scheduler_that_dies_is_reported(ready, scheduler):
-    address, worker, its_process = scheduler
-    edit(train={"epochs": 400})
-    worker()
-    stage = start("headswap", "train", "slow", "finetune", DASK_SCHEDULER_ADDRESS=address)
-    read_until(stage, "epoch 1/400")
-    its_process.kill()
-    message = finish(stage, code=1)
-    assert "connection to the Dask scheduler" in message and "unset DASK" in message
 
 
 def test_without_a_scheduler_at_the_address_it_is_said_what_to_type(ready):
@@ -399,3 +400,88 @@ def test_a_worker_without_the_folder_is_told_to_share_it(workspace, scheduler, m
     monkeypatch.setattr("os.getcwd", lambda: "/nowhere")
     with pytest.raises(UserError, match="/nowhere(.|\n)*same path"):
         run_parallel([Task("task", time.sleep, (0,))], lambda *_: None)
+
+
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts():
+    """Make two network namespaces, 10.77.0.2 and 10.77.0.3; this one is 10.77.0.1."""
+    if not shutil.which("ip") or ip("netns", "add", HOSTS[0], check=False).returncode:
+        pytest.skip("needs iproute2, and the right to make network namespaces")
+    try:
+        ip("netns", "add", HOSTS[1])
+        ip("link", "add", BRIDGE, "type", "bridge")
+        ip("addr", "add", "10.77.0.1/24", "dev", BRIDGE)
+        ip("link", "set", BRIDGE, "up")
+        for number, host in enumerate(HOSTS, 2):
+            ip(
+                "link",
+                "add",
+                f"cable{number}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "net",
+                "netns",
+                host,
+            )
+            ip("link", "set", f"cable{number}", "master", BRIDGE, "up")
+            ip("-n", host, "addr", "add", f"10.77.0.{number}/24", "dev", "net")
+            ip("-n", host, "link", "set", "net", "up")
+            ip("-n", host, "link", "set", "lo", "up")
+        yield
+    finally:
+        for host in HOSTS:
+            ip("netns", "del", host, check=False)
+        ip("link", "del", BRIDGE, check=False)
+
+
+@pytest.fixture
+def shared(prepared, monkeypatch):
+    """Return a project that is not under /tmp, of which each host has its own."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        copy = copy_of(prepared, Path(folder), monkeypatch)
+        Path(".venv").symlink_to(BIN.parent)
+        yield copy
+
+
+def commands():
+    """Return the blocks of shell commands of the page."""
+    return re.findall(r"```sh\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
+
+
+def test_the_commands_of_the_page_train_on_two_hosts_with_the_same_bytes(
+    hosts, shared, undisturbed
+):
+    certificate, machines, runs = commands()
+    subprocess.run(["sh", "-ec", certificate], check=True, capture_output=True)
+    scheduler, worker = machines.strip().splitlines()
+    worker = re.search('"(.*)"', worker).group(1).replace("$PWD", str(shared))
+    quiet = "exec 2> /dev/null"
+    # A /tmp of its own, unless that would hide the environment that runs the tests.
+    own_tmp = "true" if str(BIN).startswith("/tmp/") else "mount -t tmpfs tmpfs /tmp"
+    started = [subprocess.Popen(["sh", "-c", f"{quiet}; {scheduler}"], start_new_session=True)]
+    try:
+        for host in HOSTS:
+            script = f"{own_tmp}; cd /tmp; {quiet}; {worker}"
+            command = ["ip", "netns", "exec", host, "unshare", "-m", "sh", "-c", script]
+            started.append(subprocess.Popen(command, start_new_session=True))
+        process = subprocess.Popen(
+            ["sh", "-ec", runs], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        read_until(process, "seed 0: epoch 1/4")
+        ip("link", "set", "cable2", "down")
+        time.sleep(5)
+        ip("link", "set", "cable2", "up")
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        assert "9 runs trained" in output
+        assert results() == undisturbed
+    finally:
+        for process in started:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

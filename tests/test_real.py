@@ -44,6 +44,7 @@ def photographs(tmp_path_factory):
         models=[NAME],
         factories={NAME: f"my_networks:{NAME}"},
         weights="imagenet",
+        seeds=[0],
         train={"epochs": 2, "batch_size": 4, "lr": 0.001},
         probe={"epochs": 15, "batch_size": 4, "lr": 0.001, "lr_step": 7},
         embed={"views": 2},
