@@ -14,7 +14,7 @@ import pooch
 import requests
 
 from headswap.errors import UserError
-from headswap.io import atomic_write, local_path
+from headswap.io import atomic_write, is_address, local_path
 
 MIRROR = "HEADSWAP_MIRROR"
 """The environment variable that names a folder or base URL to try first."""
@@ -78,15 +78,6 @@ def download_file(
             + f"\nWithout network: put {name} into a folder and set {MIRROR} to that folder's "
             "absolute path.\n`make demo` needs neither network nor mirror."
         )
-
-
-def is_address(url: str) -> bool:
-    """Return whether a URL is an address, not a local path.
-
-    >>> is_address("https://example.org/photos.zip"), is_address("photos.zip")
-    (True, False)
-    """
-    return "://" in url
 
 
 def _sources(url: str, name: str, caches: Iterable[str | PathLike[str]]) -> Iterator[str]:

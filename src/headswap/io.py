@@ -123,6 +123,15 @@ def write_csv(path: StrPath, columns: Sequence[str], rows: Iterable[Iterable[Any
     write_text(path, text.getvalue())
 
 
+def is_address(url: str) -> bool:
+    """Return whether a URL is an address, not a local path.
+
+    >>> is_address("https://example.org/photos.zip"), is_address("photos.zip")
+    (True, False)
+    """
+    return "://" in url
+
+
 def local_path(path: StrPath) -> Path:
     """Return a path that the user gave, with ``~`` replaced by the home folder.
 

@@ -8,9 +8,8 @@ from shlex import quote
 from headswap.data.listing import Listing, list_images
 from headswap.data.manifest import Entry, Manifest, read_manifest
 from headswap.data.matching import Matching, Other
-from headswap.download import is_address
 from headswap.errors import UserError, bulleted
-from headswap.io import local_path, read_bytes, read_json, write_json
+from headswap.io import is_address, local_path, read_bytes, read_json, write_json
 from headswap.params import GENERATED, Dataset
 from headswap.paths import RUNS
 

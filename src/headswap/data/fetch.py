@@ -14,10 +14,10 @@ from headswap.data.listing import list_images
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_archive
 from headswap.data.verify import archive_fits
-from headswap.download import download_file, is_address
+from headswap.download import download_file
 from headswap.errors import UserError, printable
 from headswap.images.folders import is_image
-from headswap.io import atomic_write, local_path, read_bytes, refuse_outputs
+from headswap.io import atomic_write, is_address, local_path, read_bytes, refuse_outputs
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE
 

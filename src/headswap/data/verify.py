@@ -14,11 +14,10 @@ from pathlib import Path
 from headswap.data.manifest import Entry, Manifest, parse_manifest, read_manifest
 from headswap.data.matching import Matching, Other
 from headswap.data.synthetic import MANIFEST
-from headswap.download import is_address
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import is_image
 from headswap.images.reading import UnreadableImage, read_image
-from headswap.io import atomic_write
+from headswap.io import atomic_write, is_address
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE, IMAGES
 
