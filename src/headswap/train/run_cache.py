@@ -2,7 +2,7 @@
 
 import contextlib
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,16 @@ def delete_checkpoint(folder: Path) -> None:
         file.unlink()
 
 
-def earlier(cell: Cell, name: str) -> Iterator[Any]:
-    """Yield a value of ``timing.json`` of each finished run of a cell, whatever its cache key."""
+def earlier(cell: Cell, value: Callable[[Any], float]) -> list[float]:
+    """Return a value of each finished run of a cell, whatever its parameters and version.
+
+    It is computed from ``timing.json``; files of another form are left out.
+    """
+    found = []
     for path in (runs_root() / cell.name).glob("*/seed-*/timing.json"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            yield read_json(path)[name]
+            found.append(value(read_json(path)))
+    return found
 
 
 def expected_memory(cell: Cell) -> int:
@@ -151,7 +156,7 @@ def expected_memory(cell: Cell) -> int:
     images, and eight times the weights (parameters, gradients, momentum, two copies of the best
     epoch, a checkpoint that is being written, and what convolutions need).
     """
-    if peaks := list(earlier(cell, "memory_bytes")):
+    if peaks := earlier(cell, lambda timing: int(timing["memory_bytes"])):
         return max(peaks)
     weights = WEIGHTS / f"{cell.model}.safetensors"
     size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
@@ -160,8 +165,9 @@ def expected_memory(cell: Cell) -> int:
 
 def expected_seconds(cell: Cell) -> float | None:
     """Return the mean time of an epoch in a cell's earlier runs; None if there are none."""
-    epochs = [epoch for run in earlier(cell, "epochs") for epoch in run]
-    seconds = [epoch["wall"] for epoch in epochs if "wall" in epoch]  # older runs have other keys
+    seconds = earlier(
+        cell, lambda timing: statistics.fmean(epoch["wall"] for epoch in timing["epochs"])
+    )
     return statistics.fmean(seconds) if seconds else None
 
 
