@@ -74,7 +74,10 @@ def enter(folder, monkeypatch):
 
 
 def headswap(*arguments, code=0):
-    """Run a command in this process, as `main` does; return its output and its messages."""
+    """Run a command in this process, with this repository's code, not the project's.
+
+    Return its output and its messages.
+    """
     from headswap.cli import app
 
     output, messages = io.StringIO(), io.StringIO()

@@ -2,14 +2,13 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, headswap
+from conftest import ROOT
 
 from headswap import params
 from headswap.io import read_json
@@ -53,7 +52,7 @@ def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path
     assert all(path.read_bytes() == content for path, content in before.items())
     monkeypatch.chdir(tmp_path / "demo")
     memory_is_as_expected()
-    readmes_commands_work(tmp_path / "demo")
+    readmes_commands_work(tmp_path / "demo", environment)
 
 
 def memory_is_as_expected():
@@ -68,7 +67,7 @@ def memory_is_as_expected():
     Path("finished").rename("runs")
 
 
-def readmes_commands_work(project):
+def readmes_commands_work(project, environment):
     """Run all of README's commands of headswap, and its snippet, as they are written."""
     readme = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    (headswap .*)$", readme, re.MULTILINE)
@@ -82,9 +81,9 @@ def readmes_commands_work(project):
         shutil.copy(image, project / "photo.jpg")
     shutil.copytree(project / "photos", project / "new")
     (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    subprocess.run([sys.executable, "-c", snippet], check=True, capture_output=True)
-    for command in commands:
-        headswap(*shlex.split(command, comments=True)[1:])
+    for command in [["python", "-c", snippet], *(["sh", "-c", command] for command in commands)]:
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     for name in ("found.csv", "why", "for-others/model.onnx", "report.html"):
         assert (project / name).exists()
     assert "url: photos" in (project / "params.yaml").read_text()

@@ -213,6 +213,7 @@ def ready(once, tmp_path, monkeypatch):
     return copy_of(once[0], tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_cache_key_is_computed_without_torch(ready):
     edit(device="cpu")
     script = (
@@ -223,6 +224,7 @@ def test_a_cache_key_is_computed_without_torch(ready):
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -218,7 +218,7 @@ def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
     headswap("probe", "tiny")
     assert "versions" not in headswap("check")[0]
     install(tmp_path / "packages", package, "99.9")
-    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), *sys.path])
     lines = headswap("check")[0].splitlines()
     differs = rf"{package.replace('_', '-')} \d[\d.]*, not 99\.9"
     for cell in ("tiny-frozen", "tiny-probe"):

@@ -201,18 +201,17 @@ def test_a_branch_with_another_probe_is_compared_in_metrics_and_in_every_picture
 
 
 def test_an_experiment_with_a_further_seed_trains_one_run_per_cell_and_is_listed():
-    changes = ("-S", "seeds=[0,1,2]", "-S", "probe.lr=2e-2")
+    changes = ("-S", "seeds=[0,1,2]", "-S", "train.lr=1e-2")  # the same as 0.01
     output = sh("dvc", "exp", "run", "--name", "more", *changes)
     assert set(re.findall(r"^(tiny-\S+ seed \d)", output, re.MULTILINE)) == {
-        "tiny-frozen seed 2",
-        *(f"tiny-probe seed {seed}" for seed in (0, 1, 2)),
+        f"tiny-{mode} seed 2" for mode in MODES
     }
     listed = sh("dvc", "exp", "show", "--only-changed", "--drop", ".*/|params", "--csv")
     headings, *lines = listed.splitlines()
     assert any(line.startswith("more") for line in lines)
     figures = {f"tiny-{mode}.{which}" for mode in MODES for which in ("best", "last", "balanced")}
     columns = set(headings.split(",")) - {"Experiment", "rev", "typ", "Created"}
-    assert {"seeds", "probe.lr"} < columns <= figures | {"seeds", "probe.lr"}
+    assert {"seeds"} < columns <= figures | {"seeds"}
 
 
 def test_a_mistake_in_the_parameters_stops_at_the_first_stage_with_one_message():
@@ -252,14 +251,13 @@ def test_a_temporary_experiment_runs_its_own_code_and_shares_the_runs(reproduced
 
 def test_without_git_and_without_activation_the_pipeline_runs(tmp_path):
     folder = project(tmp_path / "project")
+    edit(folder / "params.yaml", modes=["frozen"], seeds=[0], train={"epochs": 1})
     (folder / ".venv").symlink_to(BIN.parent)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     environment["GIT_CEILING_DIRECTORIES"] = str(tmp_path)
-    for command in (["config", "--local", "core.no_scm", "true"], ["repro", "weights"]):
+    for command in (["config", "--local", "core.no_scm", "true"], ["repro"]):
         done = subprocess.run(
             [".venv/bin/dvc", *command], cwd=folder, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    assert (folder / "data/weights/tiny.safetensors").exists()
-    commands = re.findall("cmd: (.*)", (folder / "dvc.yaml").read_text())
-    assert len(commands) == 8 and all(c.startswith("sh scripts/headswap ") for c in commands)
+    assert (folder / "metrics/comparison.md").exists()

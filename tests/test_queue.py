@@ -18,11 +18,11 @@ from conftest import ROOT, copy_of, edit, enter, project
 
 from headswap import params
 from headswap.errors import UserError
-from headswap.io import read_json, sha256
+from headswap.io import read_json, sha256, write_json
 from headswap.train import cluster
 from headswap.train.cluster import available_memory, run_parallel
 from headswap.train.locks import is_locked
-from headswap.train.queue import chosen_cells
+from headswap.train.queue import chosen_cells, queued_runs
 from headswap.train.run_cache import runs_root
 from headswap.train.workers import Task
 
@@ -133,6 +133,29 @@ def test_the_queue_trains_what_the_stages_then_collect(ready, undisturbed):
     collected = sh("dvc", "repro")
     assert "epoch" not in re.sub("best\nepoch|epoch, %|best epoch|last epoch", "", collected)
     assert results() == undisturbed
+
+
+def test_an_epoch_of_a_cell_is_expected_to_take_as_long_as_before_or_as_those_of_its_kind(ready):
+    def expected():
+        tasks = queued_runs(params.load().cells(), params.load())
+        return {task.name.split()[0]: task.seconds for task in tasks}
+
+    def write(name, timing):
+        folder = Path("runs", name, "seed-0")
+        folder.mkdir(parents=True)
+        write_json(folder / "timing.json", timing)
+
+    assert expected() == {"slow-finetune": 1, "slow-frozen": 1, "slow-probe": 1 / 400}
+    for name, content in {
+        "slow-finetune/a": {"epochs": [{"wall": 2}, {"wall": 6}]},
+        "slow-finetune/b": {"epochs": [{"wall": 8}]},
+        "slow-frozen/of-an-older-version": {"epochs": [{"seconds": 2}]},
+        "slow-probe/damaged": {"epochs": 3},
+    }.items():
+        write(name, content)
+    assert expected() == {"slow-finetune": 6, "slow-frozen": 6, "slow-probe": 6 / 400}
+    write("slow-probe/a", {"epochs": [{"wall": 3}]})
+    assert expected()["slow-probe"] == 3
 
 
 def test_what_dvc_has_got_is_not_trained_again(made_by_dvc, tmp_path, monkeypatch):
