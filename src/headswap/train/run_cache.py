@@ -156,8 +156,8 @@ def expected_memory(cell: Cell) -> int:
     images, and eight times the weights (parameters, gradients, momentum, two copies of the best
     epoch, a checkpoint that is being written, and what convolutions need).
     """
-    if peaks := earlier(cell, lambda timing: int(timing["memory_bytes"])):
-        return max(peaks)
+    if peaks := earlier(cell, lambda timing: float(timing["memory_bytes"])):
+        return round(max(peaks))
     weights = WEIGHTS / f"{cell.model}.safetensors"
     size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
     return BASE_MEMORY + 8 * size
