@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
 from headswap.errors import UserError
 from headswap.params import Cell, Params
 from headswap.train.cell import unfinished_runs
-from headswap.train.run_cache import cache_key, expected_seconds
+from headswap.train.run_cache import cache_key, expected_seconds, seconds_of_all
 from headswap.train.workers import Task
 
 
@@ -62,25 +61,13 @@ def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def queued_runs(cells: Iterable[Cell], params: Params) -> list[Task]:
-    """Return the unfinished runs of some cells, in their order.
-
-    An epoch of a cell without earlier runs is expected to take as long as those of the other
-    probes, if it is a probe, else as those of the other networks.
-    """
-    expected = {cell: expected_seconds(cell) for cell in cells}
-    known = {cell: seconds for cell, seconds in expected.items() if seconds is not None}
-    usual = fmean([s for cell, s in known.items() if cell.mode != "probe"] or [1])
-    usual_of_probes = fmean(
-        [s for cell, s in known.items() if cell.mode == "probe"]
-        or [usual / 400]  # in docs/runs, probes are 100 to 1,400 times as fast as networks
-    )
-    tasks = []
-    for cell, seconds in expected.items():
-        if seconds is None:
-            seconds = usual_of_probes if cell.mode == "probe" else usual
-        runs = unfinished_runs(cell, params, cache_key(cell, params))
-        tasks += [replace(run, seconds=seconds) for run in runs]
-    return tasks
+    """Return the unfinished runs of some cells, in their order."""
+    seconds = seconds_of_all({cell: expected_seconds(cell) for cell in cells})
+    return [
+        replace(run, seconds=seconds[cell])
+        for cell in seconds
+        for run in unfinished_runs(cell, params, cache_key(cell, params))
+    ]
 
 
 def _stage(cell: Cell) -> str:

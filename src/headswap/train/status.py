@@ -24,6 +24,7 @@ from headswap.train.run_cache import (
     expected_seconds,
     is_finished,
     run_folder,
+    seconds_of_all,
 )
 from headswap.train.workers import worker_count
 
@@ -188,24 +189,19 @@ def _describe(cell: CellStatus) -> str:
 def _seconds_left(cells: list[CellStatus]) -> float:
     """Return about how long the rest will take, 0 if that is not known.
 
-    Cells run one after another. One without a time is expected to take the mean of the others that
-    train a network, or that are probes, which take next to none.
+    Cells run one after another.
     """
-    known: dict[bool, list[float]] = {True: [], False: []}
-    for status in cells:
-        if status.seconds is not None:
-            known[status.cell.mode == "probe"].append(status.seconds)
+    seconds = seconds_of_all({status.cell: status.seconds for status in cells})
     workers = max(worker_count(), sum(status.running for status in cells))
+    networks = [status for status in cells if status.cell.mode != "probe"]
+    is_known = any(status.seconds is not None for status in networks)
+    if not is_known and any(status.finished < len(status.done) for status in networks):
+        return 0
     left = 0.0
     for status in cells:
-        is_probe = status.cell.mode == "probe"
-        unfinished = [done for done in status.done if done < status.epochs]
-        times = known[is_probe] if status.seconds is None else [status.seconds]
-        if unfinished and not times and not is_probe:
-            return 0
-        if unfinished and times:
+        if unfinished := [done for done in status.done if done < status.epochs]:
             epochs = sum(status.epochs - done for done in unfinished)
-            left += float(np.mean(times)) * epochs / min(workers, len(unfinished))
+            left += seconds[status.cell] * epochs / min(workers, len(unfinished))
     return left
 
 
