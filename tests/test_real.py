@@ -44,7 +44,6 @@ def photographs(tmp_path_factory):
         models=[NAME],
         factories={NAME: f"my_networks:{NAME}"},
         weights="imagenet",
-        seeds=[0],
         train={"epochs": 2, "batch_size": 4, "lr": 0.001},
         probe={"epochs": 15, "batch_size": 4, "lr": 0.001, "lr_step": 7},
         embed={"views": 2},
@@ -80,7 +79,8 @@ def test_photographs_of_one_session_in_both_splits_are_found(photographs):
 
 
 def test_two_epochs_of_finetune_reach_88_percent(photographs):
-    assert best_accuracy("finetune", photographs) >= 0.88
+    one_run = photographs.model_copy(update={"seeds": [0]})
+    assert best_accuracy("finetune", one_run) >= 0.88
 
 
 def test_the_probe_predicts_and_exports_what_was_recorded_for_all_153(photographs, tmp_path):
