@@ -59,6 +59,8 @@ def test_finished_cells_and_what_is_left_are_counted(workspace):
     Path("runs").rename("elsewhere")  # as in a clone that pulled the results
     assert status()[-1] == "All 6 runs of 3 cells are finished. Next: dvc repro"
     Path("elsewhere").rename("runs")
+    Path("metrics/comparison.md").write_text("")
+    assert status()[-1] == "All 6 runs of 3 cells are finished. Collect what is new: dvc repro"
     edit(seeds=[0, 1, 2], probe={"lr": 0.05})
     assert status()[1:3] == ["tiny-frozen    2/3 runs", "tiny-probe     0/3 runs"]
     assert re.fullmatch(r"cell 1 of 3, run 5 of 9, about \d+ s left", status()[3])

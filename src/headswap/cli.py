@@ -368,7 +368,10 @@ def status() -> None:
     from headswap.train.status import status_lines
 
     for line in status_lines(params):
-        console.print(line, markup=False, no_wrap=True, overflow="ellipsis")
+        if console.is_terminal:
+            console.print(line, markup=False, no_wrap=True, overflow="ellipsis")
+        else:
+            print(line)
 
 
 @command

@@ -101,7 +101,7 @@ def status_lines(params: Params) -> list[str]:
         all_finished = f"All {runs} runs of {len(cells)} cells are finished."
         if not (METRICS / "comparison.md").exists():
             return [*lines, f"{all_finished} Next: dvc repro"]
-        return [*lines, f"{all_finished} `dvc repro` collects and compares what is new."]
+        return [*lines, f"{all_finished} Collect what is new: dvc repro"]
     if any(cell.running for cell in cells):
         return [*lines, _whole(cells)]
     if _dvc_is_running():
