@@ -27,8 +27,8 @@ from unittest import mock
 import typer
 
 from headswap import params
-from headswap.train.provenance import machine
-from headswap.train.workers import ENVIRONMENT
+from headswap.runs.provenance import machine
+from headswap.runs.workers import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = [

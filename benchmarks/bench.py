@@ -33,8 +33,8 @@ import typer
 
 from headswap import params
 from headswap.io import read_json
-from headswap.train import provenance
-from headswap.train.workers import ENVIRONMENT
+from headswap.runs import provenance
+from headswap.runs.workers import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from headswap.compare.intervals import accuracy as estimate_accuracy
 from headswap.compare.intervals import contrast
-from headswap.compare.spread import replicate_prior
+from headswap.compare.variance import replicate_prior
 
 IMAGES, EXPERIMENTS, RESAMPLES, CELLS = 153, 1000, 2000, 6
 REPLICATES = (5, 3, 2)

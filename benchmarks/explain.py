@@ -21,7 +21,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from headswap.paths import MODELS
 from headswap.predict.explain import SQUARES, heat_map
 from headswap.predict.model import load_model
-from headswap.train import provenance
+from headswap.runs import provenance
 
 STEPS = 20
 """Of integrated gradients."""

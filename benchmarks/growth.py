@@ -20,7 +20,7 @@ from PIL import Image
 
 from headswap.images.folders import images_in
 from headswap.params import Cell
-from headswap.train import provenance
+from headswap.runs import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 

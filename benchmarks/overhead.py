@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import CORES, ROOT, measured, spread
 from ruamel.yaml import YAML
 
-from headswap.train import provenance
+from headswap.runs import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -19,7 +19,7 @@ from bench import CORES, ROOT, measured
 
 from headswap.compare.intervals import Estimate, accuracy, contrast
 from headswap.compare.results import correct_predictions
-from headswap.train import provenance
+from headswap.runs import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 

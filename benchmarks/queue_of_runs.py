@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from bench import CORES, ROOT, measured
 
-from headswap.train import provenance
+from headswap.runs import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -21,12 +21,12 @@ from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.io import read_json, read_tensors
 from headswap.paths import WEIGHTS
+from headswap.runs.cells import train_cell, write_outputs
 from headswap.train import run
-from headswap.train.cell import train_cell, write_outputs
 from headswap.train.features import write_features
 from headswap.train.loop import evaluate, make_autocast
-from headswap.train.pretrained import write_weights
 from headswap.train.timing import PHASES
+from headswap.train.weights import write_weights
 
 OUTPUTS = ("models", "metrics/cells", "plots/curves", "plots/predictions")
 
@@ -355,7 +355,7 @@ def test_edited_code_of_a_factory_changes_its_weights(ready):
     module = Path("my_networks.py")
     module.write_text(module.read_text().replace("nn.ReLU()", "nn.GELU()"))
     script = (
-        "from headswap import params, paths; from headswap.train.pretrained import write_weights; "
+        "from headswap import params, paths; from headswap.train.weights import write_weights; "
         "write_weights('tiny', params.load(), paths.WEIGHTS / 'tiny.safetensors')"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

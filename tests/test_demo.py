@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from headswap import params
 from headswap.io import read_json
-from headswap.train.run_cache import expected_memory
+from headswap.runs.store import expected_memory
 
 COPIED = (
     *("dvc.yaml", "params.yaml", "params-demo.yaml", ".dvcignore", ".dvc/plots", ".dvc/config"),

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.io import sha256
-from headswap.train.provenance import code_digest, machine
-from headswap.train.run_cache import cache_key
+from headswap.runs.provenance import code_digest, machine
+from headswap.runs.store import cache_key
 
 HARMLESS = {
     "headswap": "loads a trained network for users; no stage calls it",
@@ -217,7 +217,7 @@ def ready(once, tmp_path, monkeypatch):
 def test_a_cache_key_is_computed_without_torch(ready):
     edit(device="cpu")
     script = (
-        "import sys; from headswap import params; from headswap.train.run_cache import cache_key;"
+        "import sys; from headswap import params; from headswap.runs.store import cache_key;"
         "key = cache_key(params.Cell('tiny', 'frozen'), params.load());"
         "sys.exit('torch' in sys.modules or key['device'] != 'cpu')"
     )

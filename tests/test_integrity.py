@@ -15,10 +15,10 @@ from headswap.cli import app
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.io import read_json
+from headswap.runs.store import cache_key
 from headswap.snapshot import Snapshot
 from headswap.train.features import write_features
 from headswap.train.run import train_run
-from headswap.train.run_cache import cache_key
 
 BIN = Path(sys.executable).parent
 

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 
 from headswap.compare import intervals
-from headswap.compare.spread import components, mean_error, replicate_prior
+from headswap.compare.variance import components, mean_error, replicate_prior
 
 SOURCES = (0.6, 0.3, 0.003)
 

@@ -15,10 +15,11 @@ from headswap.data.fetch import fetch_archive
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.images.folders import images_in
-from headswap.train import backbones, loop
+from headswap.images.preprocessing import Preprocessing
+from headswap.train import loop
+from headswap.train import networks as backbones
 from headswap.train.dataset import ImageDataset
 from headswap.train.features import FeatureDataset, compute_features
-from headswap.train.preprocessing import Preprocessing
 from headswap.train.seeds import derive, generator
 from headswap.train.speed.image_cache import ImageCache
 from headswap.train.tensors import save_tensors

@@ -14,8 +14,8 @@ import headswap
 from headswap import params
 from headswap.errors import UserError
 from headswap.io import read_json, read_tensors, sha256, write_json
-from headswap.train.cell import train_cell
-from headswap.train.provenance import images_digest
+from headswap.runs.cells import train_cell
+from headswap.runs.provenance import images_digest
 
 pytestmark = pytest.mark.usefixtures("trained")
 NAMES = ("best", "last")

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.errors import UserError
-from headswap.train.backbones import check_models
+from headswap.train.networks import check_models
 
 TREE = YAML(typ="safe").load(ROOT / "params.yaml")
 LEAVES = [(section,) for section in TREE] + [

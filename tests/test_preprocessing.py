@@ -13,14 +13,14 @@ from headswap import params
 from headswap.compare.report import preprocessing as reported
 from headswap.compare.results import read_results
 from headswap.errors import UserError
+from headswap.images.preprocessing import Preprocessing, of_network, preprocessing
 from headswap.io import read_json, read_tensors, write_json
 from headswap.paths import WEIGHTS
+from headswap.runs.store import cache_key
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
-from headswap.train.preprocessing import Preprocessing, of_network, preprocessing
-from headswap.train.pretrained import load_pretrained, preset, write_weights
 from headswap.train.run import open_dataset
-from headswap.train.run_cache import cache_key
+from headswap.train.weights import load_pretrained, preset, write_weights
 
 IMAGENET = Preprocessing(224, 256, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OWN = {"size": 40, "resize": 50, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}

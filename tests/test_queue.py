@@ -19,12 +19,12 @@ from conftest import ROOT, copy_of, edit, enter, project
 from headswap import params
 from headswap.errors import UserError
 from headswap.io import read_json, sha256, write_json
-from headswap.train import cluster
-from headswap.train.cluster import available_memory, run_parallel
-from headswap.train.locks import is_locked
-from headswap.train.queue import chosen_cells, queued_runs
-from headswap.train.run_cache import runs_root
-from headswap.train.workers import Task
+from headswap.runs import cluster
+from headswap.runs.cluster import available_memory, run_parallel
+from headswap.runs.locks import is_locked
+from headswap.runs.queue import chosen_cells, queued_runs
+from headswap.runs.store import runs_root
+from headswap.runs.workers import Task
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent

@@ -18,9 +18,9 @@ from headswap.io import read_json
 from headswap.paths import WEIGHTS
 from headswap.predict.export import export
 from headswap.predict.predict import predict
-from headswap.train.cell import train_cell
+from headswap.runs.cells import train_cell
 from headswap.train.features import write_features
-from headswap.train.pretrained import write_weights
+from headswap.train.weights import write_weights
 
 pytestmark = [
     pytest.mark.slow,

@@ -23,7 +23,7 @@ def status(**variables):
     )
     assert done.returncode == 0, done.stderr
     modules = re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE)
-    assert "headswap.train.status" in modules and "torch" not in modules
+    assert "headswap.runs.status" in modules and "torch" not in modules
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     return done.stdout.splitlines()
 

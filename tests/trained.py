@@ -5,9 +5,9 @@ from headswap.data.fetch import fetch_archive
 from headswap.data.manifest import write_counts
 from headswap.data.verify import verify_images
 from headswap.paths import WEIGHTS
-from headswap.train.cell import train_cell
+from headswap.runs.cells import train_cell
 from headswap.train.features import write_features
-from headswap.train.pretrained import write_weights
+from headswap.train.weights import write_weights
 
 CELLS = [
     f"{model}-{mode}" for model in ("tiny", "resnet18") for mode in ("finetune", "frozen", "probe")

@@ -85,9 +85,9 @@ def check() -> None:
     from headswap.data.changes import check_photographs
     from headswap.data.fetch import check_dataset
     from headswap.params import check_round_trip
-    from headswap.train.backbones import check_models
+    from headswap.runs.workers import worker_count
     from headswap.train.devices import resolve_device
-    from headswap.train.workers import worker_count
+    from headswap.train.networks import check_models
 
     check_round_trip()
     check_dataset(params.dataset)
@@ -188,7 +188,7 @@ def weights(model: Model) -> None:
     """Fetch a network's weights and verify them."""
     params = _load_with(model)
     from headswap.paths import WEIGHTS
-    from headswap.train.pretrained import write_weights
+    from headswap.train.weights import write_weights
 
     path, snapshot = WEIGHTS / f"{model}.safetensors", _snapshot(params, "weights", "train")
     write_weights(model, params, path, snapshot.check)
@@ -201,7 +201,7 @@ def embed(model: Model) -> None:
     params = _load_with(model)
     from headswap.data.verify import check_unpacked
     from headswap.progress import progress
-    from headswap.train.workers import warm_up
+    from headswap.runs.workers import warm_up
 
     check_unpacked(params.dataset)
     snapshot = _snapshot(params, "embed", "train")
@@ -243,8 +243,8 @@ def runs(
     from headswap.data.changes import check_photographs
     from headswap.data.verify import check_unpacked
     from headswap.progress import progress
-    from headswap.train.cluster import run_parallel
-    from headswap.train.queue import changed_cells, chosen_cells, queued_runs
+    from headswap.runs.cluster import run_parallel
+    from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
     check_unpacked(params.dataset)
@@ -268,8 +268,8 @@ def _train(model: str, mode: "Mode", params: "Params") -> None:
     from headswap.data.verify import check_unpacked
     from headswap.params import Cell
     from headswap.progress import progress
-    from headswap.train.cell import train_cell
-    from headswap.train.status import whole_line
+    from headswap.runs.cells import train_cell
+    from headswap.runs.status import whole_line
 
     check_unpacked(params.dataset)
     if whole := whole_line(params):
@@ -365,7 +365,7 @@ def status() -> None:
     """Say how far all runs are, from any terminal, at any time."""
     params = _load()
     from headswap.progress import console
-    from headswap.train.status import status_lines
+    from headswap.runs.status import status_lines
 
     for line in status_lines(params):
         if console.is_terminal:
@@ -393,8 +393,8 @@ def prune(
     """Remove the runs that params.yaml no longer describes from runs/."""
     params = _load()
     from headswap.io import folder_size
-    from headswap.train.locks import file_lock
-    from headswap.train.run_cache import runs_root, unused_folders
+    from headswap.runs.locks import file_lock
+    from headswap.runs.store import runs_root, unused_folders
 
     total, freed = folder_size(runs_root()), 0
     for folder in unused_folders(params):

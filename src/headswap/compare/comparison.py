@@ -17,7 +17,7 @@ from headswap.compare.intervals import (
 )
 from headswap.compare.near_duplicates import near_duplicates
 from headswap.compare.results import EPOCHS, Results, confidence
-from headswap.compare.spread import Array, replicate_prior
+from headswap.compare.variance import Array, replicate_prior
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 

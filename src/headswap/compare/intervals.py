@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from headswap.compare.spread import LEVEL, Array, MeanError, components, mean_error
+from headswap.compare.variance import LEVEL, Array, MeanError, components, mean_error
 
 BINS = 10
 """Of confidence, between 0 and 1 (see `reliability`)."""

@@ -11,7 +11,7 @@ from scipy import stats
 
 from headswap.compare.intervals import contrast, reliability
 from headswap.compare.results import COSTS, EPOCHS, Results, confidence
-from headswap.compare.spread import LEVEL
+from headswap.compare.variance import LEVEL
 from headswap.params import Cell
 
 MOST_CLASSES = 20

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headswap.compare.spread import Array, replicate_prior
+from headswap.compare.variance import Array, replicate_prior
 from headswap.compare.versions import made_by
 from headswap.errors import UserError
 from headswap.io import read_json

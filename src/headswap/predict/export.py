@@ -16,8 +16,8 @@ from headswap.paths import IMAGES
 from headswap.predict.extras import require
 from headswap.predict.folders import interval
 from headswap.predict.model import Classifier, load_model
-from headswap.train.backbones import OPTIONS
 from headswap.train.dataset import EVALUATION_BATCH
+from headswap.train.networks import OPTIONS
 from headswap.train.tensors import save_tensors
 
 TOLERANCE = 1e-3

@@ -14,7 +14,7 @@ from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.params import Cell, load
 from headswap.paths import METRICS, MODELS
-from headswap.train.record import RECORD
+from headswap.runs.record import RECORD
 
 Seeds = Literal["kept", "all"]
 """The runs of a cell to use: the one that its folder keeps, or all."""

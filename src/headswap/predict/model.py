@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from headswap.errors import UserError
+from headswap.images.preprocessing import Preprocessing
 from headswap.io import read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
-from headswap.train.backbones import build, new_head, replace_layer
 from headswap.train.loop import make_autocast
-from headswap.train.preprocessing import Preprocessing
-from headswap.train.pretrained import load_tensors
+from headswap.train.networks import build, new_head, replace_layer
 from headswap.train.transforms import center_crop, decode, normalize
+from headswap.train.weights import load_tensors
 
 
 class Classifier(nn.Module):

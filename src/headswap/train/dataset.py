@@ -7,9 +7,9 @@ import torch
 
 from headswap.errors import UserError
 from headswap.images.folders import classes_in, images_by_split, images_in
+from headswap.images.preprocessing import Preprocessing
 from headswap.images.reading import UnreadableImage
 from headswap.paths import IMAGES
-from headswap.train.preprocessing import Preprocessing
 from headswap.train.seeds import generator, seeded
 from headswap.train.speed.image_cache import ImageCache
 from headswap.train.transforms import augmentation, center_crop, decode, normalize

@@ -12,26 +12,26 @@ import torch
 from torch import nn
 
 from headswap.errors import UserError
+from headswap.images.preprocessing import preprocessing
 from headswap.io import digest, read_tensors, sha256, write_json
 from headswap.params import Params
 from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import OnProgress
-from headswap.train.backbones import replace_layer
-from headswap.train.cluster import run_parallel
+from headswap.runs.cluster import run_parallel
+from headswap.runs.locks import file_lock
+from headswap.runs.provenance import code_digest, images_digest, machine, versions
+from headswap.runs.record import describe_inputs
+from headswap.runs.store import ensure_unchanged, runs_root, weights_packages
+from headswap.runs.workers import Task, worker_count
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import Batches, ImageDataset
 from headswap.train.devices import resolve_device
-from headswap.train.locks import file_lock
 from headswap.train.loop import make_autocast
-from headswap.train.preprocessing import preprocessing
-from headswap.train.pretrained import load_pretrained
-from headswap.train.provenance import code_digest, images_digest, machine, versions
-from headswap.train.record import describe_inputs
-from headswap.train.run_cache import ensure_unchanged, runs_root, weights_packages
+from headswap.train.networks import replace_layer
 from headswap.train.seeds import generator
 from headswap.train.tensors import save_tensors
 from headswap.train.timing import device_time
-from headswap.train.workers import Task, worker_count
+from headswap.train.weights import load_pretrained
 
 
 class FeatureDataset:

@@ -8,28 +8,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from headswap.images.preprocessing import preprocessing
 from headswap.io import write_json
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS
-from headswap.train.backbones import freeze_all_but, new_head, replace_layer
-from headswap.train.checkpoint import trainable_state
-from headswap.train.complexity import measure_complexity
-from headswap.train.dataset import ImageDataset
-from headswap.train.features import FeatureDataset
-from headswap.train.loop import train
-from headswap.train.preprocessing import preprocessing
-from headswap.train.pretrained import load_pretrained
-from headswap.train.provenance import machine
-from headswap.train.run_cache import (
+from headswap.runs.provenance import machine
+from headswap.runs.status import recorded
+from headswap.runs.store import (
     cache_key,
     delete_checkpoint,
     ensure_unchanged,
     file_digests,
     run_folder,
 )
+from headswap.train.checkpoint import trainable_state
+from headswap.train.complexity import measure_complexity
+from headswap.train.dataset import ImageDataset
+from headswap.train.features import FeatureDataset
+from headswap.train.loop import train
+from headswap.train.networks import freeze_all_but, new_head, replace_layer
 from headswap.train.seeds import generator
-from headswap.train.status import recorded
 from headswap.train.tensors import save_tensors
+from headswap.train.weights import load_pretrained
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes of the unit in which the system reports memory."""

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torchvision.transforms import v2
 
+from headswap.images.preprocessing import Preprocessing
 from headswap.images.reading import read_image
-from headswap.train.preprocessing import Preprocessing
 
 
 def decode(path: Path) -> torch.Tensor:

@@ -20,11 +20,11 @@ from torch import nn
 
 from headswap.download import download_file
 from headswap.errors import UserError
+from headswap.images.preprocessing import Preprocessing, of_network
 from headswap.io import digest, read_tensors, sha256
 from headswap.params import Params
 from headswap.paths import WEIGHTS
-from headswap.train.backbones import build, find_head, reset_weights
-from headswap.train.preprocessing import Preprocessing, of_network
+from headswap.train.networks import build, find_head, reset_weights
 from headswap.train.seeds import seeded
 from headswap.train.tensors import save_tensors
 

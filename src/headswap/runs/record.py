@@ -6,10 +6,10 @@ This module does not import torch.
 from dataclasses import asdict
 from typing import Any
 
+from headswap.images.preprocessing import preprocessing
 from headswap.io import read_tensors
 from headswap.params import Cell, Image
 from headswap.paths import EMBEDDINGS, WEIGHTS
-from headswap.train.preprocessing import preprocessing
 
 RECORD = "model.json"
 

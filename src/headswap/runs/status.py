@@ -15,10 +15,9 @@ from headswap.errors import UserError
 from headswap.io import atomic_write, read_json
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, IMAGES, METRICS, MODELS, WEIGHTS
-from headswap.train.devices import resolve_device
-from headswap.train.locks import is_locked
-from headswap.train.queue import chosen_cells
-from headswap.train.run_cache import (
+from headswap.runs.locks import is_locked
+from headswap.runs.queue import chosen_cells
+from headswap.runs.store import (
     PROGRESS,
     cache_key,
     expected_seconds,
@@ -26,7 +25,8 @@ from headswap.train.run_cache import (
     run_folder,
     seconds_of_all,
 )
-from headswap.train.workers import worker_count
+from headswap.runs.workers import worker_count
+from headswap.train.devices import resolve_device
 
 
 def recorded(folder: Path, epochs: int, on_progress: Callable[..., None]) -> Callable[..., None]:

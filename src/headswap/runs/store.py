@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from headswap.errors import UserError
+from headswap.images.preprocessing import preprocessing
 from headswap.io import digest, read_json, read_tensors, sha256
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
+from headswap.runs.provenance import code_digest, images_digest, versions
 from headswap.train.devices import resolve_device
-from headswap.train.preprocessing import preprocessing
-from headswap.train.provenance import code_digest, images_digest, versions
 
 PROGRESS = "progress.json"
 """In the folder of a run that is not finished: how far it is (`status`)."""

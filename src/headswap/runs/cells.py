@@ -15,9 +15,9 @@ from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
 from headswap.progress import OnProgress, console
-from headswap.train.locks import file_lock
-from headswap.train.record import RECORD, best_run, cell_record, weights_file
-from headswap.train.run_cache import (
+from headswap.runs.locks import file_lock
+from headswap.runs.record import RECORD, best_run, cell_record, weights_file
+from headswap.runs.store import (
     cache_key,
     changes_since_last_run,
     delete_checkpoint,
@@ -27,7 +27,7 @@ from headswap.train.run_cache import (
     run_folder,
     weights_packages,
 )
-from headswap.train.workers import Task
+from headswap.runs.workers import Task
 
 Probabilities = dict[str, np.ndarray]
 """Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""
@@ -59,7 +59,7 @@ def train_cell(
     """
     key = cache_key(cell, params)
     if tasks := unfinished_runs(cell, params, key):
-        from headswap.train.cluster import run_parallel
+        from headswap.runs.cluster import run_parallel
 
         run_parallel(tasks, on_progress)
     folders = [run_folder(cell, key, seed) for seed in sorted(params.seeds)]

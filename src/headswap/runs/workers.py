@@ -80,7 +80,7 @@ def warm_up() -> None:
     The import takes seconds; this process continues in the meantime.
     """
     os.environ.update(ENVIRONMENT)
-    multiprocessing.set_forkserver_preload(["headswap.train.preload"])
+    multiprocessing.set_forkserver_preload(["headswap.runs.preload"])
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
         folder, tempfile.tempdir = tempfile.tempdir, "/tmp"
         util.get_temp_dir()  # creates the folder in which this process keeps its sockets

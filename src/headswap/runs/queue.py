@@ -10,9 +10,9 @@ from pathlib import Path
 
 from headswap.errors import UserError
 from headswap.params import Cell, Params
-from headswap.train.cell import unfinished_runs
-from headswap.train.run_cache import cache_key, expected_seconds, seconds_of_all
-from headswap.train.workers import Task
+from headswap.runs.cells import unfinished_runs
+from headswap.runs.store import cache_key, expected_seconds, seconds_of_all
+from headswap.runs.workers import Task
 
 
 def chosen_cells(params: Params, names: Sequence[str]) -> list[Cell]:

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from headswap.errors import UserError
-from headswap.train import backbones
+from headswap.train import networks as backbones
 from headswap.train.complexity import measure_complexity
 from headswap.train.seeds import generator
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from headswap.errors import UserError
 from headswap.progress import OnProgress, console
-from headswap.train.workers import Task, run_in_child, warm_up, worker_count
+from headswap.runs.workers import Task, run_in_child, warm_up, worker_count
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """Dask's own variable: where the scheduler is whose workers compute the tasks."""

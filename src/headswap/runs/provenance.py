@@ -12,7 +12,7 @@ from pathlib import Path
 from headswap.images.folders import images_in
 from headswap.io import digest, sha256
 from headswap.paths import IMAGES
-from headswap.train.workers import worker_count
+from headswap.runs.workers import worker_count
 
 PACKAGES = ("headswap", "torch", "torchvision", "pillow")
 """The packages that compute."""

@@ -21,7 +21,7 @@ from torch import nn
 from headswap import params
 from headswap.errors import UserError
 from headswap.io import read_tensors, sha256
-from headswap.train import pretrained
+from headswap.train import weights as pretrained
 from headswap.train.tensors import save_tensors
 
 SMALL = "shufflenet_v2_x0_5"
