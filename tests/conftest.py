@@ -93,6 +93,18 @@ def headswap(*arguments, code=0):
     return output.getvalue(), messages.getvalue()
 
 
+def index_images(folder):
+    """Write the index of a folder of images, as `verify` does."""
+    from headswap.data.listing import list_images
+    from headswap.data.manifest import read_entries
+    from headswap.data.verify import read_unpacked
+    from headswap.images.index import write_index
+
+    rows, unreadable = read_unpacked(folder, read_entries(list_images(folder)))
+    assert not unreadable
+    write_index(folder, rows)
+
+
 def copy_of(folder, tmp_path, monkeypatch):
     """Copy a project in which stages have run, and make the copy the working folder."""
     return enter(shutil.copytree(folder, tmp_path / "project", symlinks=True), monkeypatch)
