@@ -48,7 +48,7 @@ STAGES = {
     "compare": ("compare",),
 }
 """For each stage the arguments of its command."""
-WITH_A_CLOCK = ("timing", "comparison.", "claims", "costs", "phases", "time.")
+WITH_A_CLOCK = ("timing", "comparison.", "claims", "costs", "time.")
 """Parts of the names of outputs that depend on measured times."""
 
 
