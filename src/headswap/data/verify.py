@@ -6,7 +6,6 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
@@ -30,7 +29,6 @@ def verify_images(
     dataset: Dataset,
     archive: str | PathLike[str] = ARCHIVE,
     images: str | PathLike[str] = IMAGES,
-    before_writing: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them.
 
@@ -46,8 +44,6 @@ def verify_images(
         The zip to read.
     images
         The folder to write.
-    before_writing
-        Called when all images are verified, before they replace those of before.
 
     Returns
     -------
@@ -70,7 +66,6 @@ def verify_images(
                 rows, unreadable = read_unpacked(folder, manifest)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, dataset, differences, unreadable))
-                before_writing()
                 write_index(folder, rows)
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
