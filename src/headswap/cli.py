@@ -21,7 +21,6 @@ from headswap.errors import UserError, bulleted, os_error_text
 
 if TYPE_CHECKING:
     from headswap.params import Mode, Params
-    from headswap.snapshot import Snapshot
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +51,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded
+
+
+def stage(function: Callable[..., None]) -> Callable[..., None]:
+    """Register the command of a stage: it fails if what DVC records for it is edited meanwhile."""
+
+    @functools.wraps(function)
+    def watched(*args: object, **kwargs: object) -> None:
+        from headswap.snapshot import dependencies, unchanged
+
+        read = functools.partial(dependencies, function.__name__)
+        with unchanged(read(), read):
+            function(*args, **kwargs)
+
+    return command(watched)
 
 
 def _fail(message: str) -> None:
@@ -100,33 +113,30 @@ def check() -> None:
     _print_outdated(params)
 
 
-@command
+@stage
 def fetch() -> None:
     """Fetch, pack or draw the archive of images."""
     params = _load()
     _print_outdated(params)
-    dataset, snapshot = params.dataset, _snapshot(params, "fetch", "data")
     from headswap.data.fetch import fetch_archive
     from headswap.paths import ARCHIVE
 
-    source = fetch_archive(dataset)
-    snapshot.check()  # afterwards: what was fetched is verified later, and is not fetched again
-    if source:
+    if source := fetch_archive(params.dataset):
         print(f"{ARCHIVE} is written, from {source}.")
     else:
-        print(f"{ARCHIVE} already holds the images of {dataset.manifest}; nothing to download.")
+        manifest = params.dataset.manifest
+        print(f"{ARCHIVE} already holds the images of {manifest}; nothing to download.")
 
 
-@command
+@stage
 def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
     params = _load()
     _print_outdated(params)
-    snapshot = _snapshot(params, "verify", "data")
     from headswap.data.manifest import find_quality_issues, write_counts
     from headswap.data.verify import verify_images
 
-    images = verify_images(params.dataset, before_writing=snapshot.check)
+    images = verify_images(params.dataset)
     write_counts(images)
     print(f"{len(images)} images are as the manifest says.")
     _print_issues(find_quality_issues(images))
@@ -183,19 +193,19 @@ def _print_issues(issues: dict[str, list[str]]) -> None:
         print(bulleted(lines))
 
 
-@command
+@stage
 def weights(model: Model) -> None:
     """Fetch a network's weights and verify them."""
     params = _load_with(model)
     from headswap.paths import WEIGHTS
     from headswap.train.weights import write_weights
 
-    path, snapshot = WEIGHTS / f"{model}.safetensors", _snapshot(params, "weights", "train")
-    write_weights(model, params, path, snapshot.check)
+    path = WEIGHTS / f"{model}.safetensors"
+    write_weights(model, params, path)
     print(f"{path} is written.")
 
 
-@command
+@stage
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is trained on."""
     params = _load_with(model)
@@ -204,15 +214,14 @@ def embed(model: Model) -> None:
     from headswap.runs.workers import warm_up
 
     check_unpacked(params.dataset)
-    snapshot = _snapshot(params, "embed", "train")
     warm_up()
     from headswap.train.features import write_features
 
     with progress("view", params.embed.views + 2) as on_progress:
-        write_features(model, params, on_progress, snapshot.check)
+        write_features(model, params, on_progress)
 
 
-@command
+@stage
 def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]) -> None:
     """Train a model in one mode, with every seed."""
     params = _load_with(model)
@@ -222,7 +231,7 @@ def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `
     raise UserError(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
 
 
-@command
+@stage
 def probe(model: Model) -> None:
     """Train a linear probe on a model's features, with every seed."""
     _train(model, "probe", _load_with(model))
@@ -274,20 +283,19 @@ def _train(model: str, mode: "Mode", params: "Params") -> None:
     check_unpacked(params.dataset)
     if whole := whole_line(params):
         print(f"The whole pipeline: {whole}")
-    stage = "probe" if mode == "probe" else "train"
-    cell, snapshot = Cell(model, mode), _snapshot(params, stage, "train")
+    cell = Cell(model, mode)
     with progress("epoch", params.recipe(cell).epochs) as on_progress:
-        train_cell(cell, params, on_progress, snapshot.check)
+        train_cell(cell, params, on_progress)
 
 
-@command
+@stage
 def compare() -> None:
     """Put all cells into one table and its plots."""
     from headswap.compare.outputs import write_comparison
 
     params = _load()
     _print_outdated(params)
-    write_comparison(params, _snapshot(params, "compare", "compare").check)
+    write_comparison(params)
 
 
 @command
@@ -416,12 +424,6 @@ def _load() -> "Params":
     from headswap.params import load  # imported here: pydantic would slow `--help` down
 
     return load()
-
-
-def _snapshot(params: "Params", stage: str, wing: str) -> "Snapshot":
-    from headswap.snapshot import Snapshot
-
-    return Snapshot(params, stage, wing)
 
 
 def _load_with(model: str) -> "Params":

@@ -1,7 +1,5 @@
 """The outputs of the `compare` stage: metrics, a report, pictures, and tables on the terminal."""
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from headswap.compare import plots, report, terminal
@@ -12,15 +10,13 @@ from headswap.params import Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, METRICS, PREDICTIONS, TIMING
 
 
-def write_comparison(params: Params, before_writing: Callable[[], None] = lambda: None) -> None:
+def write_comparison(params: Params) -> None:
     """Write the comparison of the cells that the parameters name, and print its tables.
 
     Parameters
     ----------
     params
         Which name the cells.
-    before_writing
-        Called before a file is written.
 
     Raises
     ------
@@ -32,7 +28,6 @@ def write_comparison(params: Params, before_writing: Callable[[], None] = lambda
     comparison = compare(results)
     facts = report.facts(results, comparison)
     gallery = plots.gallery(comparison.misclassified.head(report.MOST_IMAGES))
-    before_writing()
     delete_other_results(params)
     write_json(METRICS / "summary.json", summary(comparison.table))
     write_json(METRICS / "claims.json", comparison.verdicts)

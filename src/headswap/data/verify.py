@@ -6,7 +6,6 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
@@ -29,7 +28,6 @@ def verify_images(
     dataset: Dataset,
     archive: str | PathLike[str] = ARCHIVE,
     images: str | PathLike[str] = IMAGES,
-    before_writing: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them.
 
@@ -45,8 +43,6 @@ def verify_images(
         The zip to read.
     images
         The folder to write.
-    before_writing
-        Called when all images are verified, before they replace those of before.
 
     Returns
     -------
@@ -69,7 +65,6 @@ def verify_images(
                 unreadable = find_unreadable_images(folder)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, dataset, differences, unreadable))
-                before_writing()
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from headswap.errors import UserError
 from headswap.io import read_json
-from headswap.params import Cell, load
+from headswap.params import load
 from headswap.paths import METRICS, MODELS
 from headswap.runs.record import RECORD
 
@@ -44,8 +44,8 @@ def find_folder(name: str) -> Path:
     if cell := cells.get(name):
         raise UserError(
             f"{name} is not trained yet: there is no {MODELS / name / RECORD}.\n"
-            f"Train it with: dvc repro {_stage(cell)}\n"
-            f"or get it from your DVC remote with: dvc pull {_stage(cell)}"
+            f"Train it with: dvc repro {cell.stage}\n"
+            f"or get it from your DVC remote with: dvc pull {cell.stage}"
         )
     known = sorted({*cells, *(path.parent.name for path in MODELS.glob(f"*/{RECORD}"))})
     close = difflib.get_close_matches(name, known, 1)
@@ -148,7 +148,3 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _stage(cell: Cell) -> str:
-    return f"probe@{cell.model}" if cell.mode == "probe" else f"train@{cell.name}"

@@ -33,12 +33,7 @@ Probabilities = dict[str, np.ndarray]
 """Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""
 
 
-def train_cell(
-    cell: Cell,
-    params: Params,
-    on_progress: OnProgress,
-    before_writing: Callable[[], None] = lambda: None,
-) -> None:
+def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     """Train the unfinished runs of a cell in parallel, and write the outputs of all its runs.
 
     Parameters
@@ -49,8 +44,6 @@ def train_cell(
         Its ``seeds`` are the cell's replicates.
     on_progress
         Called with the name of a run and a message after each of its epochs.
-    before_writing
-        Called when all runs are finished, before an output is written.
 
     Raises
     ------
@@ -63,7 +56,6 @@ def train_cell(
 
         run_parallel(tasks, on_progress)
     folders = [run_folder(cell, key, seed) for seed in sorted(params.seeds)]
-    before_writing()
     write_outputs(cell, params, folders)
 
 

@@ -46,7 +46,7 @@ def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
     cells = list(cells)
     if not Path(".dvc").is_dir():
         return cells
-    stages = {cell: _stage(cell) for cell in cells}
+    stages = {cell: cell.stage for cell in cells}
     command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *stages.values()]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -68,7 +68,3 @@ def queued_runs(cells: Iterable[Cell], params: Params) -> list[Task]:
         for cell in seconds
         for run in unfinished_runs(cell, params, cache_key(cell, params))
     ]
-
-
-def _stage(cell: Cell) -> str:
-    return f"probe@{cell.model}" if cell.mode == "probe" else f"train@{cell.name}"

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headswap.errors import UserError
 from headswap.images.preprocessing import preprocessing
 from headswap.io import digest, read_json, read_tensors, sha256
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
 from headswap.runs.provenance import code_digest, images_digest, versions
+from headswap.snapshot import differences
 from headswap.train.devices import resolve_device
 
 PROGRESS = "progress.json"
@@ -61,15 +61,6 @@ def weights_packages(model: str) -> dict[str, str]:
     """Return the packages and versions that made a model's weights, unless torchvision's own."""
     _, metadata = read_tensors(WEIGHTS / f"{model}.safetensors", only=())
     return metadata.get("packages", {})
-
-
-def ensure_unchanged(key: dict[str, Any], current: dict[str, Any]) -> None:
-    """Raise a UserError unless a cache key is still what it was when the work began."""
-    if changed := _differences(key, current):
-        raise UserError(
-            f"changed while this was computed: {'; '.join(changed)}. The result is not kept.\n"
-            "Run again: dvc repro"
-        )
 
 
 def runs_root() -> Path:
@@ -211,29 +202,8 @@ def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
     finished = (runs_root() / cell.name).glob("*/seed-*/run.json")
     for path in sorted(finished, key=lambda path: path.stat().st_mtime, reverse=True):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # damaged
-            return _differences(read_json(path), key)
+            run = read_json(path)
+            changes = differences({name: run.get(name) for name in key}, key)
+            section = "probe." if cell.mode == "probe" else "train."
+            return [change.replace("recipe.", section) for change in changes]
     return []
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return what differs between two cache keys of a cell, in the words of ``params.yaml``."""
-    before, after = _flat(old), _flat(new)
-    section = "train." if "image" in new else "probe."  # a probe sees features
-    return [
-        f"other {name.removeprefix('inputs.')}"
-        if name.startswith("inputs.")
-        else f"{name.replace('recipe.', section)} was {before.get(name)}, is {after[name]}"
-        for name in sorted(after)
-        if before.get(name) != after[name]
-    ]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries by their dotted names."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves

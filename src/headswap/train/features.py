@@ -21,8 +21,9 @@ from headswap.runs.cluster import run_parallel
 from headswap.runs.locks import file_lock
 from headswap.runs.provenance import code_digest, images_digest, machine, versions
 from headswap.runs.record import describe_inputs
-from headswap.runs.store import ensure_unchanged, runs_root, weights_packages
+from headswap.runs.store import runs_root, weights_packages
 from headswap.runs.workers import Task, worker_count
+from headswap.snapshot import unchanged
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import Batches, ImageDataset
 from headswap.train.devices import resolve_device
@@ -83,7 +84,6 @@ def write_features(
     model: str,
     params: Params,
     on_progress: OnProgress,
-    before_writing: Callable[[], None] = lambda: None,
 ) -> None:
     """Compute the features of a backbone, in parallel, and write them and the time it took.
 
@@ -96,8 +96,6 @@ def write_features(
     on_progress
         Called after some batches, with their share of a part: of a split, or of an augmented view
         of the training images.
-    before_writing
-        Called when all parts are finished, before an output is written.
 
     Raises
     ------
@@ -115,13 +113,8 @@ def write_features(
         workers = min(worker_count(), len(unfinished))
         shares = [unfinished[worker::workers] for worker in range(workers)]
         tasks = [Task(name, compute_parts, (model, params, share, folder)) for share in shares]
-        run_parallel(tasks, on_progress)
-        try:
-            ensure_unchanged(key, _cache_key(model, params))
-        except UserError:
-            shutil.rmtree(folder)
-            raise
-        before_writing()
+        with unchanged(key, lambda: _cache_key(model, params), written=folder):
+            run_parallel(tasks, on_progress)
         inputs = describe_inputs(model, params.image, key["images"], key["weights"])
         _write_joined(model, params, folder, parts, key["versions"], inputs)
         shutil.rmtree(folder)

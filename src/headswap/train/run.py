@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from headswap.runs.status import recorded
 from headswap.runs.store import (
     cache_key,
     delete_checkpoint,
-    ensure_unchanged,
     file_digests,
     run_folder,
 )
+from headswap.snapshot import unchanged
 from headswap.train.checkpoint import trainable_state
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
@@ -66,8 +67,22 @@ def train_run(
     UserError
         If the images, the weights or the code are not, at its start or its end, those of the key.
     """
-    ensure_unchanged(key, cache_key(cell, params))
     folder = run_folder(cell, key, seed)
+    with unchanged(key, lambda: cache_key(cell, params), written=folder):
+        record = _train(cell, params, seed, key, folder, on_progress)
+    write_json(folder / "run.json", record)
+    delete_checkpoint(folder)
+
+
+def _train(
+    cell: Cell,
+    params: Params,
+    seed: int,
+    key: dict[str, Any],
+    folder: Path,
+    on_progress: Callable[..., None],
+) -> dict[str, Any]:
+    """Train a run and write its files but ``run.json``, whose content is returned."""
     torch.set_num_threads(1)
     dataset = open_dataset(cell, params)
     network = build_network(cell, params, dataset, seed)
@@ -90,27 +105,22 @@ def train_run(
         epochs = {"best": history.best, "last": history.last}
         probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
         save_tensors(folder / "probabilities.safetensors", probabilities)
-    ensure_unchanged(key, cache_key(cell, params))
     times = {
         "epochs": history.seconds,
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         **machine(key["device"]),
     }
     write_json(folder / "timing.json", times)
-    write_json(
-        folder / "run.json",
-        {
-            **key,
-            "seed": seed,
-            "complexity": complexity,
-            "diverged": history.diverged,
-            "best": _without_tensors(history.best),
-            "last": _without_tensors(history.last),
-            "curves": history.curves,
-            "files": file_digests(folder),
-        },
-    )
-    delete_checkpoint(folder)
+    return {
+        **key,
+        "seed": seed,
+        "complexity": complexity,
+        "diverged": history.diverged,
+        "best": _without_tensors(history.best),
+        "last": _without_tensors(history.last),
+        "curves": history.curves,
+        "files": file_digests(folder),
+    }
 
 
 def _without_tensors(epoch: dict[str, Any]) -> dict[str, Any] | None:

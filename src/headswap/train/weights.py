@@ -6,7 +6,7 @@ import inspect
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import packages_distributions, version
 from modulefinder import ModuleFinder
@@ -36,7 +36,6 @@ def write_weights(
     name: str,
     params: Params,
     destination: Path,
-    before_writing: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the weights of a network, pretrained or random, and their origin.
 
@@ -52,8 +51,6 @@ def write_weights(
         are torchvision's, the versions of the ``packages`` that made them; for a factory its name
         and the digest of its code, which is its module and what that imports from the same folder.
         torchvision's pretrained weights are not downloaded again if the file has them already.
-    before_writing
-        Called before the file is written.
 
     Raises
     ------
@@ -81,7 +78,6 @@ def write_weights(
         origin["packages"] |= {package: version(package) for package in packages}
         origin |= {"factory": params.factories[name], "code": code}
     state = network.state_dict()
-    before_writing()
     save_tensors(
         destination, state, source=source, head=head, sha256=_tensors_digest(state), **origin
     )
