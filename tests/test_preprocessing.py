@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import fake_cells
 import pytest
 import torch
-from conftest import ROOT, edit
+from conftest import ROOT, edit, train_all
 
 from headswap import params
 from headswap.compare.report import preprocessing as reported
@@ -120,8 +120,6 @@ def test_weights_record_what_their_network_sees_and_numbers_override_its_sides(m
 
 
 def test_what_a_network_sees_is_its_own_from_training_to_the_report_and_the_predictions(mine):
-    from trained import train_all
-
     import headswap
 
     train_all()

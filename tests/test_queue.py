@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, copy_of, edit, enter, project
+from conftest import BIN, ROOT, copy_of, edit, enter, finish, project, read_until, sh, start
 
 from headswap import params
 from headswap.errors import UserError
@@ -27,46 +26,9 @@ from headswap.runs.store import runs_root
 from headswap.runs.workers import Task
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
 HOSTS = ("headswap1", "headswap2")
 BRIDGE = "headswap0"
 DASK = {"PATH": f"{BIN}:{os.environ['PATH']}"}
-
-
-def start(*command, **variables):
-    environment = {**os.environ, **DASK, "COLUMNS": "200", **variables}
-    return subprocess.Popen(
-        [str(BIN / command[0]), *map(str, command[1:])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-
-
-def finish(process, code=0):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output
-    assert "Traceback" not in output, output
-    return output
-
-
-def sh(*command, code=0, **variables):
-    return finish(start(*command, **variables), code)
-
-
-def read_until(process, text):
-    lines = []
-    patience = threading.Timer(300, process.kill)
-    patience.start()
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if text in line:
-                return line
-    finally:
-        patience.cancel()
-    raise AssertionError("".join(lines))
 
 
 def results():
