@@ -37,11 +37,11 @@ def find_named_images(names: Sequence[str]) -> list[Path]:
     paths: dict[Path, None] = {}  # in order
     for name in names:
         if glob.has_magic(name) and not Path(name).exists():
-            matches = map(Path, sorted(glob.glob(name, recursive=True)))
+            matches = sorted(glob.glob(name, recursive=True))
         else:
-            matches = iter([Path(name)])
+            matches = [name]
         found: list[Path] = []
-        for match in matches:
+        for match in map(Path, matches):
             found += sorted(find_images(match).values()) if match.is_dir() else [match]
         if not found:
             raise UserError(
