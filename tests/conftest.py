@@ -186,6 +186,18 @@ def headswap(*arguments, code=0):
     return output.getvalue(), messages.getvalue()
 
 
+def index_images(folder):
+    """Write the index of a folder of images, as `verify` does."""
+    from headswap.data.listing import list_images
+    from headswap.data.manifest import read_entries
+    from headswap.data.verify import read_unpacked
+    from headswap.images.index import write_index
+
+    rows, unreadable = read_unpacked(folder, read_entries(list_images(folder)))
+    assert not unreadable
+    write_index(folder, rows)
+
+
 def start(*command, cwd=None, **variables):
     """Start a command in a process of its own, where signals, locks or encodings are the subject.
 

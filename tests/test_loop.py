@@ -7,6 +7,7 @@ import shutil
 import my_networks
 import pytest
 import torch
+from conftest import index_images
 from torch import nn, optim
 from torchvision import datasets, transforms
 
@@ -14,7 +15,6 @@ from headswap import params
 from headswap.data.fetch import fetch_archive
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
-from headswap.images.folders import images_in
 from headswap.images.preprocessing import Preprocessing
 from headswap.train import loop
 from headswap.train import networks as backbones
@@ -235,6 +235,7 @@ def test_training_images_are_normalized_crops_of_all_sizes_and_some_are_flipped(
         path = tmp_path / split / label / "ramp.png"
         path.parent.mkdir(parents=True)
         transforms.functional.to_pil_image(flat).save(path)
+    index_images(tmp_path)
     ramps = ImageDataset(IMAGE, tmp_path)
     views = [ramps.augmented_view(0, 0, number).float() for number in range(40)]
     slopes = torch.tensor([float(view[0, 0, -1] - view[0, 0, 0]) for view in views])
@@ -249,8 +250,9 @@ def test_an_augmented_view_depends_on_its_image_seed_and_epoch_only(photographs,
     assert not first.equal(photographs.augmented_view(5, 0, 1))
     assert not first.equal(photographs.augmented_view(5, 1, 0))
     shutil.copytree(photographs.folder, tmp_path / "images")
-    paths = images_in(tmp_path / "images")
-    shutil.copy(paths[photographs.names["train"][5]], paths[photographs.names["train"][6]])
+    names = photographs.names["train"]
+    shutil.copy(tmp_path / "images" / names[5], tmp_path / "images" / names[6])
+    index_images(tmp_path / "images")
     assert not first.equal(ImageDataset(IMAGE, tmp_path / "images").augmented_view(6, 0, 0))
 
 
@@ -270,8 +272,7 @@ def test_images_beyond_the_capacity_of_the_cache_are_decoded_at_each_access(phot
         decoded.append(path)
         return decode(path)
 
-    paths = images_in(photographs.folder)
-    paths = [paths[name] for name in photographs.names["train"]]
+    paths = [photographs.folder / name for name in photographs.names["train"]]
     fits = [decode(path) for path in paths]
     held = ImageCache(paths, counting_decode, capacity=sum(image.nbytes for image in fits[:3]))
     for _ in range(2):

@@ -12,9 +12,9 @@ from conftest import CELLS, ROOT, edit
 import headswap
 from headswap import params
 from headswap.errors import UserError
+from headswap.images.index import read_index
 from headswap.io import read_json, read_tensors, sha256, write_json
 from headswap.runs.cells import train_cell
-from headswap.runs.provenance import images_digest
 
 pytestmark = pytest.mark.usefixtures("trained")
 NAMES = ("best", "last")
@@ -41,7 +41,7 @@ def test_a_record_says_all_that_is_needed_to_use_a_cell(cell):
     }
     needs = f"the backbone's {file.name}, in this folder or in the project's data/weights"
     assert record["needs"] == (None if mode == "finetune" else needs)
-    assert record["images"] == images_digest()
+    assert record["images"] == read_index().digest
     assert record["classes"] == ["ants", "bees"]
     assert record["counts"]["val"] == len(recorded(cell, 0))
     sides = {"size": 64, "resize": 72, "interpolation": "bilinear"}

@@ -209,11 +209,9 @@ def weights(model: Model) -> None:
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is trained on."""
     params = _load_with(model)
-    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.runs.workers import warm_up
 
-    check_unpacked(params.dataset)
     warm_up()
     from headswap.train.features import write_features
 
@@ -250,13 +248,11 @@ def runs(
     """
     params = _load()
     from headswap.data.changes import check_photographs
-    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.runs.cluster import run_parallel
     from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
-    check_unpacked(params.dataset)
     _print_outdated(params)
     tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
     if dry_run:
@@ -274,13 +270,11 @@ def runs(
 
 
 def _train(model: str, mode: "Mode", params: "Params") -> None:
-    from headswap.data.verify import check_unpacked
     from headswap.params import Cell
     from headswap.progress import progress
     from headswap.runs.cells import train_cell
     from headswap.runs.status import whole_line
 
-    check_unpacked(params.dataset)
     if whole := whole_line(params):
         print(f"The whole pipeline: {whole}")
     cell = Cell(model, mode)

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from headswap.images.folders import images_in
-from headswap.io import digest, sha256
-from headswap.paths import IMAGES
+from headswap.io import digest
 from headswap.runs.workers import worker_count
 
 PACKAGES = ("headswap", "torch", "torchvision", "pillow")
@@ -24,11 +22,6 @@ ARITHMETIC = (
     "ONEDNN_MAX_CPU_ISA",
 )
 """Variables by which torch and its libraries choose other instructions, which round differently."""
-
-
-def images_digest(folder: Path = IMAGES) -> str:
-    """Return a digest of the names and contents of all images."""
-    return digest([(name, sha256(path)) for name, path in images_in(folder).items()])
 
 
 def code_digest(package: Path = Path(__file__).parents[1]) -> str:

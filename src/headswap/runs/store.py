@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.io import digest, read_json, read_tensors, sha256
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
-from headswap.runs.provenance import code_digest, images_digest, versions
+from headswap.runs.provenance import code_digest, versions
 from headswap.snapshot import differences
 from headswap.train.devices import resolve_device
 
@@ -42,7 +43,7 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
     else:
         parameters = {"image": asdict(preprocessing(cell.model, params.image))}
         inputs = {
-            "images": images_digest(),
+            "images": read_index().digest,
             "weights": sha256(WEIGHTS / f"{cell.model}.safetensors"),
         }
         packages = weights_packages(cell.model)

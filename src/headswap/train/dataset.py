@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from headswap.errors import UserError
-from headswap.images.folders import classes_in, images_by_split, images_in
+from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.images.reading import UnreadableImage
 from headswap.paths import IMAGES
@@ -29,7 +29,7 @@ class ImageDataset:
     values
         What the network sees of an image.
     folder
-        With ``train/<class>/<image>`` and ``val/<class>/<image>`` in it.
+        With an index (see `images.index`).
 
     Attributes
     ----------
@@ -44,17 +44,14 @@ class ImageDataset:
 
     def __init__(self, values: Preprocessing, folder: Path = IMAGES):
         self.preprocessing = values
-        paths = images_in(folder)
-        self.classes = classes_in(folder)
-        self.names = images_by_split(folder)
-        self.labels = {
-            split: torch.tensor([self.classes.index(name.split("/")[1]) for name in names])
-            for split, names in self.names.items()
-        }
+        index = read_index(folder)
+        self.classes, self.names = index.classes, index.names
+        self.labels = {split: torch.tensor(index.labels(split)) for split in self.names}
         self._augment = augmentation(values)
         self._crop = center_crop(values)
-        self._train = ImageCache([paths[name] for name in self.names["train"]], _decode)
-        self._val = ImageCache([paths[name] for name in self.names["val"]], self._decode_and_crop)
+        train, val = ([folder / name for name in names] for names in self.names.values())
+        self._train = ImageCache(train, _decode)
+        self._val = ImageCache(val, self._decode_and_crop)
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
         """Yield the augmented batches of an epoch, each epoch in an order of its own."""

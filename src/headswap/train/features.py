@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from headswap.errors import UserError
+from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.io import digest, read_tensors, sha256, write_json
 from headswap.params import Params
@@ -19,7 +20,7 @@ from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import OnProgress
 from headswap.runs.cluster import run_parallel
 from headswap.runs.locks import file_lock
-from headswap.runs.provenance import code_digest, images_digest, machine, versions
+from headswap.runs.provenance import code_digest, machine, versions
 from headswap.runs.record import describe_inputs
 from headswap.runs.store import runs_root, weights_packages
 from headswap.runs.workers import Task, worker_count
@@ -126,7 +127,7 @@ def _cache_key(model: str, params: Params) -> dict[str, Any]:
         **params.model_dump(include={"embed": {"seed"}, "precision": True}),
         "image": asdict(preprocessing(model, params.image)),
         "device": resolve_device(params.device),
-        "images": images_digest(),
+        "images": read_index().digest,
         "weights": sha256(WEIGHTS / f"{model}.safetensors"),
         "code": code_digest(),
         "versions": versions(weights_packages(model)),
