@@ -70,7 +70,7 @@ def preprocessing(model: str, image: Image) -> Preprocessing:
     return Preprocessing(**metadata["preprocessing"]).with_sides(image)
 
 
-def of_network(network: object, name: str) -> Preprocessing:
+def preprocessing_from_network(network: object, name: str) -> Preprocessing:
     """Return the preprocessing that a factory's network was made for.
 
     Parameters
