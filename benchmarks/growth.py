@@ -18,7 +18,7 @@ import numpy as np
 from bench import CORES, ROOT, measured
 from PIL import Image
 
-from headswap.images.folders import images_in
+from headswap.images.folders import find_images
 from headswap.params import Cell
 from headswap.runs import provenance
 
@@ -82,7 +82,7 @@ def of_images(folder):
     """Measure the stages with the photographs, 4 and 16 times as many (copies of them)."""
     measured(["headswap", "fetch"], ROOT)
     measured(["headswap", "verify"], ROOT)
-    source, found = images_in(ROOT / "data/images"), {}
+    source, found = find_images(ROOT / "data/images"), {}
     commands = ("verify", f"embed {NETWORK}", f"train {NETWORK} frozen", f"probe {NETWORK}")
     for times in (1, 4, 16):
         images = folder / f"photographs-{times}"

@@ -37,9 +37,7 @@ from conftest import edit, project  # noqa: E402
 
 BIN = Path(sys.executable).parent
 OUTPUTS = ("data/images", "data/weights", "data/embeddings", "models", "plots", "metrics")
-CLOCKED = re.compile(
-    r"/timing/|/comparison\.|/claims\.json|/plots/comparison/(time|costs|phases)\."
-)
+CLOCKED = re.compile(r"/timing/|/comparison\.|/claims\.json|/plots/comparison/(time|costs)\.")
 """What a clock has a part in; all else is the same bytes each time."""
 PATIENCE = 20
 """Seconds within which every process must be gone."""

@@ -18,10 +18,9 @@ PREPROCESSING = {
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
-PHASES = ("checkpoint", "data", "forward", "backward", "step", "val")
 COSTS = {
-    "alexnet": {"parameters": 57012034, "gmacs": 0.710, "depth": 8, "activations": 493186},
-    "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18, "activations": 2483714},
+    "alexnet": {"parameters": 57012034, "gmacs": 0.710, "depth": 8},
+    "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18},
 }
 TRAINED = {"alexnet": 8194, "resnet18": 1026}
 TIMED_ON = {
@@ -67,9 +66,7 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
         seconds = [SECONDS[mode] * (1 + 0.01 * run) for run in range(len(best))]
     means = {}
     if len(seconds):
-        mean = float(np.mean(seconds))
-        means = {"seconds_per_run_mean": mean, "seconds_per_epoch_mean": mean / 2}
-        means |= {f"{phase}_seconds_per_epoch_mean": mean / 2 / len(PHASES) for phase in PHASES}
+        means = {"seconds_per_run_mean": float(np.mean(seconds))}
     write_json(
         f"metrics/timing/{cell.name}.json",
         {

@@ -134,7 +134,7 @@ def test_an_edit_to_the_comparison_retrains_nothing():
 
 PICTURES = (
     *("accuracy", "differences", "curves", "confusion"),
-    *("time", "costs", "phases", "reliability"),
+    *("time", "costs", "reliability"),
 )
 LEAST = dict.fromkeys(PICTURES, 3) | {"differences": 2, "time": 2}
 """Marks of data: of the one pair of cells an interval and its middle, of time a point a cell."""

@@ -20,10 +20,7 @@ from headswap.params import Cell
 
 IMAGES = 40
 SVG = "{http://www.w3.org/2000/svg}"
-NAMES = (
-    *("accuracy", "confusion", "costs", "curves", "differences"),
-    *("phases", "reliability", "time"),
-)
+NAMES = ("accuracy", "confusion", "costs", "curves", "differences", "reliability", "time")
 MODES = {"finetune": "#0072B2", "frozen": "#E69F00", "probe": "#009E73"}
 """The hue of each mode, from Okabe and Ito's palette."""
 LONG = [f"a_network_with_a_very_long_name_indeed_{number}" for number in range(4)]
@@ -116,20 +113,20 @@ def test_the_same_rows_make_the_same_bytes(compare):
     before = {path: path.read_bytes() for path in Path("plots/comparison").iterdir()}
     compare(draw_png=True)
     after = {path: path.read_bytes() for path in Path("plots/comparison").iterdir()}
-    assert len(after) == 17
+    assert len(after) == 15
     assert after == before
 
 
 def test_cells_stand_in_the_order_of_the_parameters(compare):
     compare(["resnet18", "alexnet"], frozen={"best": np.empty((0, IMAGES)), "diverged": 3})
     cells = [f"{model}-{mode}" for model in ("resnet18", "alexnet") for mode in MODES]
-    for name in ("accuracy", "phases"):
+    for name in ("accuracy",):
         assert [text for text in Picture(name).texts if text in cells] == cells
     for name in ("confusion", "reliability"):
         headings = [text for text in Picture(name).texts if text in ("resnet18", "alexnet")]
         assert headings == ["resnet18"] * 3 + ["alexnet"] * 3
     costs = [text.split(",")[0] for text in Picture("costs").texts]
-    assert costs.index("parameters") < costs.index("layers") < costs.index("activations")
+    assert costs.index("parameters") < costs.index("layers")
 
 
 def test_a_mode_has_one_hue_whatever_else_is_in_the_matrix(compare, long_names):
@@ -239,15 +236,7 @@ def test_costs_have_readable_units(compare):
         assert quantity in texts
 
 
-def test_phases_have_one_order_and_distinct_colours(compare):
-    compare(["alexnet", "resnet18"])
-    picture = Picture("phases")
-    order = ["features", "data", "forward", "backward", "step", "validation", "checkpoint"]
-    assert [text for text in picture.texts if text in order] == order
-    assert len({bar.get("fill") for bar in picture.marks("rect")}) == 7
-
-
-@pytest.mark.parametrize("name", ["accuracy", "confusion", "curves", "phases", "reliability"])
+@pytest.mark.parametrize("name", ["accuracy", "confusion", "curves", "reliability"])
 def test_a_cell_without_a_finished_run_keeps_its_place(compare, name):
     compare(frozen={"best": np.empty((0, IMAGES)), "diverged": 3})
     texts = Picture(name).texts

@@ -209,11 +209,9 @@ def weights(model: Model) -> None:
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is trained on."""
     params = _with_device(_load_with(model))
-    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.runs.workers import warm_up
 
-    check_unpacked(params.dataset)
     warm_up()
     from headswap.train.features import write_features
 
@@ -254,13 +252,11 @@ def runs(
     """
     params = _with_device(_load())
     from headswap.data.changes import check_photographs
-    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.runs.cluster import run_parallel
     from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
-    check_unpacked(params.dataset)
     _print_outdated(params)
     tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
     if dry_run:
@@ -279,12 +275,10 @@ def runs(
 
 def _train(cell: "Cell", params: "Params") -> None:
     params = _with_device(params)
-    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.runs.cells import train_cell
     from headswap.runs.status import pipeline_summary
 
-    check_unpacked(params.dataset)
     if summary := pipeline_summary(params):
         print(f"The whole pipeline: {summary}")
     with progress("epoch", params.recipe(cell).epochs) as on_progress:

@@ -246,7 +246,7 @@ def read_tensors(
             names = file.keys() if only is None else only
             return {name: file.get_tensor(name) for name in names}, metadata
     except FileNotFoundError:
-        raise _not_yet(path) from None
+        raise not_made_yet(path) from None
     except Exception as error:  # the file may be anything
         raise UserError(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error
 
@@ -263,10 +263,11 @@ def sha256(path: StrPath) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise _not_yet(path) from None
+        raise not_made_yet(path) from None
 
 
-def _not_yet(path: StrPath) -> UserError:
+def not_made_yet(path: StrPath) -> UserError:
+    """Return the error that a file or folder is missing that stages write."""
     return UserError(f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro")
 
 

@@ -95,7 +95,7 @@ def progress(
             about = f"about {_time(of_all)} left" if pace and of_all else ""
             bars.update(whole, completed=finished, left=about)
             if task.done >= task.steps and not shows_bars:
-                left = f"({finished}/{len(tasks)} runs  {about})"
+                left = f"({f'{finished}/{len(tasks)} runs  {about}'.rstrip()})"
         visible = not queue or task.done < task.steps
         bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=visible)
         if has_ended and not shows_bars:

@@ -64,7 +64,6 @@ def compare(results: Results) -> Comparison:
         "costs": plot_rows.costs(table, same_conditions),
         "curves": plot_rows.curves(results),
         "differences": plot_rows.differences(results),
-        "phases": plot_rows.phases(results),
         "reliability": plot_rows.calibration(results),
         "time": plot_rows.times(results, table),
     }

@@ -23,7 +23,6 @@ QUANTITIES = {
     "trainable_parameters": ("trained parameters, millions", 1e6),
     "gmacs": ("multiply-accumulates, billions", 1),
     "depth": ("layers", 1),
-    "activations": ("activations, millions", 1e6),
 }
 """For each of `COSTS` the heading of its panel, with the unit, and the size of the unit."""
 
@@ -216,22 +215,6 @@ def times(results: Results, table: pd.DataFrame) -> pd.DataFrame:
             "slowest": [seconds[cell].max() for cell in results.cells],
         }
     ).round(6)
-
-
-def phases(results: Results) -> pd.DataFrame:
-    """Return the seconds of each phase of an epoch; a probe has its features as one more."""
-    rows = []
-    for cell in results.cells:
-        timing = results.timing[cell]
-        ending = "_seconds_per_epoch_mean"
-        parts = {key.removesuffix(ending): timing[key] for key in timing if key.endswith(ending)}
-        if parts:
-            epochs = timing["seconds_per_run_mean"] / timing["seconds_per_epoch_mean"]
-            parts["features"] = timing["features_seconds"] / epochs
-        rows += [
-            {"cell": cell, "phase": phase, "seconds": seconds} for phase, seconds in parts.items()
-        ]
-    return pd.DataFrame(rows, columns=["cell", "phase", "seconds"]).round(6)
 
 
 def costs(table: pd.DataFrame, same_conditions: bool = True) -> pd.DataFrame:

@@ -107,7 +107,6 @@ def facts(results: Results, comparison: Comparison) -> dict[str, Any]:
             "busy": busy(table),
             "busy_from": BUSY,
             "correlations": correlations(rows["costs"]),
-            "phases": phases(rows["phases"]),
         },
         "calibration_errors": table.set_index("cell")["calibration_error"].dropna(),
         "misclassified": misclassification(comparison.misclassified),
@@ -238,17 +237,8 @@ def accuracy(table: pd.DataFrame, majority: dict[str, Any] | None) -> dict[str, 
         }
         lines = pd.concat([lines, pd.DataFrame([reached])], ignore_index=True).fillna(UNKNOWN)
     finished = table["seeds"] - table["diverged"]
-    alone = table[finished > 1] if (finished > 1).sum() > 1 else table[:0]
     return {
         "table": lines.loc[:, (lines != UNKNOWN).any()],
-        "alone": pd.DataFrame(
-            {
-                "cell": row.cell,
-                "best epoch, % (95 %)": _alone(row, "best"),
-                "last epoch, % (95 %)": _alone(row, "last"),
-            }
-            for row in alone.itertuples()
-        ),
         "selection_optimism": table["selection_optimism"].dropna(),
         "diverged": int(table["diverged"].sum()),
         "single_replicate": bool((finished == 1).any()),
@@ -401,13 +391,6 @@ def correlations(costs: pd.DataFrame) -> dict[str, float]:
     return by_cost.astype(float).sort_values(ascending=False, kind="stable").to_dict()
 
 
-def phases(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the seconds of each phase of an epoch as texts, a row per cell."""
-    seconds = rows.pivot(index="cell", columns="phase", values="seconds")
-    seconds = seconds.loc[rows["cell"].unique(), rows["phase"].unique()]
-    return seconds.map(lambda value: _text(value, ".3g")).reset_index()
-
-
 def misclassification(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the most misclassified images as a table of texts, and how many there are."""
     first = rows.head(MOST_IMAGES)
@@ -513,12 +496,6 @@ def _range(low: float, high: float) -> str:
 def _mean_and_std(row: Any, which: str) -> str:
     mean, std = (getattr(row, f"{which}_val_accuracy_{part}") for part in ("mean", "std"))
     return _percent(mean) if pd.isna(std) else f"{_percent(mean)} ± {_percent(std)}"
-
-
-def _alone(row: Any, which: str) -> str:
-    mean = _percent(getattr(row, f"{which}_val_accuracy_mean"))
-    low, high = (getattr(row, f"{which}_val_accuracy_alone_ci_{side}") for side in ("low", "high"))
-    return f"{mean} ({_range(low, high)})"
 
 
 def _with_range(row: Any, column: str) -> str:

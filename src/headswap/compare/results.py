@@ -18,7 +18,7 @@ from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED
 
 Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
-Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth", "activations"]
+Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 TIMING_CONDITIONS = ("processor", "cores", "device", "workers", "arithmetic")
 """What a time depends on besides the cell; only times under the same conditions are compared."""
@@ -67,8 +67,7 @@ class Results:
         A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``.
     timing
         For each cell the content of ``metrics/timing/<cell>.json``, where in `probe` each run's
-        share of the time that its features took is added to its times, and is
-        ``features_seconds``. A value is a list where it
+        share of the time that its features took is added to its times. A value is a list where it
         was not the same for all runs and, in `probe`, the features; a version is a list of all.
     curves, predictions
         The tables of all cells in one, with a first column ``cell``.
@@ -233,20 +232,19 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
     Where features and runs were timed under different conditions, both are listed.
     """
     timing = _read_json(TIMING / f"{cell.name}.json", "timing")
-    records, features = [timing], 0.0
+    records = [timing]
     if cell.mode == "probe":
         embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
         share = 1 / max(1, len(timing["seconds_per_run"]))
-        features = embedding["seconds"] * share
-        for name, more in (("", features), ("wall_", embedding["wall_seconds"] * share)):
-            name += "seconds_per_run"
-            timing[name] = [seconds + more for seconds in timing[name]]
+        for name in ("seconds", "wall_seconds"):
+            more = embedding[name] * share
+            timing[f"{name}_per_run"] = [seconds + more for seconds in timing[f"{name}_per_run"]]
         for key in TIMING_CONDITIONS:
             if embedding[key] != timing[key]:
                 runs = timing[key] if isinstance(timing[key], list) else [timing[key]]
                 timing[key] = list(dict.fromkeys([*runs, embedding[key]]))
         records.append(embedding)
-    return {**timing, "versions": made_by(*records), "features_seconds": features}
+    return {**timing, "versions": made_by(*records)}
 
 
 def _check_runs(

@@ -8,7 +8,7 @@ from os import DirEntry, PathLike
 from pathlib import Path
 
 from headswap.errors import UserError, bulleted, printable
-from headswap.images.folders import check_case, check_classes, is_image, is_leftover
+from headswap.images.folders import check_case, check_classes, is_image, is_system_file
 from headswap.io import local_path, refuse_outputs
 
 SPLIT_NAMES = {
@@ -142,7 +142,7 @@ def _scan(
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if is_leftover(entry.name):
+                if is_system_file(entry.name):
                     slash = "/" * entry.is_dir()
                     listing.left_out[LEFTOVERS].append(prefix + _name(entry) + slash)
                 elif entry.is_dir():
@@ -231,7 +231,7 @@ def _check_classes(listing: Listing) -> None:
 def _holds_folders(folder: str) -> bool:
     try:
         with os.scandir(folder) as entries:
-            return any(entry.is_dir() and not is_leftover(entry.name) for entry in entries)
+            return any(entry.is_dir() and not is_system_file(entry.name) for entry in entries)
     except OSError:
         return True  # `_scan` says what is wrong
 

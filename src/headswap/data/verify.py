@@ -15,6 +15,7 @@ from headswap.data.matching import Matching, Other
 from headswap.data.synthetic import MANIFEST
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import is_image
+from headswap.images.index import Row, write_index
 from headswap.images.reading import UnreadableImage, read_image
 from headswap.io import atomic_write, is_address
 from headswap.params import GENERATED, Dataset
@@ -62,9 +63,10 @@ def verify_images(
                 manifest, name = read_manifest(dataset.manifest), dataset.manifest
             with atomic_write(images) as folder:
                 differences = compare_archive(file, manifest, folder)
-                unreadable = find_unreadable_images(folder)
+                rows, unreadable = read_unpacked(folder, manifest)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, dataset, differences, unreadable))
+                write_index(folder, rows)
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
@@ -77,46 +79,6 @@ def _damaged(archive: str | PathLike[str], error: Exception) -> UserError:
         f"{archive} is damaged: {error}.\n"
         "Get a good copy with: dvc repro --force --single-item fetch"
     )
-
-
-def check_unpacked(dataset: Dataset) -> None:
-    """Check that the images that were unpacked are all there, by their names and sizes.
-
-    Where the folder or a generated archive is not here, there is nothing to check.
-
-    Raises
-    ------
-    UserError
-        If an image was removed, added or changed since.
-    """
-    generated = dataset.url == GENERATED
-    if not IMAGES.exists() or (generated and not ARCHIVE.exists()):
-        return
-    if generated:
-        try:
-            with zipfile.ZipFile(ARCHIVE) as file:
-                manifest = _generated_manifest(file)
-        except zipfile.BadZipFile as error:
-            raise _damaged(ARCHIVE, error) from None
-    else:
-        manifest = read_manifest(dataset.manifest)
-    sizes = {
-        path.relative_to(IMAGES).as_posix(): path.stat().st_size
-        for path in IMAGES.glob("*/*/*")
-        if is_image(path.name)
-    }
-    lines = [f"missing: {name}" for name in manifest if name not in sizes]
-    lines += [f"extra: {name}" for name in sorted(sizes) if name not in manifest]
-    lines += [
-        f"changed: {name} ({sizes[name]} bytes, not {entry.size})"
-        for name, entry in manifest.items()
-        if sizes.get(name, entry.size) != entry.size
-    ]
-    if lines:
-        raise UserError(
-            f"{IMAGES} is not as it was verified:\n{bulleted(lines)}\n"
-            "Restore the images with: dvc repro verify"
-        )
 
 
 def archive_fits(archive: str | PathLike[str], manifest: Manifest) -> bool:
@@ -209,24 +171,31 @@ def _read_image(
         return None
 
 
-def find_unreadable_images(folder: Path) -> list[str]:
-    """Return a line for each file in ``<split>/<class>/`` that cannot be read as an image."""
-    paths = sorted(folder.glob("*/*/*"))
+def read_unpacked(folder: Path, manifest: Manifest) -> tuple[list[Row], list[str]]:
+    """Read the images of a manifest that are in a folder, on all cores.
+
+    The first list has a row of the index for each image, the second a line for each that cannot
+    be read.
+    """
+    rows, unreadable = [], []
+    names = [name for name in sorted(manifest) if (folder / name).exists()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = pool.map(_why_unreadable, paths)
-        return [
-            f"unreadable: {path.relative_to(folder).as_posix()} ({why})"
-            for path, why in zip(paths, reasons, strict=True)
-            if why
-        ]
+        sizes = pool.map(_size_or_reason, [folder / name for name in names])
+        for name, size in zip(names, sizes, strict=True):
+            if isinstance(size, str):
+                unreadable.append(f"unreadable: {name} ({size})")
+            else:
+                split, label, _ = name.split("/")
+                rows.append(Row(name, split, label, "", *size, *manifest[name]))
+    return rows, unreadable
 
 
-def _why_unreadable(path: Path) -> str:
+def _size_or_reason(path: Path) -> tuple[int, int] | str:
+    """Return width and height of an image, or why it cannot be read."""
     try:
-        read_image(path)
+        return read_image(path).size
     except UnreadableImage as error:
         return error.why
-    return ""
 
 
 def _generated_manifest(archive: zipfile.ZipFile) -> Manifest:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from headswap.errors import UserError
-from headswap.images.folders import images_by_split
+from headswap.images.index import read_index
 from headswap.io import atomic_write, write_json, write_text
 from headswap.markdown import fill_template
 from headswap.paths import IMAGES
@@ -155,7 +155,7 @@ def _validation_images(folder: Path) -> list[Path]:
             f"There are no validation images in {folder} to compare the ONNX file on.\n"
             "Bring them with: dvc repro verify"
         )
-    return [folder / name for name in images_by_split(folder)["val"]]
+    return [folder / name for name in read_index(folder).names["val"]]
 
 
 def _literal(value: str | list[str] | list[float]) -> str:

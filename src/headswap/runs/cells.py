@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headswap.images.folders import classes_in, images_by_split
+from headswap.images.index import read_index
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
@@ -102,7 +102,8 @@ def _classes_and_names(cell: Cell) -> tuple[list[str], dict[str, list[str]]]:
     if cell.mode == "probe":
         _, metadata = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
         return metadata["classes"], metadata["names"]
-    return classes_in(), images_by_split()
+    index = read_index()
+    return index.classes, index.names
 
 
 def _probabilities(folder: Path) -> Probabilities:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headswap.images.folders import images_in
+from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.io import digest, read_tensors, sha256
 from headswap.params import Cell, Params
-from headswap.paths import EMBEDDINGS, IMAGES, WEIGHTS
+from headswap.paths import EMBEDDINGS, WEIGHTS
 from headswap.runs.provenance import versions
 
 
@@ -28,7 +28,7 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
     else:
         parameters = {"image": asdict(preprocessing(cell.model, params.image))}
         weights = file_digest(WEIGHTS / f"{cell.model}.safetensors")
-        inputs = {"images": images_digest(), "weights": weights}
+        inputs = {"images": read_index().digest, "weights": weights}
         packages = weights_packages(cell.model)
     return {
         "cell": cell.name,
@@ -45,11 +45,6 @@ def weights_packages(model: str) -> dict[str, str]:
     """Return the packages and versions that made a model's weights, unless torchvision's own."""
     _, metadata = read_tensors(WEIGHTS / f"{model}.safetensors", only=())
     return metadata.get("packages", {})
-
-
-def images_digest(folder: Path = IMAGES) -> str:
-    """Return a digest of the names and contents of all images."""
-    return digest([(name, file_digest(path)) for name, path in images_in(folder).items()])
 
 
 def file_digest(path: Path) -> str:

@@ -20,8 +20,8 @@ class History:
     curves: list[tuple[int, str, float, float]] = field(default_factory=list)
     """(epoch, split, loss, accuracy), two per epoch; epochs count from 0."""
     seconds: list[dict[str, float]] = field(default_factory=list)
-    """For each epoch those of ``train``, ``val`` and ``checkpoint`` (to save the epoch before) on the
-    clock of `devices.device_time`; and ``wall``, those that passed."""
+    """For each epoch those of ``train``, ``val`` and ``checkpoint`` (to save the epoch before), by
+    the clock of `devices.device_time`; and ``wall``, those that passed."""
     best: dict[str, Any] = field(default_factory=dict)
     """The epoch with the best validation accuracy, the first of equals: ``epoch``, ``accuracy``,
     ``probabilities`` (float32, shape (images, classes)) and ``state`` (`trainable_state`)."""

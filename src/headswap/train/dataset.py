@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from headswap.errors import UserError
-from headswap.images.folders import classes_in, images_by_split, images_in
+from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.images.reading import UnreadableImage, read_image
 from headswap.io import read_tensors
@@ -24,24 +24,18 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 class ImageDataset:
-    """The photographs of a folder, decoded once as far as memory allows."""
+    """The photographs of a folder with an index, decoded once as far as memory allows."""
 
     def __init__(self, values: Preprocessing, folder: Path = IMAGES):
         self.preprocessing = values
-        paths = images_in(folder)
-        self.classes = classes_in(folder)
-        """Sorted; a label is an index into it."""
-        self.names = images_by_split(folder)
-        """For each split the paths of its images, sorted."""
-        self.labels = {
-            split: torch.tensor([self.classes.index(name.split("/")[1]) for name in names])
-            for split, names in self.names.items()
-        }
-        """For each split int64, shape (images,)."""
+        index = read_index(folder)
+        self.classes, self.names = index.classes, index.names
+        self.labels = {split: torch.tensor(index.labels(split)) for split in self.names}
         self._augment = augmentation(values)
         self._crop = center_crop(values)
-        self._train = ImageCache([paths[name] for name in self.names["train"]], _decode)
-        self._val = ImageCache([paths[name] for name in self.names["val"]], self._decode_and_crop)
+        train, val = ([folder / name for name in names] for names in self.names.values())
+        self._train = ImageCache(train, _decode)
+        self._val = ImageCache(val, self._decode_and_crop)
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
         """Yield the augmented batches of an epoch, each epoch in an order of its own."""

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from headswap.errors import UserError
+from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.io import digest, read_tensors, write_json
 from headswap.params import Params
 from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import OnProgress
 from headswap.runs.cluster import run_parallel
-from headswap.runs.keys import code_digest, file_digest, images_digest, weights_packages
+from headswap.runs.keys import code_digest, file_digest, weights_packages
 from headswap.runs.locks import file_lock
 from headswap.runs.provenance import machine, versions
 from headswap.runs.record import describe_inputs
@@ -82,7 +83,7 @@ def _cache_key(model: str, params: Params) -> dict[str, Any]:
     return {
         **params.model_dump(include={"embed": {"seed"}, "precision": True, "device": True}),
         "image": asdict(preprocessing(model, params.image)),
-        "images": images_digest(),
+        "images": read_index().digest,
         "weights": file_digest(WEIGHTS / f"{model}.safetensors"),
         "code": code_digest(),
         "versions": versions(weights_packages(model)),
