@@ -96,6 +96,7 @@ def project(folder):
         train={"epochs": 3, "lr": 0.01},
         probe={"epochs": 3},
         embed={"views": 2},
+        device="cpu",
     )
     return folder
 

@@ -147,7 +147,7 @@ def test_tasks_that_need_more_memory_than_there_is_wait_for_each_other(workspace
     monkeypatch.setenv("HEADSWAP_WORKERS", "3")
     total = available_memory()
     sizes = [0.3 * total, 0.3 * total, 0.6 * total, 0.6 * total, 50 * total]
-    tasks = [Task(f"task {n}", nap, (), int(size), 1) for n, size in enumerate(sizes)]
+    tasks = [Task(f"task {n}", f"{__name__}:nap", (), int(size)) for n, size in enumerate(sizes)]
     spans = run_parallel(tasks, lambda *_: None)
 
     def together(one, other):
@@ -165,7 +165,7 @@ def test_the_memory_limit_of_a_container_counts(monkeypatch, text, limit):
     assert available_memory() == (limit or total)
 
 
-def nap(*, on_progress):
+def nap(on_progress):
     begin = time.time()
     time.sleep(1)
     return begin, time.time()
@@ -385,7 +385,7 @@ def test_a_worker_without_the_folder_is_told_to_share_it(workspace, scheduler, m
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
     monkeypatch.setattr("os.getcwd", lambda: "/nowhere")
     with pytest.raises(UserError, match="/nowhere(.|\n)*same path"):
-        run_parallel([Task("task", time.sleep, (0,))], lambda *_: None)
+        run_parallel([Task("task", "time:sleep", (0,))], lambda *_: None)
 
 
 def ip(*arguments, check=True):

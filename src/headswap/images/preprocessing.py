@@ -50,7 +50,7 @@ def preprocessing(model: str, image: Image) -> Preprocessing:
     return Preprocessing(**metadata["preprocessing"]).with_sides(image)
 
 
-def of_network(network: object, name: str) -> Preprocessing:
+def preprocessing_from_network(network: object, name: str) -> Preprocessing:
     """Return the preprocessing that a factory's network was made for.
 
     It is in the network's attribute ``preprocessing``, a dictionary with some of the fields of

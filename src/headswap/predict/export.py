@@ -18,7 +18,7 @@ from headswap.predict.folders import interval
 from headswap.predict.model import Classifier, load_model
 from headswap.train.dataset import EVALUATION_BATCH
 from headswap.train.networks import OPTIONS
-from headswap.train.tensors import save_tensors
+from headswap.train.weights import save_tensors
 
 TOLERANCE = 1e-3
 """How far the probabilities of an ONNX file may be from the network's."""

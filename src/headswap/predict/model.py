@@ -13,9 +13,9 @@ from headswap.images.preprocessing import Preprocessing
 from headswap.io import read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
+from headswap.train.dataset import center_crop, decode, normalize
 from headswap.train.loop import make_autocast
 from headswap.train.networks import build, new_head, replace_layer
-from headswap.train.transforms import center_crop, decode, normalize
 from headswap.train.weights import load_tensors
 
 
