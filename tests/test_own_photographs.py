@@ -87,6 +87,17 @@ def test_leftovers_are_never_classes_or_images_and_are_reported(empty):
         assert name in told
 
 
+def test_links_are_followed_as_often_as_there_are_any_and_those_to_a_folder_above_end(empty):
+    write_folder(IMAGES, "photos")
+    Path("photos/train/ants/up").symlink_to("../..")
+    for split in ("train", "val"):
+        Path(f"photos/{split}/wasps").symlink_to("../train/bees")
+    write_manifest(list_images("photos"), "photos.csv")
+    dataset = params.Dataset(url="photos", manifest="photos.csv")
+    fetch_archive(dataset, "archive.zip")
+    assert len(verify_images(dataset, "archive.zip", "images")) == 4 + 2
+
+
 def test_an_unsplit_folder_is_split_by_class_reproducibly_and_twins_stay_together(empty):
     twins = {"ants/twin.png": UNSPLIT["ants/0.png"], "bees/twin.png": UNSPLIT["bees/1.png"]}
     write_folder({**UNSPLIT, **twins}, "photos")
