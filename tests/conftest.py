@@ -1,11 +1,13 @@
-"""A new project folder for each test that runs the pipeline."""
+"""Shared by the test files: projects, and commands in this process or in one of their own."""
 
 import contextlib
 import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,17 +15,14 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
+BIN = Path(sys.executable).parent
 PAGE = Path(".dvc/plots/page.html")
+MODES = ("finetune", "frozen", "probe")
+CELLS = [f"{model}-{mode}" for model in ("tiny", "resnet18") for mode in MODES]
+"""The cells of the fixture `trained`."""
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a background job of a shell
-SLOW_FILES = (
-    *("test_pipeline.py", "test_real.py", "test_queue.py", "test_demo.py", "test_cells.py"),
-)
-
-
-def pytest_collection_modifyitems(items):
-    """Start with the files that take longest, so that the last ones keep all workers busy."""
-    order = {name: place for place, name in enumerate(SLOW_FILES)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
 
 
 def edit(path="params.yaml", **changes):
@@ -55,14 +54,9 @@ def project(folder):
         train={"epochs": 3, "lr": 0.01},
         probe={"epochs": 3},
         embed={"views": 2},
+        device="cpu",
     )
     return folder
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    """Return a new project, in which nothing has run; it is the working folder."""
-    return enter(project(tmp_path / "project"), monkeypatch)
 
 
 def enter(folder, monkeypatch):
@@ -71,6 +65,106 @@ def enter(folder, monkeypatch):
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
     return folder
+
+
+def copy_of(folder, tmp_path, monkeypatch):
+    """Copy a project in which stages have run, and make the copy the working folder.
+
+    Large files are linked: headswap replaces a file, and never writes into it.
+    """
+
+    def copy(source, target):
+        large = os.path.getsize(source) > 2**20
+        return os.link(source, target) if large else shutil.copy2(source, target)
+
+    target = shutil.copytree(folder, tmp_path / "project", symlinks=True, copy_function=copy)
+    return enter(target, monkeypatch)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """Return a new project, in which nothing has run; it is the working folder."""
+    return enter(project(tmp_path / "project"), monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def prepared_once(tmp_path_factory):
+    folder = project(tmp_path_factory.mktemp("prepared") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        factories = {"tiny": "my_networks:tiny", "slow": "my_networks:slow"}
+        edit(models=["tiny", "slow"], factories=factories)
+        prepare()
+        edit(models=["tiny"])
+    return folder
+
+
+@pytest.fixture
+def prepared(prepared_once, tmp_path, monkeypatch):
+    """Return a project that is ready to train `tiny`, and `slow` where it is under `models`."""
+    return copy_of(prepared_once, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    folder = project(tmp_path_factory.mktemp("trained") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        edit(models=["tiny", "resnet18"], train={"epochs": 2}, probe={"epochs": 4})
+        train_all()
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once, monkeypatch):
+    """Return the project with the trained `CELLS`, which no test changes."""
+    before = state(trained_once)
+    yield enter(trained_once, monkeypatch)
+    assert state(trained_once) == before
+
+
+@pytest.fixture
+def own_trained(trained_once, tmp_path, monkeypatch):
+    """Return a copy of the project with the trained `CELLS`."""
+    return copy_of(trained_once, tmp_path, monkeypatch)
+
+
+def state(folder):
+    """Return the size and the time of each file."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix != ".pyc"]
+    files = {path: path.stat() for path in paths if path.is_file()}
+    return {path: (found.st_size, found.st_mtime_ns) for path, found in files.items()}
+
+
+def prepare():
+    """Write images, weights and features of all models into the working folder."""
+    headswap("fetch")
+    headswap("verify")
+    for model in models():
+        headswap("weights", model)
+        headswap("embed", model)
+
+
+def train_all():
+    """Write all that comes before the comparison into the working folder."""
+    prepare()
+    for model in models():
+        headswap("train", model, "finetune")
+        headswap("train", model, "frozen")
+        headswap("probe", model)
+
+
+def models():
+    return YAML().load(Path("params.yaml"))["models"]
+
+
+def results():
+    """Return the digests of what the cells wrote that has no clock, by its path."""
+    from headswap.io import sha256
+
+    folders = ("models", "metrics/cells", "plots/curves", "plots/predictions")
+    paths = [path for folder in folders for path in Path(folder).rglob("*.*") if path.is_file()]
+    return {path.as_posix(): sha256(path) for path in sorted(paths)}
 
 
 def headswap(*arguments, code=0):
@@ -93,25 +187,56 @@ def headswap(*arguments, code=0):
     return output.getvalue(), messages.getvalue()
 
 
-def copy_of(folder, tmp_path, monkeypatch):
-    """Copy a project in which stages have run, and make the copy the working folder."""
-    return enter(shutil.copytree(folder, tmp_path / "project", symlinks=True), monkeypatch)
+def index_images(folder):
+    """Write the index of a folder of images, as `verify` does."""
+    from headswap.data.listing import list_images
+    from headswap.data.manifest import read_entries
+    from headswap.data.verify import read_unpacked
+    from headswap.images.index import write_index
+
+    rows, unreadable = read_unpacked(folder, read_entries(list_images(folder)))
+    assert not unreadable
+    write_index(folder, rows)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Return a project with a factory's network and one of torchvision's, trained in three modes.
+def start(*command, cwd=None, **variables):
+    """Start a command in a process of its own, where signals, locks or encodings are the subject.
 
-    It is the working folder of a module's tests.
+    Its output and its messages are one text.
     """
-    from trained import train_all  # only here: it imports torch
+    return subprocess.Popen(
+        [*map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **variables},
+    )
 
-    folder = project(tmp_path_factory.mktemp("trained") / "project")
-    before = Path.cwd()
-    os.chdir(folder)
-    sys.path.insert(0, str(TESTS))
-    edit(models=["tiny", "resnet18"], train={"epochs": 2}, probe={"epochs": 4})
-    train_all()
-    yield folder
-    os.chdir(before)
-    sys.path.remove(str(TESTS))
+
+def finish(process, code=0):
+    """Return the rest of the output of a process; it must end with this code, in plain words."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    assert "Traceback" not in output, output
+    return output
+
+
+def sh(*command, code=0, **options):
+    return finish(start(*command, **options), code)
+
+
+def read_until(process, text):
+    """Return the first line of the output with some text in it."""
+    lines = []
+    patience = threading.Timer(300, process.kill)
+    patience.start()
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if text in line:
+                return line
+    finally:
+        patience.cancel()
+    raise AssertionError("".join(lines))

@@ -32,7 +32,7 @@ from headswap.data.manifest import (
 )
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
-from headswap.images.folders import images_in
+from headswap.images.folders import find_images
 from headswap.images.reading import read_image
 from headswap.io import read_json
 
@@ -101,7 +101,7 @@ def test_parent_folders_and_other_files_in_an_archive_are_ignored(verify, prefix
     others = {"train/ants/imageNotFound.gif": b"GIF89a", "README": b""}
     assert list(verify({**IMAGES, **others}, prefix)) == sorted(IMAGES)
     written = {path.relative_to("images").as_posix() for path in Path("images").rglob("*.*")}
-    assert written == set(IMAGES)
+    assert written == {"index.csv", *IMAGES}
 
 
 def test_attribute_files_of_macos_in_an_archive_are_ignored(verify):
@@ -404,7 +404,7 @@ def test_changed_local_images_are_fetched_again_and_differ_from_their_old_manife
     dataset = photos.model_copy(update={"url": url})
 
     def fetch_and_verify():
-        files = {name: path.read_bytes() for name, path in images_in("photos").items()}
+        files = {name: path.read_bytes() for name, path in find_images("photos").items()}
         write_zip(files, "photos.zip")
         assert fetch_archive(dataset, "archive.zip") == url
         return verify_images(dataset, "archive.zip", "images")

@@ -22,7 +22,7 @@ from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
 from headswap.io import read_json, write_json
 from headswap.predict.export import compare_onnx, export, write_onnx
-from headswap.train.tensors import save_tensors
+from headswap.train.weights import save_tensors
 
 VAL = Path("data/images/val")
 pytestmark = pytest.mark.usefixtures("trained")
@@ -110,7 +110,9 @@ def test_an_onnx_file_that_differs_is_refused_and_nothing_is_written(tmp_path, m
     assert not (tmp_path / "exported").exists()
 
 
-def test_the_weights_are_whole_and_the_card_tells_accuracy_interval_and_origin(tmp_path):
+def test_the_weights_are_whole_and_the_card_tells_accuracy_interval_and_origin(
+    own_trained, tmp_path
+):
     write_comparison(params.load())
     export(Path("models/resnet18-frozen"), tmp_path / "exported")
     network = headswap.load_model("models/resnet18-frozen")
@@ -139,11 +141,11 @@ def test_an_existing_folder_is_not_replaced(tmp_path):
 
 
 def test_a_missing_extra_and_missing_images_are_reported(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="pip install --constraint constraints.txt onnxruntime"):
-        export(Path("models/tiny-probe"), tmp_path / "exported", onnx=True)
-    export(Path("models/tiny-probe"), tmp_path / "exported")
-    monkeypatch.undo()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(UserError, match="constraints.txt onnxruntime"):
+            export(Path("models/tiny-probe"), tmp_path / "exported", onnx=True)
+        export(Path("models/tiny-probe"), tmp_path / "exported")
     moved = shutil.copytree("models/tiny-finetune", tmp_path / "elsewhere/models/tiny-finetune")
     with pytest.raises(UserError, match="no validation images"):
         export(moved, tmp_path / "moved", onnx=True)

@@ -7,6 +7,7 @@ import shutil
 import my_networks
 import pytest
 import torch
+from conftest import index_images
 from torch import nn, optim
 from torchvision import datasets, transforms
 
@@ -14,16 +15,13 @@ from headswap import params
 from headswap.data.fetch import fetch_archive
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
-from headswap.images.folders import images_in
 from headswap.images.preprocessing import Preprocessing
 from headswap.train import loop
 from headswap.train import networks as backbones
-from headswap.train.dataset import ImageDataset
-from headswap.train.features import FeatureDataset, compute_features
+from headswap.train.dataset import FeatureDataset, ImageCache, ImageDataset, decode
+from headswap.train.features import compute_features
 from headswap.train.seeds import derive, generator
-from headswap.train.speed.image_cache import ImageCache
-from headswap.train.tensors import save_tensors
-from headswap.train.transforms import decode
+from headswap.train.weights import save_tensors
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
 IMAGE = Preprocessing(size=64, resize=72)
@@ -203,10 +201,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(photographs):
         Few(photographs, 3),
         hot,
         seed=0,
-        on_progress=lambda **message: messages.append(message),
+        on_progress=lambda done, figures=None, note="": messages.append(note),
     )
     assert history.diverged == 0
-    assert "epoch 0 at learning rate 1e+30" in messages[-1]["note"]
+    assert "epoch 0 at learning rate 1e+30" in messages[-1]
 
 
 def test_validation_images_agree_with_the_transforms_of_the_tutorial(photographs):
@@ -235,6 +233,7 @@ def test_training_images_are_normalized_crops_of_all_sizes_and_some_are_flipped(
         path = tmp_path / split / label / "ramp.png"
         path.parent.mkdir(parents=True)
         transforms.functional.to_pil_image(flat).save(path)
+    index_images(tmp_path)
     ramps = ImageDataset(IMAGE, tmp_path)
     views = [ramps.augmented_view(0, 0, number).float() for number in range(40)]
     slopes = torch.tensor([float(view[0, 0, -1] - view[0, 0, 0]) for view in views])
@@ -249,8 +248,9 @@ def test_an_augmented_view_depends_on_its_image_seed_and_epoch_only(photographs,
     assert not first.equal(photographs.augmented_view(5, 0, 1))
     assert not first.equal(photographs.augmented_view(5, 1, 0))
     shutil.copytree(photographs.folder, tmp_path / "images")
-    paths = images_in(tmp_path / "images")
-    shutil.copy(paths[photographs.names["train"][5]], paths[photographs.names["train"][6]])
+    names = photographs.names["train"]
+    shutil.copy(tmp_path / "images" / names[5], tmp_path / "images" / names[6])
+    index_images(tmp_path / "images")
     assert not first.equal(ImageDataset(IMAGE, tmp_path / "images").augmented_view(6, 0, 0))
 
 
@@ -270,8 +270,7 @@ def test_images_beyond_the_capacity_of_the_cache_are_decoded_at_each_access(phot
         decoded.append(path)
         return decode(path)
 
-    paths = images_in(photographs.folder)
-    paths = [paths[name] for name in photographs.names["train"]]
+    paths = [photographs.folder / name for name in photographs.names["train"]]
     fits = [decode(path) for path in paths]
     held = ImageCache(paths, counting_decode, capacity=sum(image.nbytes for image in fits[:3]))
     for _ in range(2):
@@ -364,7 +363,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_starts_from_the_first_epoc
 ):
     checkpoint, messages = tmp_path / "checkpoint.pt", []
 
-    def run(report=lambda **message: None):
+    def run(report=lambda *_, **message: None):
         return loop.train(
             my_networks.tiny(),
             Few(photographs, 2),
@@ -381,8 +380,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_starts_from_the_first_epoc
     else:
         damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99}
         checkpoint.write_bytes(damaged[damage])
-    history = run(lambda **message: messages.append(message))
-    assert "starts from the first epoch" in messages[0]["note"]
+    history = run(lambda done, figures=None, note="": messages.append(note))
+    assert "starts from the first epoch" in messages[0]
     assert history.curves == whole.curves
 
 

@@ -159,7 +159,7 @@ def test_images_that_changed_since_they_were_verified_are_not_trained_on(workspa
         (lambda: image.with_name("x.png").write_bytes(JPEG), "extra: train/ants/x.png"),
     ):
         change()
-        for command in ("train tiny frozen", "embed tiny", "probe tiny", "runs"):
+        for command in ("train tiny frozen", "embed tiny"):
             refused = headswap(*command.split(), code=1)
             assert f"data/images is not as it was verified:\n  {message}" in refused
         subprocess.run(refused.rpartition("with: ")[2].split(), check=True, capture_output=True)

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, edit
-from trained import CELLS
+from conftest import CELLS, ROOT, edit
 
 import headswap
 from headswap import params
 from headswap.errors import UserError
+from headswap.images.index import read_index
 from headswap.io import read_json, read_tensors, sha256, write_json
 from headswap.runs.cells import train_cell
-from headswap.runs.provenance import images_digest
 
 pytestmark = pytest.mark.usefixtures("trained")
 NAMES = ("best", "last")
@@ -42,7 +41,7 @@ def test_a_record_says_all_that_is_needed_to_use_a_cell(cell):
     }
     needs = f"the backbone's {file.name}, in this folder or in the project's data/weights"
     assert record["needs"] == (None if mode == "finetune" else needs)
-    assert record["images"] == images_digest()
+    assert record["images"] == read_index().digest
     assert record["classes"] == ["ants", "bees"]
     assert record["counts"]["val"] == len(recorded(cell, 0))
     sides = {"size": 64, "resize": 72, "interpolation": "bilinear"}
@@ -95,7 +94,7 @@ def test_another_run_can_be_loaded_by_its_seed():
         headswap.load_model("models/tiny-probe", seed=7)
 
 
-def test_the_readmes_lines_classify_a_photograph(trained, capsys):
+def test_the_readmes_lines_classify_a_photograph(own_trained, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line]) == 3
     expected = recorded(
@@ -169,17 +168,10 @@ def test_missing_and_damaged_files_of_a_folder_are_named(tmp_path):
         headswap.load_model(folder)
 
 
-def test_a_cell_whose_runs_all_diverged_keeps_none():
-    saved = Path("models/tiny-finetune").rename("models/saved")
+def test_a_cell_whose_runs_all_diverged_keeps_none(prepared):
     edit(train={"lr": 1e30})
-    try:
-        cell = params.Cell("tiny", "finetune")
-        train_cell(cell, params.load(), lambda name, message: None)
-        record = read_json("models/tiny-finetune/model.json")
-        assert record["kept"] is None and {run["weights"] for run in record["runs"]} == {None}
-        with pytest.raises(UserError, match="all runs of tiny-finetune diverged"):
-            headswap.load_model("models/tiny-finetune")
-    finally:
-        edit(train={"lr": 0.01})
-        shutil.rmtree("models/tiny-finetune")
-        saved.rename("models/tiny-finetune")
+    train_cell(params.Cell("tiny", "finetune"), params.load(), lambda *_: None)
+    record = read_json("models/tiny-finetune/model.json")
+    assert record["kept"] is None and {run["weights"] for run in record["runs"]} == {None}
+    with pytest.raises(UserError, match="all runs of tiny-finetune diverged"):
+        headswap.load_model("models/tiny-finetune")

@@ -143,7 +143,7 @@ def test_every_picture_is_written_as_png_and_the_same_rows_make_the_same_bytes(
         found.append({path.name: path.read_bytes() for path in paths})
     for name in (*NAMES, "gallery"):
         with Image.open(f"plots/comparison/{name}.png") as image:
-            assert min(image.size) > 100
+            assert min(image.size) > 50
     assert len(found[0]) == 15 and found[0] == found[1]
 
 

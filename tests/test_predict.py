@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import edit, headswap
+from conftest import CELLS, edit, headswap
 from fake_cells import write_alexnet, write_cell, write_images
 from PIL import Image
-from trained import CELLS
 
 from headswap import params
 from headswap.compare.comparison import compare
@@ -150,13 +149,10 @@ def test_unreadable_files_are_named_and_the_others_are_classified(
         (("vgg11-probe", VAL), "dvc pull probe@vgg11"),
     ],
 )
-def test_a_mistake_gets_a_message_with_what_to_type(trained, arguments, expected):
-    Path("empty").mkdir(exist_ok=True)
+def test_a_mistake_gets_a_message_with_what_to_type(own_trained, arguments, expected):
+    Path("empty").mkdir()
     edit(models=["tiny", "resnet18", "vgg11"])
-    try:
-        assert expected in refused("predict", *arguments)
-    finally:
-        edit(models=["tiny", "resnet18"])
+    assert expected in refused("predict", *arguments)
 
 
 def test_a_moved_folder_is_used_by_its_path_and_outside_of_the_project(
@@ -173,14 +169,11 @@ def test_a_moved_folder_is_used_by_its_path_and_outside_of_the_project(
     assert subprocess.run(command, capture_output=True, text=True, **there).stdout == expected
 
 
-def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(trained):
+def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(own_trained):
     _, alone = headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")
     assert "seed 0" in alone and "of 40 validation images" in alone and "interval" not in alone
     edit(models=["tiny"])
-    try:
-        write_comparison(params.load())
-    finally:
-        edit(models=["tiny", "resnet18"])
+    write_comparison(params.load())
     table = pd.read_csv("metrics/comparison.csv").set_index("cell")
     row = table.loc["tiny-probe"]
     _, said = headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")
@@ -189,7 +182,6 @@ def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(tr
     table["best_val_accuracy_mean"] -= 0.01
     table.to_csv("metrics/comparison.csv")
     assert headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")[1] == alone
-    Path("metrics/comparison.csv").unlink()
 
 
 @pytest.mark.parametrize("last", [0.9, 0.8])
@@ -209,12 +201,9 @@ def test_the_best_cell_is_the_one_that_the_report_recommends(workspace, last):
     assert expected == ("alexnet-frozen" if last == 0.9 else "alexnet-probe")
 
 
-def test_the_most_misclassified_images_are_those_that_the_comparison_lists(trained):
+def test_the_most_misclassified_images_are_those_that_the_comparison_lists(own_trained):
     edit(models=["tiny"])
-    try:
-        write_comparison(params.load())
-    finally:
-        edit(models=["tiny", "resnet18"])
+    write_comparison(params.load())
     listed = pd.read_csv("metrics/misclassified.csv")
     assert len(listed) and (listed.wrong.diff().dropna() <= 0).all()
     output, message = headswap("predict", "--misclassified", "tiny-finetune")

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, copy_of, edit, enter, project
+from conftest import BIN, ROOT, copy_of, edit, enter, finish, project, read_until, sh, start
 
 from headswap import params
 from headswap.errors import UserError
@@ -27,46 +26,9 @@ from headswap.runs.store import runs_root
 from headswap.runs.workers import Task
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
 HOSTS = ("headswap1", "headswap2")
 BRIDGE = "headswap0"
 DASK = {"PATH": f"{BIN}:{os.environ['PATH']}"}
-
-
-def start(*command, **variables):
-    environment = {**os.environ, **DASK, "COLUMNS": "200", **variables}
-    return subprocess.Popen(
-        [str(BIN / command[0]), *map(str, command[1:])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-
-
-def finish(process, code=0):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output
-    assert "Traceback" not in output, output
-    return output
-
-
-def sh(*command, code=0, **variables):
-    return finish(start(*command, **variables), code)
-
-
-def read_until(process, text):
-    lines = []
-    patience = threading.Timer(300, process.kill)
-    patience.start()
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if text in line:
-                return line
-    finally:
-        patience.cancel()
-    raise AssertionError("".join(lines))
 
 
 def results():
@@ -185,7 +147,7 @@ def test_tasks_that_need_more_memory_than_there_is_wait_for_each_other(workspace
     monkeypatch.setenv("HEADSWAP_WORKERS", "3")
     total = available_memory()
     sizes = [0.3 * total, 0.3 * total, 0.6 * total, 0.6 * total, 50 * total]
-    tasks = [Task(f"task {n}", nap, (), int(size), 1) for n, size in enumerate(sizes)]
+    tasks = [Task(f"task {n}", f"{__name__}:nap", (), int(size)) for n, size in enumerate(sizes)]
     spans = run_parallel(tasks, lambda *_: None)
 
     def together(one, other):
@@ -203,7 +165,7 @@ def test_the_memory_limit_of_a_container_counts(monkeypatch, text, limit):
     assert available_memory() == (limit or total)
 
 
-def nap(*, on_progress):
+def nap(on_progress):
     begin = time.time()
     time.sleep(1)
     return begin, time.time()
@@ -423,7 +385,7 @@ def test_a_worker_without_the_folder_is_told_to_share_it(workspace, scheduler, m
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
     monkeypatch.setattr("os.getcwd", lambda: "/nowhere")
     with pytest.raises(UserError, match="/nowhere(.|\n)*same path"):
-        run_parallel([Task("task", time.sleep, (0,))], lambda *_: None)
+        run_parallel([Task("task", "time:sleep", (0,))], lambda *_: None)
 
 
 def ip(*arguments, check=True):

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import edit
-from test_queue import BIN, finish, prepare, read_until, sh, start
-from trained import train_all
+from conftest import BIN, edit, finish, read_until, sh, start, train_all
+from test_queue import prepare
 
 
 def status(**variables):

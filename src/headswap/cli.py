@@ -20,8 +20,7 @@ import typer
 from headswap.errors import UserError, bulleted, os_error_text
 
 if TYPE_CHECKING:
-    from headswap.params import Mode, Params
-    from headswap.snapshot import Snapshot
+    from headswap.params import Cell, Params
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
-STARTS_AGAIN = ("check", "manifest", "predict", "export", "report", "status", "prune")
+NOT_RESUMABLE = ("check", "manifest", "predict", "export", "report", "status", "prune")
 """The commands that keep nothing to continue with when they are interrupted."""
 
 
@@ -47,11 +46,25 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             _fail(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
-            if function.__name__ in STARTS_AGAIN:
+            if function.__name__ in NOT_RESUMABLE:
                 sys.exit("\nStopped. No file is half written. Run the same command again.")
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded
+
+
+def stage(function: Callable[..., None]) -> Callable[..., None]:
+    """Register the command of a stage: it fails if what DVC records for it is edited meanwhile."""
+
+    @functools.wraps(function)
+    def watched(*args: object, **kwargs: object) -> None:
+        from headswap.snapshot import dependencies, unchanged
+
+        read = functools.partial(dependencies, function.__name__)
+        with unchanged(read(), read):
+            function(*args, **kwargs)
+
+    return command(watched)
 
 
 def _fail(message: str) -> None:
@@ -100,33 +113,30 @@ def check() -> None:
     _print_outdated(params)
 
 
-@command
+@stage
 def fetch() -> None:
     """Fetch, pack or draw the archive of images."""
     params = _load()
     _print_outdated(params)
-    dataset, snapshot = params.dataset, _snapshot(params, "fetch", "data")
     from headswap.data.fetch import fetch_archive
     from headswap.paths import ARCHIVE
 
-    source = fetch_archive(dataset)
-    snapshot.check()  # afterwards: what was fetched is verified later, and is not fetched again
-    if source:
+    if source := fetch_archive(params.dataset):
         print(f"{ARCHIVE} is written, from {source}.")
     else:
-        print(f"{ARCHIVE} already holds the images of {dataset.manifest}; nothing to download.")
+        manifest = params.dataset.manifest
+        print(f"{ARCHIVE} already holds the images of {manifest}; nothing to download.")
 
 
-@command
+@stage
 def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
     params = _load()
     _print_outdated(params)
-    snapshot = _snapshot(params, "verify", "data")
     from headswap.data.manifest import find_quality_issues, write_counts
     from headswap.data.verify import verify_images
 
-    images = verify_images(params.dataset, before_writing=snapshot.check)
+    images = verify_images(params.dataset)
     write_counts(images)
     print(f"{len(images)} images are as the manifest says.")
     _print_issues(find_quality_issues(images))
@@ -141,9 +151,8 @@ def manifest(
     use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
 ) -> None:
     """List a folder of your own images in a manifest."""
-    from headswap.data.listing import list_images
-    from headswap.data.manifest import find_quality_issues, write_manifest
-    from headswap.data.summary import print_classes, print_left_out
+    from headswap.data.listing import list_images, print_left_out
+    from headswap.data.manifest import find_quality_issues, print_classes, write_manifest
     from headswap.params import dataset_lines, load, set_dataset
 
     output = output or _default_output(folder)
@@ -183,49 +192,50 @@ def _print_issues(issues: dict[str, list[str]]) -> None:
         print(bulleted(lines))
 
 
-@command
+@stage
 def weights(model: Model) -> None:
     """Fetch a network's weights and verify them."""
     params = _load_with(model)
     from headswap.paths import WEIGHTS
     from headswap.train.weights import write_weights
 
-    path, snapshot = WEIGHTS / f"{model}.safetensors", _snapshot(params, "weights", "train")
-    write_weights(model, params, path, snapshot.check)
+    path = WEIGHTS / f"{model}.safetensors"
+    write_weights(model, params, path)
     print(f"{path} is written.")
 
 
-@command
+@stage
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is trained on."""
-    params = _load_with(model)
-    from headswap.data.verify import check_unpacked
+    params = _with_device(_load_with(model))
     from headswap.progress import progress
     from headswap.runs.workers import warm_up
 
-    check_unpacked(params.dataset)
-    snapshot = _snapshot(params, "embed", "train")
     warm_up()
     from headswap.train.features import write_features
 
     with progress("view", params.embed.views + 2) as on_progress:
-        write_features(model, params, on_progress, snapshot.check)
+        write_features(model, params, on_progress)
 
 
-@command
+@stage
 def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]) -> None:
     """Train a model in one mode, with every seed."""
+    from headswap.params import Cell
+
     params = _load_with(model)
     for known in params.modes:
         if mode == known:
-            return _train(model, known, params)
+            return _train(Cell(model, known), params)
     raise UserError(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
 
 
-@command
+@stage
 def probe(model: Model) -> None:
     """Train a linear probe on a model's features, with every seed."""
-    _train(model, "probe", _load_with(model))
+    from headswap.params import Cell
+
+    _train(Cell(model, "probe"), _load_with(model))
 
 
 @command
@@ -239,15 +249,13 @@ def runs(
 
     A cell is changed if DVC calls its stage changed; `dvc repro` then finds its runs finished.
     """
-    params = _load()
+    params = _with_device(_load())
     from headswap.data.changes import check_photographs
-    from headswap.data.verify import check_unpacked
     from headswap.progress import progress
     from headswap.runs.cluster import run_parallel
     from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
-    check_unpacked(params.dataset)
     _print_outdated(params)
     tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
     if dry_run:
@@ -264,30 +272,26 @@ def runs(
     )
 
 
-def _train(model: str, mode: "Mode", params: "Params") -> None:
-    from headswap.data.verify import check_unpacked
-    from headswap.params import Cell
+def _train(cell: "Cell", params: "Params") -> None:
+    params = _with_device(params)
     from headswap.progress import progress
     from headswap.runs.cells import train_cell
-    from headswap.runs.status import whole_line
+    from headswap.runs.status import pipeline_summary
 
-    check_unpacked(params.dataset)
-    if whole := whole_line(params):
-        print(f"The whole pipeline: {whole}")
-    stage = "probe" if mode == "probe" else "train"
-    cell, snapshot = Cell(model, mode), _snapshot(params, stage, "train")
+    if summary := pipeline_summary(params):
+        print(f"The whole pipeline: {summary}")
     with progress("epoch", params.recipe(cell).epochs) as on_progress:
-        train_cell(cell, params, on_progress, snapshot.check)
+        train_cell(cell, params, on_progress)
 
 
-@command
+@stage
 def compare() -> None:
     """Put all cells into one table and its plots."""
     from headswap.compare.outputs import write_comparison
 
     params = _load()
     _print_outdated(params)
-    write_comparison(params, _snapshot(params, "compare", "compare").check)
+    write_comparison(params)
 
 
 @command
@@ -317,7 +321,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
-    from headswap.predict.files import find_images, misclassified_images, split_arguments
+    from headswap.predict.files import find_named_images, misclassified_images, split_arguments
     from headswap.predict.folders import best_cell, find_folder
 
     cell, images = split_arguments(arguments or [])
@@ -331,7 +335,7 @@ def predict(
         name = best_cell()
         print(f"The best cell of the comparison is {name}.", file=sys.stderr)
     folder = find_folder(name)
-    paths = misclassified_images() if misclassified else find_images(images)
+    paths = misclassified_images() if misclassified else find_named_images(images)
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     from headswap.predict.predict import classify
@@ -363,7 +367,7 @@ def export(
 @command
 def status() -> None:
     """Say how far all runs are, from any terminal, at any time."""
-    params = _load()
+    params = _with_device(_load())
     from headswap.progress import console
     from headswap.runs.status import status_lines
 
@@ -391,7 +395,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
 ) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
-    params = _load()
+    params = _with_device(_load())
     from headswap.io import folder_size
     from headswap.runs.locks import file_lock
     from headswap.runs.store import runs_root, unused_folders
@@ -418,12 +422,6 @@ def _load() -> "Params":
     return load()
 
 
-def _snapshot(params: "Params", stage: str, wing: str) -> "Snapshot":
-    from headswap.snapshot import Snapshot
-
-    return Snapshot(params, stage, wing)
-
-
 def _load_with(model: str) -> "Params":
     params = _load()
     if model not in params.models:
@@ -434,6 +432,13 @@ def _load_with(model: str) -> "Params":
         )
     _print_outdated(params)
     return params
+
+
+def _with_device(params: "Params") -> "Params":
+    """Return parameters whose device is one that this machine has."""
+    from headswap.train.devices import resolve_device
+
+    return params.model_copy(update={"device": resolve_device(params.device)})
 
 
 def _print_outdated(params: "Params") -> None:

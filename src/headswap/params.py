@@ -134,6 +134,11 @@ class Cell:
         """The cell's name in file names and tables, ``<model>-<mode>``."""
         return f"{self.model}-{self.mode}"
 
+    @property
+    def stage(self) -> str:
+        """The name of the DVC stage that trains it, ``train@<cell>`` or ``probe@<model>``."""
+        return f"probe@{self.model}" if self.mode == "probe" else f"train@{self.name}"
+
 
 class Params(_Section):
     """All of ``params.yaml``."""

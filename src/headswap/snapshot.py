@@ -1,6 +1,9 @@
-"""Detect that parameters or code changed while a stage was running."""
+"""A result is refused if what it depends on was edited while it was computed."""
 
+import contextlib
 import operator
+import shutil
+from collections.abc import Callable, Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -9,61 +12,78 @@ from ruamel.yaml import YAML
 
 from headswap.errors import UserError, bulleted
 from headswap.io import sha256
-from headswap.params import Params, load
+from headswap.params import load
+
+Tree = dict[str, Any]
+"""Values by name, some of them trees; those under ``inputs`` are digests."""
 
 
-class Snapshot:
-    """The parameters and the code that a stage started with.
+@contextlib.contextmanager
+def unchanged(
+    before: Tree, read: Callable[[], Tree], written: Path | None = None
+) -> Iterator[None]:
+    """Raise a UserError if `read` returns other values than `before`, at either end of a block.
 
-    DVC records parameters and code as they are when a stage has ended. If they were edited in the
-    meantime, it would record a result for parameters or code that did not make it.
-
-    Parameters
-    ----------
-    params
-        The parameters that the stage was started with.
-    stage
-        Its name in ``dvc.yaml``, where the parameters are listed that DVC records for it.
-    wing
-        The folder of the package that its code is in, besides ``images`` and the base.
+    Then `written`, a folder that the block wrote, is removed.
     """
+    _compare(before, read())
+    yield
+    try:
+        _compare(before, read())
+    except UserError:
+        if written:
+            shutil.rmtree(written)
+        raise
 
-    def __init__(self, params: Params, stage: str, wing: str):
-        pipeline = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))
-        self._names: list[str] = pipeline["stages"][stage]["params"]
-        self._values = self._values_of(params)
-        package = Path(__file__).parent
-        paths = [path for part in ("*", "images/*", f"{wing}/**/*") for path in package.glob(part)]
-        self._digests = {
-            path: sha256(path)
-            for path in sorted(paths)
-            if path.is_file() and path.suffix != ".pyc" and not path.name.startswith(".")
-        }
 
-    def _values_of(self, params: Params) -> dict[str, Any]:
-        values = params.model_dump()
-        return {name: reduce(operator.getitem, name.split("."), values) for name in self._names}
+def _compare(before: Tree, after: Tree) -> None:
+    if changed := differences(before, after):
+        raise UserError(
+            f"Changed since this began:\n{bulleted(changed)}\n"
+            "The result is not recorded, because it would be for what there is now. "
+            "Finished runs are kept.\nRun again: dvc repro"
+        )
 
-    def check(self) -> None:
-        """Compare parameters and code with the snapshot. To be called before writing outputs.
 
-        Raises
-        ------
-        UserError
-            If something changed. Finished runs stay, so that the next try takes little time.
-        """
-        values = self._values_of(load())
-        changed = [
-            f"{name} in params.yaml" for name in values if values[name] != self._values[name]
-        ]
-        changed += [
-            str(path)
-            for path, digest in self._digests.items()
-            if not path.exists() or sha256(path) != digest
-        ]
-        if changed:
-            raise UserError(
-                f"Edited while this stage was running:\n{bulleted(changed)}\n"
-                "Nothing is written, because the result would be recorded for the edited version. "
-                "Finished runs are kept.\nRun again: dvc repro"
-            )
+def dependencies(stage: str) -> Tree:
+    """Return the parameters and digests of the code that DVC records for a stage when it ends."""
+    pipeline = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    names, values = pipeline["stages"][stage]["params"], load().model_dump()
+    (code,) = (variables["code"] for variables in pipeline["vars"])
+    paths = [
+        Path(path.replace("${code}", code))
+        for path in pipeline["stages"][stage]["deps"]
+        if path.startswith("${code}")
+    ]
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.*"))]
+    return {
+        **{name: reduce(operator.getitem, name.split("."), values) for name in names},
+        "inputs": {
+            file.as_posix(): sha256(file)
+            for file in sorted(files)
+            if file.is_file() and file.suffix != ".pyc" and not file.name.startswith(".")
+        },
+    }
+
+
+def differences(before: Tree, after: Tree) -> list[str]:
+    """Return what differs, such as ``train.lr was 0.01, is 0.02``; of digests, ``other images``."""
+    old, new = _leaves(before), _leaves(after)
+    return [
+        f"other {name.removeprefix('inputs.')}"
+        if name.startswith("inputs.")
+        else f"{name} was {old.get(name)}, is {new.get(name)}"
+        for name in sorted({**old, **new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _leaves(tree: Tree, prefix: str = "") -> Tree:
+    """Return the leaves of a tree by their dotted names."""
+    leaves: Tree = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves

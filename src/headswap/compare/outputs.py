@@ -1,7 +1,5 @@
 """The outputs of the `compare` stage: metrics, a report, pictures, and tables on the terminal."""
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from headswap.compare import plots, report, terminal
@@ -12,7 +10,7 @@ from headswap.params import Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, METRICS, PREDICTIONS, TIMING
 
 
-def write_comparison(params: Params, before_writing: Callable[[], None] = lambda: None) -> None:
+def write_comparison(params: Params) -> None:
     """Write the comparison of the cells that the parameters name, and print its tables.
 
     A UserError says if a cell has not been trained yet, or a file is missing or damaged: then
@@ -22,7 +20,6 @@ def write_comparison(params: Params, before_writing: Callable[[], None] = lambda
     comparison = compare(results)
     facts = report.collect_facts(results, comparison)
     gallery = plots.gallery_rows(comparison.misclassified)
-    before_writing()
     delete_other_results(params)
     write_json(METRICS / "summary.json", summary_metrics(comparison.table))
     write_json(METRICS / "claims.json", comparison.verdicts)

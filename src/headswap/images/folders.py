@@ -1,15 +1,11 @@
-"""Folders of images: what an image is, and the order of images and classes.
+"""Folders of photographs: what is in one, and what is an image."""
 
-An image's name is its path in the folder, ``<split>/<class>/<image>``.
-"""
-
-from collections.abc import Iterable
-from itertools import chain
-from os import PathLike
+import os
+from os import DirEntry, PathLike
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from headswap.errors import UserError
-from headswap.paths import IMAGES
+from headswap.errors import UserError, printable
 
 SPLITS = ("train", "val")
 EXTENSIONS = (
@@ -17,7 +13,7 @@ EXTENSIONS = (
     *(".avif", ".jfif"),
 )
 """What counts as an image: the list of torchvision's ``ImageFolder``, and two more."""
-LEFTOVERS = {
+SYSTEM_FILES = {
     *("__macosx", "temporary items", "network trash folder", "icon\r"),  # macOS
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
     *("system volume information", "lost.dir", "lost+found"),  # Windows, Android, Linux
@@ -27,44 +23,65 @@ LEFTOVERS = {
 """What systems and tools leave among a user's files, besides hidden files, in lower case."""
 
 
-def images_in(folder: str | PathLike[str]) -> dict[str, Path]:
-    """List a folder's images.
+class Scan(NamedTuple):
+    """The folders and files in a folder, sorted by name; of all else the reason and the name."""
 
-    Parameters
-    ----------
-    folder
-        With ``train/<class>/<image>`` and ``val/<class>/<image>`` in it.
+    folders: list[DirEntry[str]]
+    files: list[DirEntry[str]]
+    left_out: list[tuple[str, str]]
 
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Sorted by name, ``train/ants/0013035.jpg``.
 
-    Raises
-    ------
-    UserError
-        If the folder is that of the stages and is not there, there are fewer than two classes, or
-        a class has no image in one of the two splits.
+def scan_folder(folder: str | PathLike[str]) -> Scan:
+    """Return what is in a folder, not in those below it; links are followed.
+
+    A UserError says that the folder, or what is in it, cannot be read.
     """
-    folder = Path(folder)
-    if folder == IMAGES and not folder.exists():
+    scan = Scan([], [], [])
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name = printable(entry.name)
+                if is_system_file(entry.name):
+                    why = "hidden, or left by a system or a tool"
+                    scan.left_out.append((why, name + "/" * entry.is_dir()))
+                elif entry.is_dir():
+                    scan.folders.append(entry)
+                elif entry.is_file():
+                    scan.files.append(entry)
+                elif entry.is_symlink():
+                    scan.left_out.append(("links to nothing", name))
+                else:
+                    scan.left_out.append(("neither files nor folders", name))
+    except OSError as error:
         raise UserError(
-            f"There is no {folder} yet.\nMake it, and all that it needs, with: dvc repro"
-        )
-    paths = (path for split in SPLITS for path in folder.glob(f"{split}/*/*"))
-    images = {path.relative_to(folder).as_posix(): path for path in paths}
-    images = {name: images[name] for name in sorted(images) if is_image(name)}
-    check_classes(images, folder)
-    return images
+            f"{printable(error.filename or folder)} cannot be read: {error.strerror}.\n"
+            "Make it readable, for instance with chmod, or move it away; then run the same "
+            "command again."
+        ) from error
+    return scan
 
 
-def is_leftover(name: str) -> bool:
+def find_images(folder: str | PathLike[str]) -> dict[str, Path]:
+    """Return the images in a folder and in all below it, by their paths in it, sorted."""
+    images: dict[str, Path] = {}
+    pending: list[tuple[str, str, frozenset[str]]] = [(os.fspath(folder), "", frozenset())]
+    while pending:
+        path, prefix, above = pending.pop()
+        if (real := os.path.realpath(path)) in above:
+            continue  # a link to a folder above
+        folders, files, _ = scan_folder(path)
+        images |= {prefix + file.name: Path(file.path) for file in files if is_image(file.name)}
+        pending += [(entry.path, f"{prefix}{entry.name}/", above | {real}) for entry in folders]
+    return dict(sorted(images.items()))
+
+
+def is_system_file(name: str) -> bool:
     """Return whether a file or folder is hidden, or one that a system or a tool leaves behind.
 
-    >>> is_leftover(".ipynb_checkpoints"), is_leftover("Thumbs.db"), is_leftover("ants")
+    >>> is_system_file(".ipynb_checkpoints"), is_system_file("Thumbs.db"), is_system_file("ants")
     (True, True, False)
     """
-    return name.startswith((".", "~$")) or name.lower() in LEFTOVERS
+    return name.startswith((".", "~$")) or name.lower() in SYSTEM_FILES
 
 
 def is_image(name: str) -> bool:
@@ -74,76 +91,4 @@ def is_image(name: str) -> bool:
     (True, False)
     """
     path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not any(map(is_leftover, path.parts))
-
-
-def check_classes(names: Iterable[str], where: str | PathLike[str]) -> None:
-    """Check that there are two classes or more, each with images in both splits.
-
-    Parameters
-    ----------
-    names
-        The images' names.
-    where
-        The folder or file that lists them, for the message.
-
-    Raises
-    ------
-    UserError
-        If not.
-    """
-    found = {(split, label) for split, label, _ in (name.split("/") for name in names)}
-    check_case(map("/".join, found), where)
-    classes = {label for _, label in found} or {"<class>"}
-    expected = {(split, label) for split in SPLITS for label in classes}
-    if missing := expected - found:
-        raise UserError(
-            f"{where} has no images in {', '.join(sorted(map('/'.join, missing)))}.\n"
-            "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
-            "every class in both."
-        )
-    if len(classes) == 1:
-        raise UserError(
-            f"{where} has a single class, {classes.pop()}; a classifier needs two or more.\n"
-            "Lay the images of another class out beside it."
-        )
-
-
-def check_case(folders: Iterable[str], where: str | PathLike[str]) -> None:
-    """Check that no two classes differ in case only: `Ants` in one split, `ants` in the other.
-
-    Parameters
-    ----------
-    folders
-        The paths of the classes' folders.
-    where
-        The folder or file that lists them, for the message.
-
-    Raises
-    ------
-    UserError
-        If two do.
-    """
-    by_case: dict[str, dict[str, list[str]]] = {}
-    for folder in sorted(folders):
-        label = PurePosixPath(folder).name
-        by_case.setdefault(label.casefold(), {}).setdefault(label, []).append(folder)
-    if same := [
-        " and ".join(chain(*twins.values())) for twins in by_case.values() if len(twins) > 1
-    ]:
-        raise UserError(
-            f"{where} has classes that differ in case only: {'; '.join(same)}.\n"
-            "Give them the same name if they are one class, names that differ in more if they are "
-            "two; then run the same command again."
-        )
-
-
-def classes_in(folder: str | PathLike[str] = IMAGES) -> list[str]:
-    """Return the names of the classes, sorted; a class's index is its label."""
-    return sorted({name.split("/")[1] for name in images_in(folder)})
-
-
-def images_by_split(folder: str | PathLike[str] = IMAGES) -> dict[str, list[str]]:
-    """Return the names of each split's images, sorted (see `images_in`)."""
-    names = list(images_in(folder))
-    return {split: [name for name in names if name.startswith(f"{split}/")] for split in SPLITS}
+    return path.suffix.lower() in EXTENSIONS and not any(map(is_system_file, path.parts))

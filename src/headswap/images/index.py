@@ -1,0 +1,106 @@
+"""The index of the verified images: `verify` writes it, and the other subpackages read it."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+from headswap.errors import UserError, bulleted
+from headswap.images.folders import SPLITS, find_images
+from headswap.io import digest, not_made_yet, write_csv
+from headswap.paths import IMAGES
+
+NAME = "index.csv"
+COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha256")
+
+
+class Row(NamedTuple):
+    """An image, with the values of `COLUMNS`.
+
+    ``path`` is ``<split>/<class>/<image>``; ``group`` is empty where the manifest has none;
+    ``width`` and ``height`` are in pixels, as `reading.read_image` returns the image.
+    """
+
+    path: str
+    split: str
+    label: str
+    group: str
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """The verified images of a folder, sorted by their paths in it."""
+
+    folder: Path
+    rows: list[Row]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, sorted; a class's place in the list is its label."""
+        return sorted({row.label for row in self.rows})
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """The paths of each split's images, sorted."""
+        return {split: [row.path for row in self.rows if row.split == split] for split in SPLITS}
+
+    @property
+    def digest(self) -> str:
+        """A digest of the paths and contents of all images."""
+        return digest([(row.path, row.sha256) for row in self.rows])
+
+    def labels(self, split: str) -> list[int]:
+        """Return the labels of a split's images, in the order of `names`."""
+        labels = {label: place for place, label in enumerate(self.classes)}
+        return [labels[row.label] for row in self.rows if row.split == split]
+
+
+def write_index(folder: str | PathLike[str], rows: Iterable[Row]) -> None:
+    """Write the index of a folder's images into it."""
+    write_csv(Path(folder, NAME), COLUMNS, sorted(rows))
+
+
+def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
+    """Read the index of a folder, and check that the images have the sizes that it says.
+
+    A UserError says which images were removed, added or changed since.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise not_made_yet(folder)
+    try:
+        with open(folder / NAME, encoding="utf-8", newline="") as file:
+            _, *lines = csv.reader(file)
+        rows = [
+            Row(path, split, label, group, int(width), int(height), int(size), sha256)
+            for path, split, label, group, width, height, size, sha256 in lines
+        ]
+    except FileNotFoundError:
+        raise _not_as_verified(folder, [f"missing: {NAME}"]) from None
+    except (ValueError, csv.Error):
+        raise _not_as_verified(folder, [f"changed: {NAME}"]) from None
+    sizes = {name: path.stat().st_size for name, path in find_images(folder).items()}
+    expected = {row.path: row.bytes for row in rows}
+    changes = [f"missing: {name}" for name in expected if name not in sizes]
+    changes += [f"extra: {name}" for name in sizes if name not in expected]
+    changes += [
+        f"changed: {name} ({sizes[name]} bytes, not {size})"
+        for name, size in expected.items()
+        if sizes.get(name, size) != size
+    ]
+    if changes:
+        raise _not_as_verified(folder, changes)
+    return Index(folder, rows)
+
+
+def _not_as_verified(folder: Path, changes: list[str]) -> UserError:
+    return UserError(
+        f"{folder} is not as it was verified:\n{bulleted(changes)}\n"
+        "Restore the images with: dvc repro verify"
+    )
