@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from headswap.compare.variance import Array, replicate_prior
-from headswap.compare.versions import made_by
+from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.params import Cell, Params
@@ -55,61 +55,38 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Results:
-    """The results of all cells of a matrix.
-
-    Attributes
-    ----------
-    params
-        The parameters that name the cells.
-    cells
-        The cells by name, in the order of the parameters.
-    figures
-        A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``.
-    timing
-        For each cell the content of ``metrics/timing/<cell>.json``, where in `probe` each run's
-        share of the time that its features took is added to its times. A value is a list where it
-        was not the same for all runs and, in `probe`, the features; a version is a list of all.
-    curves, predictions
-        The tables of all cells in one, with a first column ``cell``.
-    counts
-        The numbers of images: ``metrics/dataset.json``.
-    published
-        The write-up's tables, ``summary`` and ``curves``, without networks that have a factory of
-        their own; empty if the write-up used other images or weights.
-    correct
-        For each cell and epoch which images were classified correctly: a boolean table with a row
-        per finished seed and a column per image.
-    """
+    """The results of all cells of a matrix, in the order of the parameters."""
 
     params: Params
     cells: dict[str, Cell]
     figures: pd.DataFrame
+    """A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``."""
     timing: dict[str, dict[str, Any]]
+    """For each cell the content of ``metrics/timing/<cell>.json``; in `probe` each run's share of
+    the time that its features took is added to its times. A value is a list where it was not the
+    same for all runs and, in `probe`, the features; a version is a list of all."""
     curves: pd.DataFrame
+    """The tables of all cells in one, with a first column ``cell``."""
     predictions: pd.DataFrame
+    """The same of the predictions."""
     counts: dict[str, int]
+    """The numbers of images: ``metrics/dataset.json``."""
     published: dict[str, pd.DataFrame]
+    """The write-up's tables, ``summary`` and ``curves``, without networks that have a factory of
+    their own; empty if the write-up used other images or weights."""
     correct: dict[tuple[str, str], pd.DataFrame]
+    """For each cell and epoch which images were classified correctly: a boolean table with a row
+    per finished seed and a column per image."""
 
     @property
     def labels(self) -> pd.Series:
         """The class of each validation image, by its name; empty if no run finished."""
         return self.predictions.drop_duplicates("image").set_index("image")["label"]
 
-    def contrast(self, weights: Mapping[str, float], which: Epoch = "best") -> Array:
-        """Return a weighted sum of several cells' correct predictions.
+    def weighted_correct(self, weights: Mapping[str, float], which: Epoch = "best") -> Array:
+        """Return a weighted sum of several cells' correct predictions, shape (replicates, images).
 
-        Parameters
-        ----------
-        weights
-            The weight of each cell, by name.
-        which
-            The epoch.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (replicates, images), for the seeds that all of the cells finished (maybe none).
+        The replicates are those of the seeds that all of the cells finished, maybe none.
         """
         correct = {cell: self.correct[cell, which] for cell in weights}
         seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in correct.values())))
@@ -119,15 +96,12 @@ class Results:
         return np.sum([weight * values[cell] for cell, weight in weights.items()], axis=0)
 
     def replicate_prior(self, which: Epoch = "best", without: str | None = None) -> Array | None:
-        """Return what the cells say about the replicates (see `spread`), maybe all but one."""
+        """Return what the cells say about the replicates (see `variance`), maybe all but one."""
         values = [self.correct[cell, which] for cell in self.cells if cell != without]
         return replicate_prior(of_cell for of_cell in values if len(of_cell))
 
     def seconds(self, cell: str) -> pd.Series:
-        """Return the seconds of each finished run, in `probe` with its share of the features.
-
-        Features are computed once for all runs, so their share is the same in each.
-        """
+        """Return the seconds of each finished run, in `probe` with its share of the features."""
         return pd.Series(self.timing[cell]["seconds_per_run"], dtype=float)
 
     def timed_under_same_conditions(self, cells: Iterable[str]) -> bool:
@@ -140,11 +114,8 @@ class Results:
 def read_results(params: Params) -> Results:
     """Read the results of the cells that the parameters name, and of no others.
 
-    Raises
-    ------
-    UserError
-        If a cell has no results yet, a file is damaged, or cells were validated on different
-        images.
+    A UserError says if a cell has no results yet, a file is damaged, or cells were validated on
+    different images.
     """
     cells = {cell.name: cell for cell in params.cells()}
     missing = [cell for cell in cells if not (CELL_METRICS / f"{cell}.json").exists()]
@@ -193,20 +164,7 @@ def read_results(params: Params) -> Results:
 
 
 def correct_predictions(predictions: pd.DataFrame, which: Epoch) -> pd.DataFrame:
-    """Return which images each replicate of a cell classified correctly.
-
-    Parameters
-    ----------
-    predictions
-        The cell's table of predictions.
-    which
-        The epoch.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Boolean, with a row per seed and a column per image.
-    """
+    """Return which images (columns) each seed (rows) of a cell's predictions has right."""
     rows = predictions[predictions["which"] == which]
     rows = rows.assign(correct=rows["label"] == rows["predicted"])
     return rows.pivot(index="seed", columns="image", values="correct")
@@ -215,10 +173,7 @@ def correct_predictions(predictions: pd.DataFrame, which: Epoch) -> pd.DataFrame
 def confidence(results: Results, cell: str) -> tuple[Array, NDArray[np.bool_]]:
     """Return the predicted class's probability at the best epoch, and whether it was correct.
 
-    Returns
-    -------
-    probabilities, correct : numpy.ndarray
-        Shape (predictions,), over all finished replicates and images.
+    Both have shape (predictions,), over all finished replicates and images.
     """
     rows = results.predictions
     rows = rows[(rows["cell"] == cell) & (rows["which"] == "best")]
@@ -227,10 +182,7 @@ def confidence(results: Results, cell: str) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
-    """Return a cell's times, and in `probe` each run's share of the time of the features.
-
-    Where features and runs were timed under different conditions, both are listed.
-    """
+    """Return a cell's times, in `probe` with each run's share of those of the features."""
     timing = _read_json(TIMING / f"{cell.name}.json", "timing")
     records = [timing]
     if cell.mode == "probe":
@@ -244,7 +196,7 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
                 runs = timing[key] if isinstance(timing[key], list) else [timing[key]]
                 timing[key] = list(dict.fromkeys([*runs, embedding[key]]))
         records.append(embedding)
-    return {**timing, "versions": made_by(*records)}
+    return {**timing, "versions": merge_versions(*records)}
 
 
 def _check_runs(
