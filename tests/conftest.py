@@ -3,12 +3,15 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ruamel.yaml import YAML
@@ -20,6 +23,8 @@ PAGE = Path(".dvc/plots/page.html")
 MODES = ("finetune", "frozen", "probe")
 CELLS = [f"{model}-{mode}" for model in ("tiny", "resnet18") for mode in MODES]
 """The cells of the fixture `trained`."""
+SLOW = {"models": ["slow"], "factories": {"slow": "my_networks:slow"}}
+"""Parameters of a network that can be interrupted, for `edit`."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a background job of a shell
 os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
@@ -91,16 +96,16 @@ def prepared_once(tmp_path_factory):
     folder = project(tmp_path_factory.mktemp("prepared") / "project")
     with pytest.MonkeyPatch.context() as patch:
         enter(folder, patch)
-        factories = {"tiny": "my_networks:tiny", "slow": "my_networks:slow"}
-        edit(models=["tiny", "slow"], factories=factories)
+        tiny = {"models": ["tiny"], "factories": {"tiny": "my_networks:tiny"}}
+        edit(models=["tiny", "slow"], factories={**tiny["factories"], "slow": "my_networks:slow"})
         prepare()
-        edit(models=["tiny"])
+        edit(**tiny)
     return folder
 
 
 @pytest.fixture
 def prepared(prepared_once, tmp_path, monkeypatch):
-    """Return a project that is ready to train `tiny`, and `slow` where it is under `models`."""
+    """Return a project that is ready to train `tiny`, and `slow` if that replaces it: `SLOW`."""
     return copy_of(prepared_once, tmp_path, monkeypatch)
 
 
@@ -239,3 +244,30 @@ def read_until(process, text):
     finally:
         patience.cancel()
     raise AssertionError("".join(lines))
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    """Start a Dask scheduler; return its process, variables that lead to it, and `worker`.
+
+    That starts a worker there.
+    """
+    options = ("--host", "127.0.0.1", "--no-dashboard")
+    file = tmp_path / "scheduler.json"
+    port = ("--port", "0", "--scheduler-file", file)
+    processes = [start("dask", "scheduler", *options, *port)]
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    address = re.search(r"tcp://[\d.:]+", file.read_text()).group()
+
+    def worker(nanny="--no-nanny", **variables):
+        words = ("dask", "worker", address, *options, nanny, "--nthreads", 2, "--memory-limit", 0)
+        processes.append(start(*words, cwd=tmp_path, **variables))
+        return processes[-1]
+
+    variables = {"DASK_SCHEDULER_ADDRESS": address}
+    yield SimpleNamespace(process=processes[0], variables=variables, worker=worker)
+    for process in processes:
+        process.kill()
+        process.communicate()
