@@ -72,7 +72,7 @@ def without_cast_weights():
 @contextlib.contextmanager
 def without_cached_images():
     """Decode each image whenever it is used."""
-    from headswap.train.speed.image_cache import ImageCache
+    from headswap.train.dataset import ImageCache
 
     with mock.patch.object(ImageCache.__init__, "__defaults__", (0,)):
         yield
@@ -104,19 +104,19 @@ def measure(cell, precision, piece, images):
     chosen = params.load()
     times = []
 
-    def on_progress(**message):
-        if "share" not in message:
+    def on_progress(done, figures=None, note=""):
+        if done % 1 == 0:
             now = os.times()
             times.append(now.user + now.system)
 
     if cell.mode == "probe":
-        chosen = chosen.model_copy(update={"precision": precision})
+        chosen = chosen.model_copy(update={"precision": precision, "device": "cpu"})
         with PIECES[piece][0]() if piece else contextlib.nullcontext():
             folder = Path(tempfile.mkdtemp(dir="."))
-            features.compute_parts(cell.model, chosen, ["0", "1"], folder, on_progress=on_progress)
+            features.compute_parts(cell.model, chosen, ["0", "1"], folder, on_progress)
         return times[1] - times[0]
     recipe = chosen.train.model_copy(update={"epochs": 2})
-    chosen = chosen.model_copy(update={"precision": precision, "train": recipe})
+    chosen = chosen.model_copy(update={"precision": precision, "train": recipe, "device": "cpu"})
     with PIECES[piece][0]() if piece else contextlib.nullcontext():
         dataset = run.open_dataset(cell, chosen)
         network = run.build_network(cell, chosen, dataset, 0)

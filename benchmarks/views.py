@@ -22,13 +22,12 @@ from headswap import params
 from headswap.compare.intervals import contrast
 from headswap.images.preprocessing import Preprocessing
 from headswap.runs import provenance
-from headswap.train.dataset import ImageDataset
-from headswap.train.features import FeatureDataset, compute_features
+from headswap.train.dataset import FeatureDataset, ImageDataset
+from headswap.train.features import compute_features
 from headswap.train.loop import make_autocast, train
 from headswap.train.networks import new_head, replace_layer
 from headswap.train.seeds import generator
-from headswap.train.tensors import save_tensors
-from headswap.train.weights import load_pretrained, write_weights
+from headswap.train.weights import load_pretrained, save_tensors, write_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "efficientnet_lite0"

@@ -59,14 +59,19 @@ def project(folder):
         train={"epochs": 3, "lr": 0.01},
         probe={"epochs": 3},
         embed={"views": 2},
+        device="cpu",
     )
     return folder
 
 
 def enter(folder, monkeypatch):
-    """Make a project the working folder, and its networks importable, until the test has ended."""
+    """Make a project the working folder, and its networks importable, until the test has ended.
+
+    Runs are trained in the test's own process.
+    """
     monkeypatch.chdir(folder)
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
+    monkeypatch.setenv("HEADSWAP_WORKERS", "0")
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
     return folder
 
@@ -208,6 +213,9 @@ def start(*command, cwd=None, **variables):
 
     Its output and its messages are one text.
     """
+    environment = {**os.environ, "COLUMNS": "200", **variables}
+    if "HEADSWAP_WORKERS" not in variables:
+        environment.pop("HEADSWAP_WORKERS", None)
     return subprocess.Popen(
         [*map(str, command)],
         stdout=subprocess.PIPE,
@@ -215,7 +223,7 @@ def start(*command, cwd=None, **variables):
         text=True,
         errors="replace",
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", **variables},
+        env=environment,
     )
 
 

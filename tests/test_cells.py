@@ -19,7 +19,7 @@ from headswap.runs.cells import write_outputs
 from headswap.train import run
 from headswap.train.checkpoint import History, save_checkpoint
 from headswap.train.speed.low_rank import LowRankUpdates
-from headswap.train.tensors import save_tensors
+from headswap.train.weights import save_tensors
 
 
 def train(mode="frozen", model="tiny"):

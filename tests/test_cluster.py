@@ -18,7 +18,7 @@ from headswap.runs.workers import Task
 TRAIN = ("headswap", "train", "tiny", "frozen")
 
 
-def nap(*, on_progress):
+def nap(on_progress):
     begin = time.time()
     time.sleep(1)
     return begin, time.time()
@@ -29,7 +29,7 @@ def test_tasks_that_need_more_memory_than_there_is_wait_for_each_other(workspace
     monkeypatch.setenv("HEADSWAP_WORKERS", "3")
     total = available_memory()
     sizes = [0.3 * total, 0.3 * total, 0.6 * total, 0.6 * total, 50 * total]
-    tasks = [Task(f"task {n}", nap, (), int(size), 1) for n, size in enumerate(sizes)]
+    tasks = [Task(f"task {n}", f"{__name__}:nap", (), int(size)) for n, size in enumerate(sizes)]
     spans = run_parallel(tasks, lambda *_: None)
 
     def together(one, other):
@@ -111,4 +111,4 @@ def test_a_worker_without_the_folder_is_told_to_share_it(workspace, scheduler, m
     monkeypatch.setenv(*scheduler.variables.popitem())
     monkeypatch.setattr("os.getcwd", lambda: "/nowhere")
     with pytest.raises(UserError, match="/nowhere(.|\n)*same path"):
-        run_parallel([Task("task", time.sleep, (0,))], lambda *_: None)
+        run_parallel([Task("task", "time:sleep", (0,))], lambda *_: None)

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.io import sha256
-from headswap.runs.provenance import code_digest, machine
-from headswap.runs.store import cache_key
+from headswap.runs.keys import cache_key, code_digest
+from headswap.runs.provenance import machine
 
 HARMLESS = {
     "headswap": "loads a trained network for users; no stage calls it",
@@ -213,7 +213,7 @@ def ready(once, tmp_path, monkeypatch):
 def test_a_cache_key_is_computed_without_torch(ready):
     edit(device="cpu")
     script = (
-        "import sys; from headswap import params; from headswap.runs.store import cache_key;"
+        "import sys; from headswap import params; from headswap.runs.keys import cache_key;"
         "key = cache_key(params.Cell('tiny', 'frozen'), params.load());"
         "sys.exit('torch' in sys.modules or key['device'] != 'cpu')"
     )

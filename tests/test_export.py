@@ -22,7 +22,7 @@ from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
 from headswap.io import read_json, write_json
 from headswap.predict.export import compare_onnx, export, write_onnx
-from headswap.train.tensors import save_tensors
+from headswap.train.weights import save_tensors
 
 VAL = Path("data/images/val")
 pytestmark = pytest.mark.usefixtures("trained")

@@ -16,7 +16,7 @@ from headswap.cli import app
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.io import read_json
-from headswap.runs.store import cache_key
+from headswap.runs.keys import cache_key
 from headswap.snapshot import dependencies, unchanged
 from headswap.train.features import write_features
 from headswap.train.run import train_run
@@ -182,15 +182,15 @@ def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(trained, 
     }[what]
     epochs = []
 
-    def replace(**message):
-        if "share" not in message:
-            epochs.append(message["done"])
+    def replace(done, figures=None, note=""):
+        if figures:
+            epochs.append(done)
             content = path.read_bytes()
             Path("replaced").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
             Path("replaced").replace(path)
 
     with pytest.raises(UserError, match=f"other {what}"):
-        train_run(cell, chosen, 7, key, on_progress=replace)
+        train_run(cell, chosen, 7, key, replace)
     assert epochs == [1, 2, 3] and not (trained.parent / "seed-7").exists()
 
 

@@ -100,7 +100,7 @@ def test_a_digest_depends_on_values_not_on_the_order_of_keys():
 def test_files_of_any_library_get_the_permissions_that_the_user_gives_to_new_files(tmp_path, mask):
     code = (
         "import os, pathlib, torch; from headswap.io import write_json; "
-        "from headswap.train.tensors import save_tensors; "
+        "from headswap.train.weights import save_tensors; "
         f"os.umask({mask}); save_tensors(pathlib.Path('a.safetensors'), {{'a': torch.ones(1)}}); "
         "write_json('a.json', 1)"
     )

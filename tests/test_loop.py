@@ -18,12 +18,10 @@ from headswap.errors import UserError
 from headswap.images.preprocessing import Preprocessing
 from headswap.train import loop
 from headswap.train import networks as backbones
-from headswap.train.dataset import ImageDataset
-from headswap.train.features import FeatureDataset, compute_features
+from headswap.train.dataset import FeatureDataset, ImageCache, ImageDataset, decode
+from headswap.train.features import compute_features
 from headswap.train.seeds import derive, generator
-from headswap.train.speed.image_cache import ImageCache
-from headswap.train.tensors import save_tensors
-from headswap.train.transforms import decode
+from headswap.train.weights import save_tensors
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
 IMAGE = Preprocessing(size=64, resize=72)
@@ -203,10 +201,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(photographs):
         Few(photographs, 3),
         hot,
         seed=0,
-        on_progress=lambda **message: messages.append(message),
+        on_progress=lambda done, figures=None, note="": messages.append(note),
     )
     assert history.diverged == 0
-    assert "epoch 0 at learning rate 1e+30" in messages[-1]["note"]
+    assert "epoch 0 at learning rate 1e+30" in messages[-1]
 
 
 def test_validation_images_agree_with_the_transforms_of_the_tutorial(photographs):
@@ -365,7 +363,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_starts_from_the_first_epoc
 ):
     checkpoint, messages = tmp_path / "checkpoint.pt", []
 
-    def run(report=lambda **message: None):
+    def run(report=lambda *_, **message: None):
         return loop.train(
             my_networks.tiny(),
             Few(photographs, 2),
@@ -382,8 +380,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_starts_from_the_first_epoc
     else:
         damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99}
         checkpoint.write_bytes(damaged[damage])
-    history = run(lambda **message: messages.append(message))
-    assert "starts from the first epoch" in messages[0]["note"]
+    history = run(lambda done, figures=None, note="": messages.append(note))
+    assert "starts from the first epoch" in messages[0]
     assert history.curves == whole.curves
 
 

@@ -170,7 +170,7 @@ def test_missing_and_damaged_files_of_a_folder_are_named(tmp_path):
 
 def test_a_cell_whose_runs_all_diverged_keeps_none(prepared):
     edit(train={"lr": 1e30})
-    train_cell(params.Cell("tiny", "finetune"), params.load(), lambda name, message: None)
+    train_cell(params.Cell("tiny", "finetune"), params.load(), lambda *_: None)
     record = read_json("models/tiny-finetune/model.json")
     assert record["kept"] is None and {run["weights"] for run in record["runs"]} == {None}
     with pytest.raises(UserError, match="all runs of tiny-finetune diverged"):

@@ -51,15 +51,6 @@ def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters
     assert sum(value.numel() for value in network.parameters() if value.requires_grad) == trained
 
 
-@pytest.mark.parametrize(("name", "millions"), [("resnet50", 11.1), ("alexnet", 0.49)])
-def test_activations_are_as_published(name, millions):
-    # ResNet-50's as in "Designing Network Design Spaces", table 9; AlexNet's by hand:
-    # 64 * 55**2 + 192 * 27**2 + (384 + 256 + 256) * 13**2 + 2 * 4096 + 1000
-    assert measure_complexity(backbones.build(name, {}), 224)["activations"] / 1e6 == pytest.approx(
-        millions, abs=0.05
-    )
-
-
 def test_a_frozen_network_is_as_deep_as_before():
     network = backbones.build("resnet18", {})
     backbones.freeze_all_but(network, "fc")

@@ -13,14 +13,14 @@ from headswap import params
 from headswap.compare.report import preprocessing as reported
 from headswap.compare.results import read_results
 from headswap.errors import UserError
-from headswap.images.preprocessing import Preprocessing, of_network, preprocessing
+from headswap.images.preprocessing import Preprocessing, preprocessing, preprocessing_from_network
 from headswap.io import read_json, read_tensors, write_json
 from headswap.paths import WEIGHTS
-from headswap.runs.store import cache_key
+from headswap.runs.keys import cache_key
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
 from headswap.train.run import open_dataset
-from headswap.train.weights import load_pretrained, preset, write_weights
+from headswap.train.weights import load_pretrained, torchvision_preprocessing, write_weights
 
 IMAGENET = Preprocessing(224, 256, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OWN = {"size": 40, "resize": 50, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -29,7 +29,7 @@ AUTO = params.Image(size="auto", resize="auto")
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
 def test_the_networks_of_the_experiment_see_what_they_always_saw(name):
-    assert preset(name) == IMAGENET == Preprocessing()
+    assert torchvision_preprocessing(name) == IMAGENET == Preprocessing()
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,13 @@ def test_the_networks_of_the_experiment_see_what_they_always_saw(name):
     ],
 )
 def test_torchvisions_networks_see_images_as_their_weights_say(name, size, resize, interpolation):
-    found = preset(name)
+    found = torchvision_preprocessing(name)
     assert (found.size, found.resize, found.interpolation) == (size, resize, interpolation)
 
 
 def test_inputs_from_minus_1_to_1_are_torchvisions_too():
-    assert preset("efficientnet_v2_l").mean == preset("efficientnet_v2_l").std == [0.5] * 3
+    found = torchvision_preprocessing("efficientnet_v2_l")
+    assert found.mean == found.std == [0.5] * 3
 
 
 CFG = {
@@ -75,7 +76,7 @@ FROM_CFG = Preprocessing(299, 314, "bicubic", [0.5] * 3, [0.4] * 3)
     ],
 )
 def test_a_factorys_network_says_how_it_sees_images(attributes, expected):
-    assert of_network(SimpleNamespace(**attributes), "mine") == expected
+    assert preprocessing_from_network(SimpleNamespace(**attributes), "mine") == expected
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,10 @@ def test_a_factorys_network_says_how_it_sees_images(attributes, expected):
 )
 def test_what_a_network_says_of_its_images_is_checked(attributes, message):
     with pytest.raises(UserError, match=message) as error:
-        of_network(SimpleNamespace(**attributes), "mine")
+        preprocessing_from_network(SimpleNamespace(**attributes), "mine")
     remedy = str(error.value).partition("network.preprocessing = ")[2]
-    assert of_network(SimpleNamespace(preprocessing=eval(remedy)), "mine") == IMAGENET
+    corrected = SimpleNamespace(preprocessing=eval(remedy))
+    assert preprocessing_from_network(corrected, "mine") == IMAGENET
 
 
 @pytest.fixture
@@ -146,7 +148,7 @@ def test_what_a_network_sees_is_its_own_from_training_to_the_report_and_the_pred
 
 
 def test_weights_that_do_not_say_what_they_see_are_to_be_written_again(workspace):
-    from headswap.train.tensors import save_tensors
+    from headswap.train.weights import save_tensors
 
     save_tensors(WEIGHTS / "tiny.safetensors", {}, source="random", head="6")
     with pytest.raises(UserError, match="dvc repro --force --single-item weights@tiny"):

@@ -60,13 +60,13 @@ def photographs(tmp_path_factory):
 
 
 def best_accuracy(mode, chosen):
-    train_cell(params.Cell(NAME, mode), chosen, lambda name, message: None)
+    train_cell(params.Cell(NAME, mode), chosen, lambda *_: None)
     predictions = pd.read_csv(f"plots/predictions/{NAME}-{mode}.csv").query("which == 'best'")
     return (predictions["label"] == predictions["predicted"]).mean()
 
 
 def test_a_linear_probe_reaches_92_percent(photographs):
-    write_features(NAME, photographs, lambda name, message: None)
+    write_features(NAME, photographs, lambda *_: None)
     assert best_accuracy("probe", photographs) >= 0.92
 
 

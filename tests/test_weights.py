@@ -22,7 +22,7 @@ from headswap import params
 from headswap.errors import UserError
 from headswap.io import read_tensors, sha256
 from headswap.train import weights as pretrained
-from headswap.train.tensors import save_tensors
+from headswap.train.weights import save_tensors
 
 SMALL = "shufflenet_v2_x0_5"
 NOWHERE = "http://127.0.0.1:9"

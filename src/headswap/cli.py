@@ -20,7 +20,7 @@ import typer
 from headswap.errors import UserError, bulleted, os_error_text
 
 if TYPE_CHECKING:
-    from headswap.params import Mode, Params
+    from headswap.params import Cell, Params
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
-STARTS_AGAIN = ("check", "manifest", "predict", "export", "report", "status", "prune")
+NOT_RESUMABLE = ("check", "manifest", "predict", "export", "report", "status", "prune")
 """The commands that keep nothing to continue with when they are interrupted."""
 
 
@@ -46,7 +46,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             _fail(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
-            if function.__name__ in STARTS_AGAIN:
+            if function.__name__ in NOT_RESUMABLE:
                 sys.exit("\nStopped. No file is half written. Run the same command again.")
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
@@ -151,9 +151,8 @@ def manifest(
     use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
 ) -> None:
     """List a folder of your own images in a manifest."""
-    from headswap.data.listing import list_images
-    from headswap.data.manifest import find_quality_issues, write_manifest
-    from headswap.data.summary import print_classes, print_left_out
+    from headswap.data.listing import list_images, print_left_out
+    from headswap.data.manifest import find_quality_issues, print_classes, write_manifest
     from headswap.params import dataset_lines, load, set_dataset
 
     output = output or _default_output(folder)
@@ -208,7 +207,7 @@ def weights(model: Model) -> None:
 @stage
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is trained on."""
-    params = _load_with(model)
+    params = _with_device(_load_with(model))
     from headswap.progress import progress
     from headswap.runs.workers import warm_up
 
@@ -222,17 +221,21 @@ def embed(model: Model) -> None:
 @stage
 def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]) -> None:
     """Train a model in one mode, with every seed."""
+    from headswap.params import Cell
+
     params = _load_with(model)
     for known in params.modes:
         if mode == known:
-            return _train(model, known, params)
+            return _train(Cell(model, known), params)
     raise UserError(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
 
 
 @stage
 def probe(model: Model) -> None:
     """Train a linear probe on a model's features, with every seed."""
-    _train(model, "probe", _load_with(model))
+    from headswap.params import Cell
+
+    _train(Cell(model, "probe"), _load_with(model))
 
 
 @command
@@ -246,7 +249,7 @@ def runs(
 
     A cell is changed if DVC calls its stage changed; `dvc repro` then finds its runs finished.
     """
-    params = _load()
+    params = _with_device(_load())
     from headswap.data.changes import check_photographs
     from headswap.progress import progress
     from headswap.runs.cluster import run_parallel
@@ -269,15 +272,14 @@ def runs(
     )
 
 
-def _train(model: str, mode: "Mode", params: "Params") -> None:
-    from headswap.params import Cell
+def _train(cell: "Cell", params: "Params") -> None:
+    params = _with_device(params)
     from headswap.progress import progress
     from headswap.runs.cells import train_cell
-    from headswap.runs.status import whole_line
+    from headswap.runs.status import pipeline_summary
 
-    if whole := whole_line(params):
-        print(f"The whole pipeline: {whole}")
-    cell = Cell(model, mode)
+    if summary := pipeline_summary(params):
+        print(f"The whole pipeline: {summary}")
     with progress("epoch", params.recipe(cell).epochs) as on_progress:
         train_cell(cell, params, on_progress)
 
@@ -319,7 +321,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
-    from headswap.predict.files import find_images, misclassified_images, split_arguments
+    from headswap.predict.files import find_named_images, misclassified_images, split_arguments
     from headswap.predict.folders import best_cell, find_folder
 
     cell, images = split_arguments(arguments or [])
@@ -333,7 +335,7 @@ def predict(
         name = best_cell()
         print(f"The best cell of the comparison is {name}.", file=sys.stderr)
     folder = find_folder(name)
-    paths = misclassified_images() if misclassified else find_images(images)
+    paths = misclassified_images() if misclassified else find_named_images(images)
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     from headswap.predict.predict import classify
@@ -365,7 +367,7 @@ def export(
 @command
 def status() -> None:
     """Say how far all runs are, from any terminal, at any time."""
-    params = _load()
+    params = _with_device(_load())
     from headswap.progress import console
     from headswap.runs.status import status_lines
 
@@ -393,7 +395,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
 ) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
-    params = _load()
+    params = _with_device(_load())
     from headswap.io import folder_size
     from headswap.runs.locks import file_lock
     from headswap.runs.store import runs_root, unused_folders
@@ -430,6 +432,13 @@ def _load_with(model: str) -> "Params":
         )
     _print_outdated(params)
     return params
+
+
+def _with_device(params: "Params") -> "Params":
+    """Return parameters whose device is one that this machine has."""
+    from headswap.train.devices import resolve_device
+
+    return params.model_copy(update={"device": resolve_device(params.device)})
 
 
 def _print_outdated(params: "Params") -> None:

@@ -3,52 +3,58 @@
 import contextlib
 import itertools
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-OnProgress = Callable[[str, dict[str, Any]], None]
-"""Called with a task's name and a message after each of its steps (see `progress`)."""
+OnProgress = Callable[..., None]
+"""Called as ``on_progress(done, figures=None, note="")`` with how far a task is.
 
-OWN_KEYS = ("done", "by", "share", "note")
-"""The keys of a message that are not figures to show."""
+``done`` is the number of its finished steps and the share of the next, None if that is as before;
+``figures``, such as the loss, are known when a step ends; ``note`` is a line to print. Where there
+are several tasks, the name of the task comes first.
+"""
+
 NARROW = 100
 """On fewer columns a bar has its first figure only."""
 console = Console(highlight=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
 
+def seconds_left(work: Iterable[tuple[float, float]], workers: int) -> float:
+    """Return how long tasks take side by side, from the steps left and seconds a step of each.
+
+    >>> seconds_left([(10, 6), (5, 6), (0, 6)], workers=4)
+    45.0
+    """
+    seconds = [steps * of_step for steps, of_step in work if steps]
+    return sum(seconds) / max(1, min(workers, len(seconds)))
+
+
 @contextlib.contextmanager
 def progress(
     unit: str, steps: int | Mapping[str, int], seconds: Mapping[str, float] | None = None
 ) -> Iterator[OnProgress]:
-    """Show the progress of tasks that run side by side.
+    """Show the progress of tasks that run side by side; yields what is to be called with it.
 
     Parameters
     ----------
     unit
         The name of a step: ``epoch``, ``view``.
     steps
-        How many steps each task has; or for each task of a queue its number, so that the progress
-        of the whole is shown, too.
+        How many each task has; or for each task of a queue its number, so that the progress of the
+        whole is shown, too.
     seconds
-        About how long a step of each of these tasks takes, or in what ratio; by default all steps
-        take the same time.
-
-    Yields
-    ------
-    callable
-        ``on_progress(name, message)``, to be called after each step of a task. The message holds
-        figures to show and, if it has these keys: ``done``, the number of finished steps; or
-        ``by``, by how much that grew, where it is not one step; ``share``, which share of the
-        next step is finished; ``note``, a line to print.
+        How long a step of each task of the queue takes, or in what ratio; None: all the same.
     """
-    shows_bars = console.is_terminal and not console.is_dumb_terminal
+    debugged = os.environ.get("HEADSWAP_WORKERS") == "0"  # bars would be drawn over a debugger
+    shows_bars = console.is_terminal and not console.is_dumb_terminal and not debugged
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=8),
@@ -60,78 +66,87 @@ def progress(
         console=console,
         disable=not shows_bars,
     )
-    queue = _Queue(steps, seconds or {}) if isinstance(steps, Mapping) else None
-    whole = (
-        bars.add_task("all runs", total=len(queue.steps), left="", figures="") if queue else None
-    )
-    tasks: dict[str, TaskID] = {}
-    done_by_task: dict[str, float] = {}
-    started: dict[str, tuple[float, float]] = {}
-    figures_by_task: dict[str, str] = {}
+    queue = steps if isinstance(steps, Mapping) else {}
+    tasks = {name: _Task(queue[name], (seconds or {}).get(name, 1)) for name in queue}
+    whole = bars.add_task("all runs", total=len(queue), left="", figures="") if queue else None
+    workers = 1
 
-    def on_progress(name: str, message: dict[str, Any]) -> None:
-        total = queue.steps[name] if queue else steps
-        assert isinstance(total, int)
-        before = done_by_task.get(name, 0)
-        ended = message.get("done", before + message.get("by", 0 if "share" in message else 1))
-        ended = round(ended, 6)  # of many small steps
-        done_by_task[name], done = ended, ended + message.get("share", 0)
-        # The first step does not count for the speed: it may have been done long ago.
-        first, since = started.get(name, (done, time.monotonic()))
-        if done:
-            started[name] = first, since
-        values = {key: value for key, value in message.items() if key not in OWN_KEYS}
-        if shows_bars and console.width < NARROW:
-            values = dict(itertools.islice(values.items(), 1))
-        if values:
-            figures_by_task[name] = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
-        figures = figures_by_task.get(name, "")
-        left = ""
-        if first < done < total:
-            seconds = (time.monotonic() - since) / (done - first) * (total - done)
-            left = f"{timedelta(seconds=round(seconds))} left"
-        if queue and whole is not None:
-            queue.update(name, done)
-            bars.update(whole, completed=queue.finished, left=queue.time_left())
-            if not shows_bars and done == total:
-                left += f"({queue.finished}/{len(queue.steps)} runs  {queue.time_left()})"
-        if name not in tasks:
-            tasks[name] = bars.add_task(name, total=total, left="", figures="")
-        visible = not queue or done < total
-        bars.update(tasks[name], completed=done, left=left, figures=figures, visible=visible)
-        step = math.floor(ended)
-        if step > math.floor(before) and "share" not in message and not shows_bars:
-            console.print(
-                f"{name}: {unit} {step}/{total}  {figures}  {left}".rstrip(), markup=False
+    def on_progress(
+        name: str, done: float | None, figures: Mapping[str, float] | None = None, note: str = ""
+    ) -> None:
+        nonlocal workers
+        if isinstance(steps, int):
+            tasks.setdefault(name, _Task(steps))
+        task = tasks[name]
+        if task.bar is None:
+            task.bar = bars.add_task(name, total=task.steps, left="", figures="")
+        has_ended = task.update(done) or bool(figures)
+        if figures:
+            shown = itertools.islice(
+                figures.items(), 1 if shows_bars and console.width < NARROW else None
             )
-        if note := message.get("note"):
+            task.figures = "  ".join(f"{key} {value:.4f}" for key, value in shown)
+        pace = _pace(tasks.values())
+        left = f"{_time(task.left(pace))} left" if pace and 0 < task.done < task.steps else ""
+        if whole is not None:
+            workers = max(workers, sum(task.is_running for task in tasks.values()))
+            finished = sum(task.done >= task.steps for task in tasks.values())
+            of_all = seconds_left([(1, task.left(pace)) for task in tasks.values()], workers)
+            about = f"about {_time(of_all)} left" if pace and of_all else ""
+            bars.update(whole, completed=finished, left=about)
+            if task.done >= task.steps and not shows_bars:
+                left = f"({f'{finished}/{len(tasks)} runs  {about}'.rstrip()})"
+        visible = not queue or task.done < task.steps
+        bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=visible)
+        if has_ended and not shows_bars:
+            ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}  {task.figures}  {left}"
+            console.print(ended.rstrip(), markup=False)
+        if note:
             console.print(f"{name}: {note}", markup=False)
 
     with bars:
         yield on_progress
 
 
-class _Queue:
-    """How much of a queue of tasks is done, and how long the rest will take."""
+@dataclass
+class _Task:
+    """How far a task is, and was when that was first known."""
 
-    def __init__(self, steps: Mapping[str, int], seconds: Mapping[str, float]):
-        self.steps, self.seconds, self.finished = steps, seconds, 0
-        self._done = dict.fromkeys(steps, 0.0)
-        self._start, self._computed = time.monotonic(), 0.0
+    steps: int
+    seconds: float = 1
+    done: float = 0
+    last: float = 0
+    first: tuple[float, float] | None = None
+    figures: str = ""
+    bar: TaskID | None = None
 
-    def update(self, name: str, done: float) -> None:
-        step = done - self._done[name]
-        if step <= 1:  # others were done before
-            self._computed += step * self.seconds.get(name, 1)
-        self._done[name] = done
-        self.finished = sum(self._done[task] >= self.steps[task] for task in self.steps)
+    def update(self, done: float | None) -> bool:
+        """Return whether a step has ended, of a task that was known to run."""
+        if done is None:
+            return False
+        has_ended = self.first is not None and math.floor(done) > math.floor(self.done)
+        self.done, self.last = done, time.monotonic()
+        self.first = self.first or (done, self.last)  # before, it may have run in another process
+        return has_ended
 
-    def time_left(self) -> str:
-        left = sum(
-            (steps - self._done[name]) * self.seconds.get(name, 1)
-            for name, steps in self.steps.items()
-        )
-        if not self._computed or not left:
-            return ""
-        seconds = (time.monotonic() - self._start) / self._computed * left
-        return f"about {timedelta(seconds=round(seconds))} left"
+    @property
+    def is_running(self) -> bool:
+        return self.first is not None and self.done < self.steps
+
+    def left(self, pace: float) -> float:
+        return (self.steps - self.done) * self.seconds * pace
+
+
+def _pace(tasks: Iterable[_Task]) -> float:
+    """Return the seconds that passed for each one that steps were said to take, 0 if not known."""
+    passed = expected = 0.0
+    for task in tasks:
+        if task.first:
+            done, since = task.first
+            passed += task.last - since
+            expected += (task.done - done) * task.seconds
+    return passed / expected if expected else 0
+
+
+def _time(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))

@@ -13,9 +13,9 @@ from headswap.images.preprocessing import Preprocessing
 from headswap.io import read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
+from headswap.train.dataset import center_crop, decode, normalize
 from headswap.train.loop import make_autocast
 from headswap.train.networks import build, new_head, replace_layer
-from headswap.train.transforms import center_crop, decode, normalize
 from headswap.train.weights import load_tensors
 
 
@@ -48,13 +48,7 @@ class Classifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def crop(self, path: str | PathLike[str]) -> torch.Tensor:
-        """Return what the network sees of a photograph: uint8, shape (3, size, size).
-
-        Raises
-        ------
-        UserError
-            If it cannot be read.
-        """
+        """Return what the network sees of a photograph: uint8, shape (3, size, size)."""
         return self._center_crop(decode(Path(path)))
 
     def normalize(self, crops: list[torch.Tensor]) -> torch.Tensor:

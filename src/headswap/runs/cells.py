@@ -1,10 +1,7 @@
-"""A cell: trains its runs in parallel, and writes its five outputs from the finished ones.
-
-This module does not import torch: where all runs are finished, none is needed.
-"""
+"""A cell: trains its runs in parallel, and writes its five outputs from the finished ones."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +12,16 @@ from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
 from headswap.progress import OnProgress, console
-from headswap.runs.locks import file_lock
+from headswap.runs.keys import cache_key, weights_packages
 from headswap.runs.record import RECORD, best_run, cell_record, weights_file
 from headswap.runs.store import (
-    cache_key,
     changes_since_last_run,
-    delete_checkpoint,
     expected_memory,
     find_damage,
     is_finished,
     run_folder,
-    weights_packages,
 )
-from headswap.runs.workers import Task
+from headswap.runs.workers import TRAIN_RUN, Task
 
 Probabilities = dict[str, np.ndarray]
 """Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""
@@ -36,33 +30,21 @@ Probabilities = dict[str, np.ndarray]
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     """Train the unfinished runs of a cell in parallel, and write the outputs of all its runs.
 
-    Parameters
-    ----------
-    cell
-        What to train.
-    params
-        Its ``seeds`` are the cell's replicates.
-    on_progress
-        Called with the name of a run and a message after each of its epochs.
-
-    Raises
-    ------
-    UserError
-        If a run fails. Then nothing is written; the finished epochs of every run are saved.
+    `on_progress` is called with the name of a run first. If a run fails, nothing is written; the
+    finished epochs of every run are saved.
     """
     key = cache_key(cell, params)
     if tasks := unfinished_runs(cell, params, key):
-        from headswap.runs.cluster import run_parallel
+        from headswap.runs.cluster import run_parallel  # Dask, which takes long to import
 
         run_parallel(tasks, on_progress)
-    folders = [run_folder(cell, key, seed) for seed in sorted(params.seeds)]
-    write_outputs(cell, params, folders)
+    write_outputs(cell, params, [run_folder(cell, key, seed) for seed in sorted(params.seeds)])
 
 
 def unfinished_runs(cell: Cell, params: Params, key: dict[str, Any]) -> list[Task]:
     """Return a task for each run of a cell that is not finished, or is damaged.
 
-    It is said why finished runs are not used.
+    Prints why finished runs are not reused.
     """
     folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
     damage = {seed: find_damage(folder) for seed, folder in folders.items()}
@@ -82,41 +64,13 @@ def unfinished_runs(cell: Cell, params: Params, key: dict[str, Any]) -> list[Tas
         )
     memory, epochs = expected_memory(cell), params.recipe(cell).epochs
     return [
-        Task(f"{cell.name} seed {seed}", _train_run, (cell, params, seed, key), memory, epochs)
+        Task(f"{cell.name} seed {seed}", TRAIN_RUN, (cell, params, seed, key), memory, epochs)
         for seed in seeds
     ]
 
 
-def _train_run(
-    cell: Cell,
-    params: Params,
-    seed: int,
-    key: dict[str, Any],
-    *,
-    on_progress: Callable[..., None],
-) -> None:
-    """Call `run.train_run` in a worker, unless another process has finished the run."""
-    from headswap.train.run import train_run
-
-    folder = run_folder(cell, key, seed)
-    with file_lock(folder.with_suffix(".lock"), lambda note: on_progress(by=0, note=note)):
-        if find_damage(folder):
-            shutil.rmtree(folder)
-        if not is_finished(folder):
-            train_run(cell, params, seed, key, on_progress=on_progress)
-        delete_checkpoint(folder)  # left by a process that was killed at the end of the run
-
-
 def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
-    """Write a cell's metrics, times, curves, predictions and models.
-
-    Parameters
-    ----------
-    cell, params
-        Whose runs they are.
-    folders
-        Of its finished runs, as `run.train_run` writes them.
-    """
+    """Write a cell's metrics, times, curves, predictions and models from its runs' folders."""
     runs = [read_json(folder / "run.json") for folder in folders]
     classes, names = _classes_and_names(cell)
     labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
@@ -172,11 +126,6 @@ def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the times of the runs that did not diverge, and what they were measured on.
 
     Where runs of a cell come from several machines or revisions, all values are listed.
-
-    Parameters
-    ----------
-    folders, runs
-        Of all runs.
     """
     timings = [read_json(folder / "timing.json") for folder in folders]
     finished = [
@@ -193,15 +142,14 @@ def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if finished:
         epochs = [epoch for of_run in finished for epoch in of_run]
-        phases = {
-            phase: float(np.mean([epoch[phase] for epoch in epochs]))
-            for phase in epochs[0]
-            if phase != "wall"
+        means = {
+            part: float(np.mean([epoch[part] for epoch in epochs]))
+            for part in ("train", "val", "checkpoint")
         }
         result |= {
             "seconds_per_run_mean": round(float(np.mean(seconds)), 3),
-            "seconds_per_epoch_mean": round(sum(phases.values()), 4),
-            **{f"{phase}_seconds_per_epoch_mean": round(phases[phase], 4) for phase in phases},
+            "seconds_per_epoch_mean": round(sum(means.values()), 4),
+            **{f"{part}_seconds_per_epoch_mean": round(means[part], 4) for part in means},
         }
     for key in timings[0]:
         if key == "memory_bytes":

@@ -1,6 +1,7 @@
 """Tasks in parallel on a Dask cluster: one in this process, or that at DASK_SCHEDULER_ADDRESS."""
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -12,7 +13,7 @@ from typing import Any
 
 from headswap.errors import UserError
 from headswap.progress import OnProgress, console
-from headswap.runs.workers import Task, run_in_child, warm_up, worker_count
+from headswap.runs.workers import Task, run_here, run_in_child, warm_up, worker_count
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """Dask's own variable: where the scheduler is whose workers compute the tasks."""
@@ -28,28 +29,15 @@ PATIENCE = 10
 
 
 def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
-    """Run tasks in parallel: on this machine `workers.worker_count` at a time, as memory allows.
+    """Run tasks, `workers.worker_count` at a time as memory allows, and return their results.
 
-    Parameters
-    ----------
-    tasks
-        Started in this order.
-    on_progress
-        Called with a task's name and each message from it.
-
-    Returns
-    -------
-    list
-        The results of the tasks, in their order.
-
-    Raises
-    ------
-    UserError
-        If a task fails, its process dies repeatedly, or the scheduler is lost. The other tasks are
-        stopped first.
+    They are started in their order. `on_progress` is called with a task's name first. If a task
+    fails, its process dies repeatedly, or the scheduler is lost, the others are stopped.
     """
     if not tasks:
         return []
+    if worker_count() == 0:
+        return [run_here(task, functools.partial(on_progress, task.name)) for task in tasks]
     results: dict[int, Any] = {}
     with _client(len(tasks)) as client:
         messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -74,7 +62,7 @@ def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
         try:
             for number, kind, content in _received(client, messages):
                 if kind == "progress":
-                    on_progress(tasks[number].name, content)
+                    on_progress(tasks[number].name, *content)
                 elif kind == "failure":
                     raise UserError(content)
                 else:
@@ -146,11 +134,6 @@ def _received(client: Any, messages: "queue.SimpleQueue[Any]") -> Iterator[tuple
 
     A task's result comes after all of its progress: the two take different ways, and a result may
     overtake.
-
-    Raises
-    ------
-    UserError
-        If the connection to the scheduler is lost, or a worker could not run the task.
     """
     counts: dict[int, int] = {}
     waiting: dict[int, tuple[int, str, Any]] = {}
@@ -174,7 +157,7 @@ def _received(client: Any, messages: "queue.SimpleQueue[Any]") -> Iterator[tuple
         if isinstance(message, dict):
             number = message["task"]
             counts[number] = counts.get(number, 0) + 1
-            yield number, "progress", message["message"]
+            yield number, "progress", message["progress"]
         else:
             number, sent, kind, content = _outcome(message)
             waiting[number] = sent, kind, content
@@ -207,15 +190,8 @@ def _lost() -> UserError:
 def _run_on_worker(task: Task, number: int, folder: str, topic: str) -> tuple[int, int, str, Any]:
     """Run a task in a child process of a Dask worker.
 
-    Returns
-    -------
-    number : int
-        Of the task.
-    sent : int
-        How many messages were sent on `topic`.
-    kind : {"result", "failure"}
-    content
-        The task's result, or a message for the user.
+    Return its number; how many messages were sent on `topic`; and ``result`` with its result, or
+    ``failure`` with a message for the user.
     """
     from distributed import get_worker
 
@@ -223,16 +199,16 @@ def _run_on_worker(task: Task, number: int, folder: str, topic: str) -> tuple[in
     key = worker.get_current_task()
     sent = 0
 
-    def send(message: dict[str, Any]) -> None:
+    def send(done: float | None, figures: dict[str, float] | None = None, note: str = "") -> None:
         nonlocal sent
         sent += 1
-        worker.log_event(topic, {"task": number, "message": message})
+        worker.log_event(topic, {"task": number, "progress": [done, figures, note]})
 
     def is_wanted() -> bool:
         state = worker.state.tasks.get(key)
         return state is not None and state.state == "executing"
 
-    send({"by": 0})  # so that its progress is shown from the start
+    send(None)  # so that its progress is shown from the start
     try:
         return number, sent, "result", run_in_child(task, folder, send, is_wanted)
     except UserError as error:

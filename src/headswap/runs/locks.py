@@ -2,33 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from headswap.errors import UserError
+from headswap.progress import OnProgress
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
     """Hold a file lock for the length of a block.
 
     The operating system releases the lock when its process ends, however it ends. On a file system
-    without locks, as some networks have, the block runs without.
-
-    Parameters
-    ----------
-    path
-        The lock file.
-    on_wait
-        Called with a note when another process holds the lock, before waiting for it. None does
-        not wait.
-
-    Raises
-    ------
-    UserError
-        If another process holds the lock, and `on_wait` is None. The message names the process.
+    without locks, as some networks have, the block runs without. Where another process holds the
+    lock, `on_progress` is told before this one waits; None does not wait but raises a UserError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder, lock = path.with_suffix(".pid"), FileLock(path)
@@ -37,13 +26,14 @@ def file_lock(path: Path, on_wait: Callable[[str], None] | None = None) -> Itera
             lock.acquire(timeout=0)
         except Timeout:
             process = holder.read_text() if holder.exists() else "unknown"
-            if on_wait is None:
+            if on_progress is None:
                 raise UserError(
                     f"Another process, number {process}, is working on {path.with_suffix('')}.\n"
                     f"Wait for it, or stop it with `kill {process}`, then run the same command "
                     "again."
                 ) from None
-            on_wait(f"waits for another process, number {process}, which is working on it")
+            waits = f"waits for another process, number {process}, which is working on it"
+            on_progress(None, note=waits)
             lock.acquire()
     try:
         if lock.is_locked:

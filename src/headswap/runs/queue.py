@@ -11,17 +11,15 @@ from pathlib import Path
 from headswap.errors import UserError
 from headswap.params import Cell, Params
 from headswap.runs.cells import unfinished_runs
-from headswap.runs.store import cache_key, expected_seconds, seconds_of_all
+from headswap.runs.keys import cache_key
+from headswap.runs.store import expected_seconds, fill_missing_seconds
 from headswap.runs.workers import Task
 
 
-def chosen_cells(params: Params, names: Sequence[str]) -> list[Cell]:
+def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
     """Return the cells with some names, or all of the matrix for none, in the order of the stages.
 
-    Raises
-    ------
-    UserError
-        If a name is not that of a cell.
+    Raises a UserError if a name is not that of a cell.
     """
     cells = {cell.name: cell for cell in params.cells()}
     for name in names:
@@ -38,31 +36,29 @@ def chosen_cells(params: Params, names: Sequence[str]) -> list[Cell]:
 def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
     """Return those of some cells whose stage DVC calls changed, all of them without DVC.
 
-    Raises
-    ------
-    UserError
-        If a stage that they need is not up to date.
+    Raises a UserError if a stage that they need is not up to date.
     """
     cells = list(cells)
     if not Path(".dvc").is_dir():
         return cells
-    stages = {cell: cell.stage for cell in cells}
-    command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", *stages.values()]
+    # Of all stages: with the stages as targets, DVC looks at what each depends on once per target.
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"`dvc status` failed:\n{done.stderr.strip()}")
     changed = set(json.loads(done.stdout))
-    needed = sorted(changed - {"check", *stages.values()})
-    if needed:
+    needed = {"fetch", "verify"} | {f"weights@{cell.model}" for cell in cells}
+    needed |= {f"embed@{cell.model}" for cell in cells if cell.mode == "probe"}
+    if missing := sorted(changed & needed):
         raise UserError(
-            f"Not up to date: {', '.join(needed)}.\nRun first: dvc repro {' '.join(needed)}"
+            f"Not up to date: {', '.join(missing)}.\nRun first: dvc repro {' '.join(missing)}"
         )
-    return [cell for cell in cells if stages[cell] in changed]
+    return [cell for cell in cells if cell.stage in changed]
 
 
 def queued_runs(cells: Iterable[Cell], params: Params) -> list[Task]:
     """Return the unfinished runs of some cells, in their order."""
-    seconds = seconds_of_all({cell: expected_seconds(cell) for cell in cells})
+    seconds = fill_missing_seconds({cell: expected_seconds(cell) for cell in cells})
     return [
         replace(run, seconds=seconds[cell])
         for cell in seconds

@@ -1,7 +1,4 @@
-"""The record of a cell in ``models/<cell>/model.json``: all that is needed to use what was trained.
-
-This module does not import torch.
-"""
+"""The record of a cell in ``models/<cell>/model.json``: all that using it needs."""
 
 from dataclasses import asdict
 from typing import Any
@@ -15,23 +12,9 @@ RECORD = "model.json"
 
 
 def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict[str, Any]:
-    """Return what a trained network is made from, and what it expects to see.
+    """Return what a trained network is made from, and what it expects to see: JSON-like.
 
-    Parameters
-    ----------
-    model
-        A model of ``params.yaml``.
-    image
-        Its sides, where ``params.yaml`` gives them.
-    images, weights
-        The digests of the images and of the file of the backbone's weights.
-
-    Returns
-    -------
-    dict
-        JSON-like: ``backbone``, with torchvision's ``name`` or the one of a ``factory``, the
-        ``source`` of its weights, the name of its ``head``, and the ``file`` in ``data/weights``
-        with its ``sha256``; ``preprocessing``; and ``images``, the digest.
+    `images` and `weights` are the digests of the images and of the file of the backbone's weights.
     """
     path = WEIGHTS / f"{model}.safetensors"
     _, metadata = read_tensors(path, only=())
@@ -52,28 +35,10 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
 def cell_record(
     cell: Cell, image: Image, classes: list[str], counts: dict[str, int], runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the record of a cell.
+    """Return the record of a cell, JSON-like, from the content of each run's ``run.json``.
 
-    Parameters
-    ----------
-    cell
-        What was trained.
-    image
-        Its sides, where ``params.yaml`` gives them; in `probe` those of the features count.
-    classes
-        In the order of the network's outputs.
-    counts
-        The number of images in each split.
-    runs
-        The content of each run's ``run.json``.
-
-    Returns
-    -------
-    dict
-        JSON-like: the cell, `describe_inputs`, what the folder ``needs`` besides itself, classes,
-        recipe, precision and versions; for each of ``runs`` its accuracies and the file of its
-        weights at the best epoch, None where it is not kept; and ``kept``, the run to use, None if
-        all diverged.
+    ``runs`` names for each the file of its weights at the best epoch, None where it is not kept;
+    ``kept`` is the run to use, None if all diverged.
     """
     if cell.mode == "probe":
         _, features = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
@@ -106,24 +71,16 @@ def cell_record(
 
 
 def best_run(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the run with the most accurate best epoch, of equals the first; None if all diverged.
-
-    Parameters
-    ----------
-    runs
-        The content of each run's ``run.json``.
-    """
+    """Return the run that is best at its best epoch, of equals the first; None if all diverged."""
     finished = [run for run in runs if run["diverged"] is None]
     return max(finished, key=lambda run: run["best"]["accuracy"], default=None)
 
 
 def weights_file(cell: Cell, run: dict[str, Any], which: str = "best") -> str:
     """Return the name of the file of a run's trained tensors in the cell's folder."""
-    return (
-        f"{which}.safetensors"
-        if cell.mode == "finetune"
-        else (f"run-{run['seed']}-{which}.safetensors")
-    )
+    if cell.mode == "finetune":
+        return f"{which}.safetensors"
+    return f"run-{run['seed']}-{which}.safetensors"
 
 
 def _accuracies(cell: Cell, run: dict[str, Any], kept: bool) -> dict[str, Any]:

@@ -1,99 +1,52 @@
 """How far all runs are, for another terminal: from what is in ``runs/``, without torch."""
 
 import contextlib
-import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
 from headswap.errors import UserError
-from headswap.io import atomic_write, read_json
+from headswap.io import read_json
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, IMAGES, METRICS, MODELS, WEIGHTS
+from headswap.progress import seconds_left
+from headswap.runs.keys import cache_key
 from headswap.runs.locks import is_locked
 from headswap.runs.queue import chosen_cells
 from headswap.runs.store import (
     PROGRESS,
-    cache_key,
+    UNREADABLE,
     expected_seconds,
+    fill_missing_seconds,
     is_finished,
     run_folder,
-    seconds_of_all,
 )
 from headswap.runs.workers import worker_count
-from headswap.train.devices import resolve_device
-
-
-def recorded(folder: Path, epochs: int, on_progress: Callable[..., None]) -> Callable[..., None]:
-    """Return `on_progress` of a run that also writes how far the run is into its folder.
-
-    Parameters
-    ----------
-    folder
-        The run's.
-    epochs
-        How many it will have.
-    on_progress
-        Called with each message, of which those without ``share`` count (see `progress`).
-    """
-    since = time.monotonic()
-
-    def on_recorded_progress(**message: Any) -> None:
-        nonlocal since
-        if "done" in message and "share" not in message:
-            since, before = time.monotonic(), since
-            content = {"done": message["done"], "epochs": epochs, "seconds": since - before}
-            with atomic_write(folder / PROGRESS, durable=False) as temporary:
-                temporary.write_text(json.dumps(content))
-        on_progress(**message)
-
-    return on_recorded_progress
 
 
 @dataclass(frozen=True)
 class CellStatus:
-    """How far the runs of a cell are.
-
-    Attributes
-    ----------
-    cell
-        Which it is.
-    missing
-        What has to be made before it can be trained: ``images``, ``weights``, ``features``.
-    epochs
-        The number of epochs of a run.
-    done
-        For each run its number of finished epochs.
-    finished, running
-        How many runs are finished; how many a process is training now.
-    seconds
-        The time that an epoch takes; None if that is not known.
-    """
+    """How far the runs of a cell are."""
 
     cell: Cell
     missing: list[str]
+    """What has to be made before it can be trained: ``images``, ``weights``, ``features``."""
     epochs: int
+    """Of a run."""
     done: list[int]
+    """For each run its number of finished epochs."""
     finished: int
     running: int
+    """How many runs a process is training now."""
     seconds: float | None
+    """The time that an epoch takes; None if that is not known."""
 
 
 def status_lines(params: Params) -> list[str]:
-    """Return a line for each cell, and one or two for the whole.
-
-    Raises
-    ------
-    UserError
-        If the device of the parameters is not available.
-    """
-    resolve_device(params.device)
-    cells = [_cell_status(cell, params) for cell in chosen_cells(params, [])]
+    """Return a line for each cell, and one or two for the whole."""
+    cells = [_cell_status(cell, params) for cell in chosen_cells(params)]
     width = max(len(status.cell.name) for status in cells)
     lines = [f"{status.cell.name:{width}}  {_describe(status)}".rstrip() for status in cells]
     finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
@@ -103,33 +56,33 @@ def status_lines(params: Params) -> list[str]:
             return [*lines, f"{all_finished} Next: dvc repro"]
         return [*lines, f"{all_finished} Collect what is new: dvc repro"]
     if any(cell.running for cell in cells):
-        return [*lines, _whole(cells)]
+        return [*lines, _summary(cells)]
     if _dvc_is_running():
-        return [*lines, _whole(cells), "DVC is running a stage."]
-    return [*lines, _whole(cells), "No run is being trained now. To go on: dvc repro"]
+        return [*lines, _summary(cells), "DVC is running a stage."]
+    return [*lines, _summary(cells), "No run is being trained now. To go on: dvc repro"]
 
 
-def whole_line(params: Params) -> str:
+def pipeline_summary(params: Params) -> str:
     """Return the line of `status_lines` for the whole, empty if all runs are finished."""
     try:
-        cells = [_cell_status(cell, params) for cell in chosen_cells(params, [])]
+        cells = [_cell_status(cell, params) for cell in chosen_cells(params)]
     except UserError:  # about a file of another cell, reported when that cell is trained
         return ""
-    return "" if all(cell.finished == len(cell.done) for cell in cells) else _whole(cells)
+    return "" if all(cell.finished == len(cell.done) for cell in cells) else _summary(cells)
 
 
-def _whole(cells: list[CellStatus]) -> str:
+def _summary(cells: list[CellStatus]) -> str:
     finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
     ended = sum(cell.finished == len(cell.done) for cell in cells)
-    whole = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}"
+    summary = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}"
     if seconds := _seconds_left(cells):
-        whole += f", about {_duration(seconds)} left"
-    return whole
+        summary += f", about {_duration(seconds)} left"
+    return summary
 
 
 def _dvc_is_running() -> bool:
     """Return whether a DVC command is at work here: it names itself in a lock file."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(*UNREADABLE):
         lock = read_json(".dvc/tmp/rwlock")
         holders = [entry["write"] for entry in lock.values() if entry.get("write")]
         return any(psutil.pid_exists(holder["pid"]) for holder in holders)
@@ -144,7 +97,7 @@ def _cell_status(cell: Cell, params: Params) -> CellStatus:
     for seed in params.seeds:
         folder, of_run = run_folder(cell, key, seed), 0
         # The files of a run may vanish or change while they are read.
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        with contextlib.suppress(*UNREADABLE):
             if is_finished(folder) or _is_collected(cell, key, seed):
                 finished, of_run = finished + 1, epochs
                 seconds += [epoch["wall"] for epoch in read_json(folder / "timing.json")["epochs"]]
@@ -187,22 +140,17 @@ def _describe(cell: CellStatus) -> str:
 
 
 def _seconds_left(cells: list[CellStatus]) -> float:
-    """Return about how long the rest will take, 0 if that is not known.
-
-    Cells run one after another.
-    """
-    seconds = seconds_of_all({status.cell: status.seconds for status in cells})
+    """Return about how long the rest takes, cell after cell; 0 if that is not known."""
+    seconds = fill_missing_seconds({status.cell: status.seconds for status in cells})
     workers = max(worker_count(), sum(status.running for status in cells))
     networks = [status for status in cells if status.cell.mode != "probe"]
     is_known = any(status.seconds is not None for status in networks)
     if not is_known and any(status.finished < len(status.done) for status in networks):
         return 0
-    left = 0.0
-    for status in cells:
-        if unfinished := [done for done in status.done if done < status.epochs]:
-            epochs = sum(status.epochs - done for done in unfinished)
-            left += seconds[status.cell] * epochs / min(workers, len(unfinished))
-    return left
+    return sum(
+        seconds_left([(status.epochs - n, seconds[status.cell]) for n in status.done], workers)
+        for status in cells
+    )
 
 
 def _duration(seconds: float) -> str:

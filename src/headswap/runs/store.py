@@ -1,67 +1,26 @@
-"""The cache of runs in ``runs/``: each run is in a folder named after its cache key."""
+"""Where runs are kept: in ``runs/<cell>/<digest of the cache key>/seed-<seed>/``."""
 
 import contextlib
+import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from headswap.images.index import read_index
-from headswap.images.preprocessing import preprocessing
-from headswap.io import digest, read_json, read_tensors, sha256
+from headswap.io import atomic_write, digest, read_json, sha256
 from headswap.params import Cell, Params
-from headswap.paths import EMBEDDINGS, RUNS, WEIGHTS
-from headswap.runs.provenance import code_digest, versions
+from headswap.paths import RUNS, WEIGHTS
+from headswap.progress import OnProgress
+from headswap.runs.keys import cache_key
 from headswap.snapshot import differences
-from headswap.train.devices import resolve_device
 
 PROGRESS = "progress.json"
-"""In the folder of a run that is not finished: how far it is (`status`)."""
+"""In the folder of a run that is not finished: how far it is."""
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What is raised when a file of a run is missing, damaged, or of another version."""
 BASE_MEMORY = 2**30
 """Bytes for torch, decoded images (at most half) and the activations of a batch."""
-
-
-def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
-    """Return all that the results of a cell's runs depend on, except the seed.
-
-    Returns
-    -------
-    dict
-        JSON-like.
-
-    Raises
-    ------
-    UserError
-        If images, weights or features are missing.
-    """
-    inputs: dict[str, str]
-    packages: Iterable[str] = ()
-    if cell.mode == "probe":
-        parameters = {}
-        inputs = {"embeddings": sha256(EMBEDDINGS / f"{cell.model}.safetensors")}
-    else:
-        parameters = {"image": asdict(preprocessing(cell.model, params.image))}
-        inputs = {
-            "images": read_index().digest,
-            "weights": sha256(WEIGHTS / f"{cell.model}.safetensors"),
-        }
-        packages = weights_packages(cell.model)
-    return {
-        "cell": cell.name,
-        "recipe": params.recipe(cell).model_dump(),
-        "precision": params.precision,
-        "device": resolve_device(params.device),
-        **parameters,
-        "inputs": {**inputs, "code": code_digest()},
-        "versions": versions(packages),
-    }
-
-
-def weights_packages(model: str) -> dict[str, str]:
-    """Return the packages and versions that made a model's weights, unless torchvision's own."""
-    _, metadata = read_tensors(WEIGHTS / f"{model}.safetensors", only=())
-    return metadata.get("packages", {})
 
 
 def runs_root() -> Path:
@@ -111,14 +70,14 @@ def find_damage(folder: Path) -> list[str]:
     try:
         run = read_json(folder / "run.json")
         expected, epochs = run["files"], len(run["curves"]) // 2
-    except (OSError, ValueError, LookupError, TypeError):
+    except UNREADABLE:
         was_written = [*folder.glob("*.safetensors"), *folder.glob("timing.json")]
         return ["run.json"] if was_written else []
     found = file_digests(folder)
     damaged = [name for name in expected if found.get(name) != expected[name]]
     try:
         complete = len(read_json(folder / "timing.json")["epochs"]) >= epochs
-    except (OSError, ValueError, LookupError, TypeError):
+    except UNREADABLE:
         complete = False
     return damaged + ["timing.json"] * (not complete)
 
@@ -129,14 +88,31 @@ def delete_checkpoint(folder: Path) -> None:
         file.unlink()
 
 
-def earlier(cell: Cell, value: Callable[[Any], float]) -> list[float]:
+def with_progress_file(folder: Path, on_progress: OnProgress) -> OnProgress:
+    """Return `on_progress` of a run that also writes each finished epoch into the run's folder."""
+    since = time.monotonic()
+
+    def on_recorded_progress(
+        done: float | None, figures: Mapping[str, float] | None = None, note: str = ""
+    ) -> None:
+        nonlocal since
+        if figures:
+            since, before = time.monotonic(), since
+            with atomic_write(folder / PROGRESS, durable=False) as temporary:
+                temporary.write_text(json.dumps({"done": done, "seconds": since - before}))
+        on_progress(done, figures, note)
+
+    return on_recorded_progress
+
+
+def values_of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float]:
     """Return a value of each finished run of a cell, whatever its parameters and version.
 
     It is computed from ``timing.json``; files of another form are left out.
     """
     found = []
     for path in (runs_root() / cell.name).glob("*/seed-*/timing.json"):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        with contextlib.suppress(*UNREADABLE):
             found.append(value(read_json(path)))
     return found
 
@@ -144,11 +120,11 @@ def earlier(cell: Cell, value: Callable[[Any], float]) -> list[float]:
 def expected_memory(cell: Cell) -> int:
     """Return the bytes of memory that a run of a cell will take at most.
 
-    That is the peak of the cell's earlier runs, else an upper estimate: torch and the decoded
+    That is the peak of the cell's past runs, else an upper estimate: torch and the decoded
     images, and eight times the weights (parameters, gradients, momentum, two copies of the best
     epoch, a checkpoint that is being written, and what convolutions need).
     """
-    if peaks := earlier(cell, lambda timing: float(timing["memory_bytes"])):
+    if peaks := values_of_past_runs(cell, lambda timing: float(timing["memory_bytes"])):
         return round(max(peaks))
     weights = WEIGHTS / f"{cell.model}.safetensors"
     size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
@@ -156,14 +132,14 @@ def expected_memory(cell: Cell) -> int:
 
 
 def expected_seconds(cell: Cell) -> float | None:
-    """Return the mean time of an epoch in a cell's earlier runs; None if there are none."""
-    seconds = earlier(
+    """Return the mean time of an epoch in a cell's past runs; None if there are none."""
+    seconds = values_of_past_runs(
         cell, lambda timing: statistics.fmean(epoch["wall"] for epoch in timing["epochs"])
     )
     return statistics.fmean(seconds) if seconds else None
 
 
-def seconds_of_all(known: Mapping[Cell, float | None]) -> dict[Cell, float]:
+def fill_missing_seconds(known: Mapping[Cell, float | None]) -> dict[Cell, float]:
     """Return the time of an epoch of each cell, also where it is not known (None).
 
     There it is the mean of the other probes for a probe, and else of the other networks. If none
@@ -195,14 +171,11 @@ def unused_folders(params: Params) -> list[Path]:
 def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
     """Return what differs between a cache key and that of the cell's latest finished run.
 
-    Returns
-    -------
-    list of str
-        Such as ``train.lr was 0.01, is 0.02`` or ``other code``; empty if there is no finished run.
+    Such as ``train.lr was 0.01, is 0.02`` or ``other code``; nothing if there is no finished run.
     """
     finished = (runs_root() / cell.name).glob("*/seed-*/run.json")
     for path in sorted(finished, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # damaged
+        with contextlib.suppress(*UNREADABLE):
             run = read_json(path)
             changes = differences({name: run.get(name) for name in key}, key)
             section = "probe." if cell.mode == "probe" else "train."

@@ -1,21 +1,28 @@
 """A task in a child process: one thread, forked from a warm server, ended with its parent."""
 
+import contextlib
 import gc
+import math
 import multiprocessing
 import os
+import pkgutil
 import signal
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from typing import Any
 
 from headswap.errors import UserError, os_error_text
+from headswap.progress import OnProgress
 
 WORKERS = "HEADSWAP_WORKERS"
+TRAIN_RUN = "headswap.train.run:train_run"
+"""The function that trains a run. Named, since this process does not need torch."""
 ENVIRONMENT = {
     # One thread per run: the number of threads changes the order of sums, and so the result.
     "OMP_NUM_THREADS": "1",
@@ -31,47 +38,63 @@ _start_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Task:
-    """A function to call in a process of its own.
-
-    Attributes
-    ----------
-    name
-        The task's name in messages.
-    function
-        Called with `arguments` and ``on_progress``, which takes keyword arguments. It can be
-        pickled, and so can its arguments and result.
-    arguments
-    memory
-        The bytes of memory that it is expected to take at most; 0 if that is not known.
-    steps
-        How many messages it will send.
-    seconds
-        About how long a step takes, or in what ratio to those of other tasks.
-    """
+    """A function to call in a process of its own, or in this one."""
 
     name: str
-    function: Callable[..., Any]
+    function: str
+    """As ``module:function``; called with `arguments` and an `OnProgress`, which comes last."""
     arguments: tuple[Any, ...]
     memory: int = 0
+    """The bytes that it takes at most; 0 if that is not known."""
     steps: int = 1
     seconds: float = 1
+    """How long a step takes, or in what ratio to those of other tasks."""
+
+    def run(self, on_progress: OnProgress) -> Any:
+        """Call the function; it may report progress as often as it likes."""
+        function = pkgutil.resolve_name(self.function)
+        return function(*self.arguments, _at_most_twice_a_second(on_progress))
+
+
+def _at_most_twice_a_second(on_progress: OnProgress) -> OnProgress:
+    """Leave out what comes sooner, unless it ends a step or has a note."""
+    since = -math.inf
+
+    def on_some_progress(
+        done: float | None, figures: dict[str, float] | None = None, note: str = ""
+    ) -> None:
+        nonlocal since
+        is_whole = done is None or done % 1 == 0
+        if figures or note or is_whole or time.monotonic() - since > 0.5:
+            since = time.monotonic()
+            on_progress(done, figures, note)
+
+    return on_some_progress
 
 
 def worker_count() -> int:
     """Return the maximum number of tasks in parallel: ``HEADSWAP_WORKERS``, else one per core.
 
-    Raises
-    ------
-    UserError
-        If the variable is not a positive whole number.
+    0 means that they are computed one after another in the command's own process.
     """
     text = os.environ.get(WORKERS, "")
     if not text:
         affinity = getattr(os, "sched_getaffinity", None)
         return len(affinity(0)) if affinity else os.cpu_count() or 1
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{WORKERS} is {text!r}; set it to a whole number from 1, or unset it.")
+    if not text.isdecimal():
+        raise UserError(
+            f"{WORKERS} is {text!r}; set it to a whole number, or unset it. 0 computes in the "
+            "command's own process."
+        )
     return int(text)
+
+
+def run_here(task: Task, on_progress: OnProgress) -> Any:
+    """Run a task in this process, with one thread as in a child, for debuggers and profilers."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return task.run(on_progress)
 
 
 def warm_up() -> None:
@@ -80,7 +103,9 @@ def warm_up() -> None:
     The import takes seconds; this process continues in the meantime.
     """
     os.environ.update(ENVIRONMENT)
-    multiprocessing.set_forkserver_preload(["headswap.runs.preload"])
+    if worker_count() == 0:
+        return
+    multiprocessing.set_forkserver_preload([TRAIN_RUN.partition(":")[0]])
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
         folder, tempfile.tempdir = tempfile.tempdir, "/tmp"
         util.get_temp_dir()  # creates the folder in which this process keeps its sockets
@@ -94,67 +119,54 @@ def warm_up() -> None:
 
 
 def run_in_child(
-    task: Task,
-    folder: str,
-    send: Callable[[dict[str, Any]], None],
-    is_wanted: Callable[[], bool],
+    task: Task, folder: str, on_progress: OnProgress, is_wanted: Callable[[], bool]
 ) -> Any:
     """Run a task in a child process, which is started again if a signal kills it.
 
-    Parameters
-    ----------
-    task
-        What to run.
-    folder
-        The project's folder, in which the child works.
-    send
-        Called with each message of the task.
-    is_wanted
-        Asked from time to time; when it is false, the child is stopped.
-
-    Returns
-    -------
-    object
-        The task's result.
-
-    Raises
-    ------
-    UserError
-        If the task fails, or its process dies once more than `RESTARTS`.
+    The child works in `folder`, that of the project. It is stopped when `is_wanted`, which is asked
+    from time to time, returns false.
     """
     if multiprocessing.current_process().daemon:
         raise UserError(
             "This Dask worker may not start processes.\nStart it with: dask worker --no-nanny"
         )
-    context = multiprocessing.get_context("forkserver")
     for restarts_left in reversed(range(RESTARTS + 1)):
-        with _start_lock:  # two threads may not start processes at once
-            warm_up()
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_run_task, args=(task, folder, sender), daemon=True)
-            process.start()
-            sender.close()
-        try:
-            while is_wanted():
-                if receiver.poll(0.2):
-                    kind, content = receiver.recv()
-                    if kind == "result":
-                        return content
-                    if kind == "failure":
-                        raise UserError(f"{task.name} failed: {content}")
-                    send(content)
-            return None
-        except EOFError:
-            process.join()
-            code = process.exitcode or 0
-            if code >= 0 or not restarts_left:
-                raise UserError(_exit_message(task, code)) from None
-            note = f"was killed by {signal.Signals(-code).name}; it goes on from its checkpoint"
-            send({"by": 0, "note": note})
-        finally:
-            process.terminate()
-            process.join()
-            receiver.close()
+        with _child(task, folder) as (process, receiver):
+            try:
+                while is_wanted():
+                    if receiver.poll(0.2):
+                        kind, content = receiver.recv()
+                        if kind == "result":
+                            return content
+                        if kind == "failure":
+                            raise UserError(f"{task.name} failed: {content}")
+                        on_progress(*content)
+                return None
+            except EOFError:
+                process.join()
+                code = process.exitcode or 0
+                if code >= 0 or not restarts_left:
+                    raise UserError(_exit_message(task, code)) from None
+                killed = f"was killed by {signal.Signals(-code).name}"
+                on_progress(None, note=f"{killed}; it goes on from its checkpoint")
+
+
+@contextlib.contextmanager
+def _child(task: Task, folder: str) -> Iterator[tuple[Any, Connection]]:
+    """Start a child process that runs a task; yield it, and the connection that it writes to."""
+    context = multiprocessing.get_context("forkserver")
+    with _start_lock:  # two threads may not start processes at once
+        warm_up()
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_run_task, args=(task, folder, sender), daemon=True)
+        process.start()
+        sender.close()
+    try:
+        yield process, receiver
+    finally:
+        process.terminate()
+        process.join()
+        receiver.close()
 
 
 def _exit_message(task: Task, code: int) -> str:
@@ -173,13 +185,9 @@ def _run_task(task: Task, folder: str, sender: Connection) -> None:
     gc.freeze()  # speed: neither this process nor its exit searches torch's objects for garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops its workers
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-    def on_progress(**message: Any) -> None:
-        sender.send(("progress", message))
-
     try:
         _enter(folder)
-        sender.send(("result", task.function(*task.arguments, on_progress=on_progress)))
+        sender.send(("result", task.run(lambda *message: sender.send(("progress", message)))))
     except UserError as error:
         sender.send(("failure", str(error)))
     except Exception as error:

@@ -1,1 +1,1 @@
-"""The training wing: pretrained weights, features, training runs and cells."""
+"""What computes: networks, weights, features, the training loop, one run."""

@@ -1,6 +1,5 @@
 """The checkpoint of a run: everything that an interrupted run needs to continue."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,28 +15,20 @@ from headswap.train.speed.low_rank import LowRankUpdates
 
 @dataclass
 class History:
-    """The results of a run so far.
-
-    Attributes
-    ----------
-    curves
-        (epoch, split, loss, accuracy), two per epoch; epochs count from 0.
-    seconds
-        For each epoch `timing.PhaseTimer.seconds`.
-    best
-        The epoch with the best validation accuracy, the first of equals: ``epoch``, ``accuracy``,
-        ``probabilities`` (float32, shape (images, classes)) and ``state`` (`trainable_state`).
-    last
-        The same for the last finished epoch, without the state, which is that of the network.
-    diverged
-        The epoch in which the loss was not finite, where the run ended.
-    """
+    """The results of a run so far."""
 
     curves: list[tuple[int, str, float, float]] = field(default_factory=list)
+    """(epoch, split, loss, accuracy), two per epoch; epochs count from 0."""
     seconds: list[dict[str, float]] = field(default_factory=list)
+    """For each epoch those of ``train``, ``val`` and ``checkpoint`` (to save the epoch before), by
+    the clock of `devices.device_time`; and ``wall``, those that passed."""
     best: dict[str, Any] = field(default_factory=dict)
+    """The epoch with the best validation accuracy, the first of equals: ``epoch``, ``accuracy``,
+    ``probabilities`` (float32, shape (images, classes)) and ``state`` (`trainable_state`)."""
     last: dict[str, Any] = field(default_factory=dict)
+    """The same for the last finished epoch, without the state, which is that of the network."""
     diverged: int | None = None
+    """The epoch in which the loss was not finite, where the run ended."""
 
 
 def trainable_state(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -62,13 +53,7 @@ def save_checkpoint(
     low_rank: LowRankUpdates,
     history: History,
 ) -> None:
-    """Save a run after an epoch; beside it, in ``best-<epoch>.pt``, the state of the best epoch.
-
-    Raises
-    ------
-    UserError
-        If the disk is full, or the folder cannot be written.
-    """
+    """Save a run after an epoch; beside it, in ``best-<epoch>.pt``, the state of the best epoch."""
     content = {
         "network": trainable_state(network),
         "optimizer": optimizer.state_dict(),
@@ -89,16 +74,11 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, low_rank: LowRankUpdates
-) -> History | None:
-    """Restore network and optimizer, and return the run's history; None without a checkpoint.
+) -> History:
+    """Restore network and optimizer, and return the run's history.
 
-    Raises
-    ------
-    ValueError
-        If the checkpoint is damaged, as a power cut may leave it.
+    Raises ValueError if the checkpoint is damaged, as a power cut may leave it.
     """
-    if not os.path.exists(path):
-        return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         states = [content.pop(key) for key in ("network", "optimizer", "low_rank")]

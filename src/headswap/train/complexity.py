@@ -1,35 +1,19 @@
-"""How complex a network is: parameters, multiply-accumulates, activations, depth."""
+"""How complex a network is: parameters, multiply-accumulates, depth."""
 
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def measure_complexity(network: nn.Module, size: int) -> dict[str, Any]:
-    """Measure the complexity of a network.
+    """Measure the complexity of a network for images of `size` pixels a side.
 
-    Parameters
-    ----------
-    network
-        Its tensors are not changed; it is left in eval mode.
-    size
-        Side of the image in pixels.
-
-    Returns
-    -------
-    dict
-        ``parameters``; ``gmacs``, the multiply-accumulates of a forward pass of one image in 1e9;
-        ``activations``, the number of outputs of its convolutions and matrix products [1]_;
-        ``depth``, the number of weight layers on the longest path (18 for ResNet-18, after which
-        the family is named).
-
-    References
-    ----------
-    .. [1] I. Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, section 3.
+    ``parameters``; ``gmacs``, the multiply-accumulates of a forward pass of one image in 1e9;
+    ``depth``, the number of weight layers on the longest path (18 for ResNet-18, after which the
+    family is named). The network is left in eval mode, its tensors as they are.
     """
     network.eval()
     image = torch.zeros(1, 3, size, size, requires_grad=True).clone()  # it may be changed in place
@@ -38,27 +22,13 @@ def measure_complexity(network: nn.Module, size: int) -> dict[str, Any]:
         torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as flops,
-        _ActivationCounter() as activations,
     ):
         output = torch.func.functional_call(network, _trainable_copies(network), image)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "gmacs": round(flops.get_total_flops() / 2e9, 6),
-        "activations": activations.count,
         "depth": _longest_path(output.grad_fn),
     }
-
-
-class _ActivationCounter(TorchDispatchMode):
-    """Counts the outputs of the operations whose FLOPs are counted."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        if function.overloadpacket in flop_registry:
-            self.count += output.numel()
-        return output
 
 
 def _trainable_copies(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -2,9 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,121 +15,76 @@ from torch import nn
 from headswap.errors import UserError
 from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
-from headswap.io import digest, read_tensors, sha256, write_json
+from headswap.io import digest, read_tensors, write_json
 from headswap.params import Params
 from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import OnProgress
 from headswap.runs.cluster import run_parallel
+from headswap.runs.keys import code_digest, file_digest, weights_packages
 from headswap.runs.locks import file_lock
-from headswap.runs.provenance import code_digest, machine, versions
+from headswap.runs.provenance import machine, versions
 from headswap.runs.record import describe_inputs
-from headswap.runs.store import runs_root, weights_packages
+from headswap.runs.store import runs_root
 from headswap.runs.workers import Task, worker_count
 from headswap.snapshot import unchanged
 from headswap.train.complexity import measure_complexity
-from headswap.train.dataset import Batches, ImageDataset
-from headswap.train.devices import resolve_device
+from headswap.train.dataset import ImageDataset
+from headswap.train.devices import device_name, device_time
 from headswap.train.loop import make_autocast
 from headswap.train.networks import replace_layer
-from headswap.train.seeds import generator
-from headswap.train.tensors import save_tensors
-from headswap.train.timing import device_time
-from headswap.train.weights import load_pretrained
+from headswap.train.weights import load_pretrained, save_tensors
+
+COMPUTE_PARTS = "headswap.train.features:compute_parts"
+"""The function that a worker computes features with."""
 
 
-class FeatureDataset:
-    """The features of a data set, in place of its images.
-
-    Parameters
-    ----------
-    path
-        A file that `write_features` wrote.
-
-    Attributes
-    ----------
-    classes : list of str
-        Sorted; a label is an index into it.
-    names : dict of str to list of str
-        For each split the paths of its images, sorted.
-    labels : dict of str to torch.Tensor
-        For each split int64, shape (images,).
-    backbone : dict
-        Its complexity without a head (see `complexity.measure_complexity`).
-    features : int
-        The number of features of an image.
-    """
-
-    def __init__(self, path: Path):
-        tensors, metadata = read_tensors(path, "pt")
-        self.classes, self.names = metadata["classes"], metadata["names"]
-        self.backbone = metadata["backbone"]
-        self.labels = {"train": tensors["train_labels"], "val": tensors["val_labels"]}
-        # Copied out of the mapped file: the order of MKL's sums depends on a tensor's alignment.
-        self._train, self._val = tensors["train"], tensors["val"].clone()
-        self.features = self._val.shape[1]
-
-    def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
-        """Yield the batches of an epoch, each image in a random one of its augmented views."""
-        views, images, _ = self._train.shape
-        order = torch.randperm(images, generator=generator(seed, "order", epoch))
-        random = generator(seed, "augmentation", epoch)
-        view = torch.randint(views, (images,), generator=random)
-        for indices in order.split(batch_size):
-            yield self._train[view[indices], indices], self.labels["train"][indices]
-
-    def val_batches(self) -> Batches:
-        """Yield the validation images in one batch."""
-        yield self._val, self.labels["val"]
-
-
-def write_features(
-    model: str,
-    params: Params,
-    on_progress: OnProgress,
-) -> None:
+def write_features(model: str, params: Params, on_progress: OnProgress) -> None:
     """Compute the features of a backbone, in parallel, and write them and the time it took.
 
-    Parameters
-    ----------
-    model
-        A model of ``params.yaml``.
-    params
-        All parameters.
-    on_progress
-        Called after some batches, with their share of a part: of a split, or of an augmented view
-        of the training images.
-
-    Raises
-    ------
-    UserError
-        If a worker fails. The finished parts are kept for the next attempt.
+    `on_progress` is called with the number of parts that are done: of the two splits, and of
+    the augmented views of the training images. If a worker fails, the finished parts are kept.
     """
     key = _cache_key(model, params)
     folder = runs_root() / f"{model}-embed" / digest(key)
     parts = ["val", "train", *map(str, range(params.embed.views))]
-    name = f"{model} views"
-    with file_lock(
-        folder.with_suffix(".lock"), lambda note: on_progress(name, {"by": 0, "note": note})
-    ):
+    on_progress = partial(on_progress, f"{model} views")
+    with file_lock(folder.with_suffix(".lock"), on_progress):
         unfinished = [part for part in parts if not _is_finished(folder / f"{part}.safetensors")]
-        workers = min(worker_count(), len(unfinished))
+        workers = max(1, min(worker_count(), len(unfinished)))
         shares = [unfinished[worker::workers] for worker in range(workers)]
-        tasks = [Task(name, compute_parts, (model, params, share, folder)) for share in shares]
+        tasks = [
+            Task(f"{model} views {number}", COMPUTE_PARTS, (model, params, share, folder))
+            for number, share in enumerate(shares)
+        ]
         with unchanged(key, lambda: _cache_key(model, params), written=folder):
-            run_parallel(tasks, on_progress)
+            run_parallel(tasks, _sum_of_tasks(on_progress, len(parts) - len(unfinished)))
         inputs = describe_inputs(model, params.image, key["images"], key["weights"])
         _write_joined(model, params, folder, parts, key["versions"], inputs)
         shutil.rmtree(folder)
 
 
+def _sum_of_tasks(on_progress: OnProgress, already: int) -> OnProgress:
+    """Return what adds up what several tasks have done."""
+    done_by_task: dict[str, float] = {}
+
+    def on_progress_of_one(
+        task: str, done: float | None, figures: Mapping[str, float] | None = None, note: str = ""
+    ) -> None:
+        if done is not None:
+            done_by_task[task] = done
+        total = already + round(sum(done_by_task.values()), 6)  # of many small steps
+        on_progress(total, figures, note)
+
+    return on_progress_of_one
+
+
 def _cache_key(model: str, params: Params) -> dict[str, Any]:
     """Return all that the features depend on, except the number of views."""
     return {
-        **params.model_dump(include={"embed": {"seed"}, "precision": True}),
+        **params.model_dump(include={"embed": {"seed"}, "precision": True, "device": True}),
         "image": asdict(preprocessing(model, params.image)),
-        "device": resolve_device(params.device),
         "images": read_index().digest,
-        "weights": sha256(WEIGHTS / f"{model}.safetensors"),
+        "weights": file_digest(WEIGHTS / f"{model}.safetensors"),
         "code": code_digest(),
         "versions": versions(weights_packages(model)),
     }
@@ -143,24 +99,19 @@ def _is_finished(path: Path) -> bool:
 
 
 def compute_parts(
-    model: str,
-    params: Params,
-    parts: list[str],
-    folder: Path,
-    *,
-    on_progress: Callable[..., None],
+    model: str, params: Params, parts: list[str], folder: Path, on_progress: OnProgress
 ) -> None:
     """Compute parts of the features, and write each to a file of its own.
 
     A part is a split, whose images are center-cropped, or the number of an augmented view of the
-    training images. `on_progress` is called with the share of a part that was computed since.
+    training images.
     """
     torch.set_num_threads(1)
-    device = resolve_device(params.device)
+    device = params.device
     backbone = _backbone(model, params)
     backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset = ImageDataset(preprocessing(model, params.image))
-    for part in parts:
+    for number, part in enumerate(parts):
         start, wall = device_time(device), time.perf_counter()
         batches: Iterable[torch.Tensor]
         if part == "val":
@@ -170,7 +121,7 @@ def compute_parts(
         else:
             batches = dataset.augmented_batches(params.embed.seed, int(part))
         images = len(dataset.labels["val" if part == "val" else "train"])
-        batches = _counted(batches, images, on_progress)
+        batches = _counted(batches, number, images, on_progress)
         autocast = make_autocast(params.precision, device)
         features = compute_features(backbone, batches, autocast, device)
         seconds, wall = device_time(device) - start, time.perf_counter() - wall
@@ -179,17 +130,14 @@ def compute_parts(
 
 
 def _counted(
-    batches: Iterable[torch.Tensor], images: int, on_progress: Callable[..., None]
+    batches: Iterable[torch.Tensor], part: int, images: int, on_progress: OnProgress
 ) -> Iterator[torch.Tensor]:
-    """Yield the batches; say at most twice a second by which share of all images there are more."""
-    computed, since = 0, time.monotonic()
+    """Yield the batches of a part; after each, say how much of its images is done."""
+    computed = 0
     for batch in batches:
         yield batch
         computed += len(batch)
-        if time.monotonic() - since > 0.5:
-            on_progress(by=computed / images)
-            computed, since = 0, time.monotonic()
-    on_progress(by=computed / images)
+        on_progress(part + computed / images)
 
 
 @torch.no_grad()  # not inference mode, in which autocast does not cache the weights that it casts
@@ -230,7 +178,7 @@ def _write_joined(
         wall += metadata["wall"]
     origin = {
         "precision": params.precision,
-        **machine(resolve_device(params.device)),
+        **machine(device_name(params.device)),
         "versions": made_by,
         "weights_versions": weights_packages(model),
     }

@@ -1,7 +1,6 @@
 """The training loop: one network, one recipe, one seed, epoch by epoch."""
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from headswap.errors import UserError
 from headswap.params import Recipe
+from headswap.progress import OnProgress
 from headswap.train.checkpoint import (
     History,
     copy_tensors,
@@ -22,15 +22,15 @@ from headswap.train.checkpoint import (
     trainable_state,
 )
 from headswap.train.dataset import Batches
+from headswap.train.devices import Stopwatch
+from headswap.train.networks import cast_frozen_weights
 from headswap.train.seeds import derive
-from headswap.train.speed.frozen_weights import cast_frozen_weights
 from headswap.train.speed.low_rank import LowRankUpdates
 from headswap.train.speed.validation import CachedValidation
-from headswap.train.timing import PhaseTimer
 
 
 class Dataset(Protocol):
-    """What a network is trained on: `dataset.ImageDataset` or `features.FeatureDataset`."""
+    """What a network is trained on: `dataset.ImageDataset` or `dataset.FeatureDataset`."""
 
     labels: dict[str, torch.Tensor]
 
@@ -50,33 +50,13 @@ def train(
     precision: str = "float32",
     device: str = "cpu",
     checkpoint: Path | None = None,
-    on_progress: Callable[..., None] = lambda **message: None,
+    on_progress: OnProgress = lambda done, figures=None, note="": None,
 ) -> History:
     """Train all of a network that requires gradients, by the recipe of the tutorial [1]_.
 
-    Parameters
-    ----------
-    network
-        Changed in place. In the training phase it is in train mode, also where it is frozen.
-    dataset
-        Training and validation batches.
-    recipe
-        Epochs, batch size, learning rate and its schedule, momentum.
-    seed
-        Of the run.
-    precision
-        ``float32``, or ``bfloat16``: then autocast is on, and trained parameters stay float32.
-    device
-        ``cpu``, ``cuda`` or ``mps``.
-    checkpoint
-        Each finished epoch is saved here, and an interrupted run continues from here.
-    on_progress
-        Called after each epoch with ``done``, the number of finished epochs, and figures or a note;
-        at most twice a second also during an epoch, with the ``share`` of its images so far.
-
-    Returns
-    -------
-    History
+    The network is changed in place. In the training phase it is in train mode, also where it is
+    frozen. With `precision` ``bfloat16`` autocast is on, and trained parameters stay float32. Each
+    finished epoch is saved in `checkpoint`, and an interrupted run continues from there.
 
     References
     ----------
@@ -85,52 +65,46 @@ def train(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision == "bfloat16":
         cast_frozen_weights(network)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=recipe.lr, momentum=recipe.momentum)
-    low_rank = LowRankUpdates(network, optimizer, recipe.batch_size)
     autocast = make_autocast(precision, device)
+    check_batches(network, dataset, recipe.batch_size, autocast, device)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum)
+    low_rank = LowRankUpdates(network, optimizer, recipe.batch_size)
     validate = CachedValidation(network, partial(evaluate, autocast=autocast, device=device))
-    timer = PhaseTimer(device)
     history = History()
-    if checkpoint:
+    if checkpoint and checkpoint.exists():
         try:
-            history = load_checkpoint(checkpoint, network, optimizer, low_rank) or history
+            history = load_checkpoint(checkpoint, network, optimizer, low_rank)
         except ValueError as error:
-            on_progress(done=0, note=f"starts from the first epoch: {error}")
+            on_progress(0, note=f"starts from the first epoch: {error}")
 
-    on_batch = _BatchProgress(on_progress, len(dataset.labels["train"]))
-    for epoch in range(len(history.seconds), recipe.epochs):
-        if history.diverged is not None:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, epoch)
+    def on_batch(trained: int) -> None:
+        on_progress(len(history.seconds) + trained / sum(map(len, dataset.labels.values())))
+
+    stopwatch = Stopwatch(device)
+    while history.diverged is None and (epoch := len(history.seconds)) < recipe.epochs:
+        optimizer.param_groups[0]["lr"] = lr = learning_rate(recipe, epoch)
         torch.manual_seed(derive(seed, "dropout", epoch))
-        on_batch.start_epoch(epoch)
-        timer.start_epoch()
-        timer.lap("checkpoint")
-        batches = dataset.train_batches(seed, epoch, recipe.batch_size)
-        try:
-            train_loss, train_accuracy = train_epoch(
-                network, batches, optimizer, autocast, device, timer, on_batch
-            )
-        except SingleImage as error:
-            raise UserError(
-                f"A batch of a single image is too few for batch norm: {error}\n"
-                + _sizes_that_do(recipe.batch_size, len(dataset.labels["train"]))
-            ) from error
+        seconds = {"checkpoint": stopwatch.lap()}
+        train_loss, train_accuracy = train_epoch(
+            network,
+            dataset.train_batches(seed, epoch, recipe.batch_size),
+            optimizer,
+            autocast,
+            device,
+            on_batch,
+        )
         low_rank.flush()
-        timer.lap("step")
+        seconds["train"] = stopwatch.lap()
         val_loss, val_accuracy, probabilities = validate(
             dataset.val_batches(), dataset.labels["val"]
         )
-        timer.lap("val")
+        seconds |= {"val": stopwatch.lap(), "wall": stopwatch.wall_lap()}
 
-        history.seconds.append(timer.seconds)
+        history.seconds.append(seconds)
         if math.isfinite(train_loss) and math.isfinite(val_loss):
-            history.curves += [
-                (epoch, "train", train_loss, train_accuracy),
-                (epoch, "val", val_loss, val_accuracy),
-            ]
+            history.curves.append((epoch, "train", train_loss, train_accuracy))
+            history.curves.append((epoch, "val", val_loss, val_accuracy))
             history.last = {
                 "epoch": epoch,
                 "accuracy": val_accuracy,
@@ -142,29 +116,15 @@ def train(
             history.diverged = epoch
         if checkpoint:
             save_checkpoint(checkpoint, network, optimizer, low_rank, history)
-        on_progress(done=epoch + 1, **_progress_message(history, recipe))
+        if history.diverged is None:
+            on_progress(epoch + 1, {"validation accuracy": val_accuracy, "loss": val_loss})
+        else:
+            on_progress(
+                epoch + 1,
+                note=f"diverged: the loss is not finite in epoch {epoch} at learning rate {lr:g}; "
+                "the run counts as diverged",
+            )
     return history
-
-
-class _BatchProgress:
-    """Report at most twice a second how much of an epoch's images was trained on."""
-
-    def __init__(self, on_progress: Callable[..., None], images: int):
-        self._on_progress, self._images = on_progress, images
-        self._epoch, self._reported = 0, -math.inf
-
-    def start_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-        self(0)
-
-    def __call__(self, images: int) -> None:
-        if time.monotonic() - self._reported > 0.5:
-            self._reported = time.monotonic()
-            self._on_progress(done=self._epoch, share=images / self._images)
-
-
-class SingleImage(Exception):
-    """A network cannot be trained on a batch of a single image."""
 
 
 def train_epoch(
@@ -173,37 +133,25 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     autocast: AbstractContextManager[Any],
     device: str,
-    timer: PhaseTimer,
     on_batch: Callable[[int], None],
 ) -> tuple[float, float]:
     """Train for one epoch; `on_batch` is called with the number of images after each batch.
 
-    Returns
-    -------
-    loss, accuracy : float
-        Means over the images, each from before its step; NaN as soon as a loss is not finite.
-
-    Raises
-    ------
-    SingleImage
-        If a batch has a single image, and the network does not accept it.
+    Return loss and accuracy: means over the images, each from before its step; NaN as soon as a
+    loss is not finite.
     """
     network.train()
     loss_sum, correct, images = 0.0, 0, 0
     for inputs, labels in batches:
         inputs, labels = inputs.to(device), labels.to(device)
-        timer.lap("data")
         optimizer.zero_grad()
         with autocast:
-            outputs = _forward(network, inputs)
+            outputs = network(inputs)
         loss = cross_entropy(outputs.float(), labels)
         if not torch.isfinite(loss):
             return math.nan, math.nan
-        timer.lap("forward")
         loss.backward()
-        timer.lap("backward")
         optimizer.step()
-        timer.lap("step")
         loss_sum += loss.item() * len(labels)
         correct += int((outputs.argmax(1) == labels).sum())
         images += len(labels)
@@ -220,12 +168,8 @@ def evaluate(
 ) -> tuple[float, float, torch.Tensor]:
     """Evaluate a network in eval mode.
 
-    Returns
-    -------
-    loss, accuracy : float
-        Means over the images.
-    probabilities : torch.Tensor
-        Float32 on the CPU, shape (images, classes).
+    Return loss and accuracy, means over the images; and the probabilities, float32 on the CPU,
+    shape (images, classes).
     """
     network.eval()
     outputs, labels = [], []
@@ -253,29 +197,36 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     return recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_step)
 
 
-def _forward(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+@torch.no_grad()
+def check_batches(
+    network: nn.Module,
+    dataset: Dataset,
+    batch_size: int,
+    autocast: AbstractContextManager[Any],
+    device: str,
+) -> None:
+    """Raise a UserError if an epoch has a batch of a single image, and batch norm cannot take it.
+
+    No tensor of the network is changed.
+    """
+    images = len(dataset.labels["train"])
+    if (images % batch_size or batch_size) > 1:
+        return
+    inputs, _ = next(iter(dataset.train_batches(0, 0, batch_size=1)))
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
-        return network(inputs)
+        with autocast:
+            torch.func.functional_call(network.train(), buffers, inputs.to(device))
     except ValueError as error:
-        if len(inputs) > 1:
-            raise
-        raise SingleImage(str(error)) from error
+        raise UserError(
+            f"A batch of a single image is too few for batch norm: {error}\n"
+            + _valid_batch_sizes(batch_size, images)
+        ) from error
 
 
-def _sizes_that_do(batch_size: int, images: int) -> str:
+def _valid_batch_sizes(batch_size: int, images: int) -> str:
     """Say which batch sizes near one that fails leave no batch of a single image."""
     sizes = [size for size in range(2, images + 1) if images % size != 1]
     nearest = sorted(sizes, key=lambda size: (abs(size - batch_size), size))[:2]
     left = "" if batch_size == 1 else f" The last of {images} training images is left over."
     return f"batch_size is {batch_size}.{left} Set it to {' or '.join(map(str, sorted(nearest)))}."
-
-
-def _progress_message(history: History, recipe: Recipe) -> dict[str, Any]:
-    if history.diverged is None:
-        _, _, loss, accuracy = history.curves[-1]
-        return {"validation accuracy": accuracy, "loss": loss}
-    lr = learning_rate(recipe, history.diverged)
-    return {
-        "note": f"diverged: the loss is not finite in epoch {history.diverged} "
-        f"at learning rate {lr:g}; the run counts as diverged"
-    }

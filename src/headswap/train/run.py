@@ -1,8 +1,8 @@
-"""One run: a cell trained with one seed to its end, in a process of its own."""
+"""One run: a cell trained with one seed to its end."""
 
 import resource
+import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,130 +13,74 @@ from headswap.images.preprocessing import preprocessing
 from headswap.io import write_json
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS
+from headswap.progress import OnProgress
+from headswap.runs.keys import cache_key
+from headswap.runs.locks import file_lock
 from headswap.runs.provenance import machine
-from headswap.runs.status import recorded
 from headswap.runs.store import (
-    cache_key,
     delete_checkpoint,
     file_digests,
+    find_damage,
+    is_finished,
     run_folder,
+    with_progress_file,
 )
 from headswap.snapshot import unchanged
-from headswap.train.checkpoint import trainable_state
+from headswap.train.checkpoint import History, trainable_state
 from headswap.train.complexity import measure_complexity
-from headswap.train.dataset import ImageDataset
-from headswap.train.features import FeatureDataset
+from headswap.train.dataset import Dataset, FeatureDataset, ImageDataset
+from headswap.train.devices import device_name
 from headswap.train.loop import train
 from headswap.train.networks import freeze_all_but, new_head, replace_layer
 from headswap.train.seeds import generator
-from headswap.train.tensors import save_tensors
-from headswap.train.weights import load_pretrained
+from headswap.train.weights import load_pretrained, save_tensors
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes of the unit in which the system reports memory."""
 
 
 def train_run(
-    cell: Cell,
-    params: Params,
-    seed: int,
-    key: dict[str, Any],
-    *,
-    on_progress: Callable[..., None],
+    cell: Cell, params: Params, seed: int, key: dict[str, Any], on_progress: OnProgress
 ) -> None:
-    """Train a run to its end, from its last finished epoch on, and save its result.
+    """Train a run from its last finished epoch to its end, unless another process has finished it.
 
-    While it is trained, its folder holds a checkpoint and ``progress.json`` (`status.recorded`).
-    The folder (`run_cache.run_folder`) then has ``timing.json``;
-    ``probabilities.safetensors`` (of the validation images at the best and the last epoch);
-    ``best.safetensors`` and ``last.safetensors`` (the trainable state; of `finetune` the best
-    only); and ``run.json`` (everything but times). ``run.json`` is written last: with it the run is
-    finished.
-
-    Parameters
-    ----------
-    cell, params, seed
-        What is trained.
-    key
-        The cell's cache key (`run_cache.cache_key`), after which the run's folder is named.
-    on_progress
-        Called after each epoch (see `loop.train`).
-
-    Raises
-    ------
-    UserError
-        If the images, the weights or the code are not, at its start or its end, those of the key.
+    While it is trained, its folder holds a checkpoint and ``progress.json``. `key` is the cell's
+    cache key: a run is not kept if images, weights or code are not those of the key.
     """
+    torch.set_num_threads(1)  # as many change the order of sums, and so the result
     folder = run_folder(cell, key, seed)
-    with unchanged(key, lambda: cache_key(cell, params), written=folder):
-        record = _train(cell, params, seed, key, folder, on_progress)
-    write_json(folder / "run.json", record)
-    delete_checkpoint(folder)
+    with file_lock(folder.with_suffix(".lock"), on_progress):
+        if find_damage(folder):
+            shutil.rmtree(folder)
+        if not is_finished(folder):
+            with unchanged(key, lambda: cache_key(cell, params), written=folder):
+                dataset = open_dataset(cell, params)
+                network = build_network(cell, params, dataset, seed)
+                complexity = _complexity(dataset, network)
+                history = train(
+                    network,
+                    dataset,
+                    params.recipe(cell),
+                    seed,
+                    precision=params.precision,
+                    device=params.device,
+                    checkpoint=folder / "checkpoint.pt",
+                    on_progress=with_progress_file(folder, on_progress),
+                )
+                _write_tensors(cell, folder, network, history)
+                _write_times(params, folder, history)
+            _write_record(folder, {**key, "seed": seed, "complexity": complexity}, history)
+        delete_checkpoint(folder)  # also of a process that was killed at the end of the run
 
 
-def _train(
-    cell: Cell,
-    params: Params,
-    seed: int,
-    key: dict[str, Any],
-    folder: Path,
-    on_progress: Callable[..., None],
-) -> dict[str, Any]:
-    """Train a run and write its files but ``run.json``, whose content is returned."""
-    torch.set_num_threads(1)
-    dataset = open_dataset(cell, params)
-    network = build_network(cell, params, dataset, seed)
-    complexity = _complexity(dataset, network)
-    recipe = params.recipe(cell)
-    history = train(
-        network,
-        dataset,
-        recipe,
-        seed,
-        precision=params.precision,
-        device=key["device"],
-        checkpoint=folder / "checkpoint.pt",
-        on_progress=recorded(folder, recipe.epochs, on_progress),
-    )
-    if history.best:
-        save_tensors(folder / "best.safetensors", history.best["state"])
-        if cell.mode != "finetune" and history.diverged is None:
-            save_tensors(folder / "last.safetensors", trainable_state(network))
-        epochs = {"best": history.best, "last": history.last}
-        probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
-        save_tensors(folder / "probabilities.safetensors", probabilities)
-    times = {
-        "epochs": history.seconds,
-        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
-        **machine(key["device"]),
-    }
-    write_json(folder / "timing.json", times)
-    return {
-        **key,
-        "seed": seed,
-        "complexity": complexity,
-        "diverged": history.diverged,
-        "best": _without_tensors(history.best),
-        "last": _without_tensors(history.last),
-        "curves": history.curves,
-        "files": file_digests(folder),
-    }
-
-
-def _without_tensors(epoch: dict[str, Any]) -> dict[str, Any] | None:
-    return {name: epoch[name] for name in ("epoch", "accuracy")} if epoch else None
-
-
-def open_dataset(cell: Cell, params: Params) -> ImageDataset | FeatureDataset:
+def open_dataset(cell: Cell, params: Params) -> Dataset:
     """Open what a cell is trained on: images, or in `probe` features."""
     if cell.mode == "probe":
         return FeatureDataset(EMBEDDINGS / f"{cell.model}.safetensors")
     return ImageDataset(preprocessing(cell.model, params.image))
 
 
-def build_network(
-    cell: Cell, params: Params, dataset: ImageDataset | FeatureDataset, seed: int
-) -> nn.Module:
+def build_network(cell: Cell, params: Params, dataset: Dataset, seed: int) -> nn.Module:
     """Build the network of a run, with a new head; in `probe` the head is all of it."""
     random, classes = generator(seed, "head"), len(dataset.classes)
     if isinstance(dataset, FeatureDataset):
@@ -149,17 +93,58 @@ def build_network(
     return network
 
 
-def _complexity(dataset: ImageDataset | FeatureDataset, network: nn.Module) -> dict[str, Any]:
+def _complexity(dataset: Dataset, network: nn.Module) -> dict[str, Any]:
     """Return the number of trained parameters, and the complexity of backbone and head."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if isinstance(dataset, ImageDataset):
         complexity = measure_complexity(network, dataset.preprocessing.size)
         return {"trainable_parameters": trained, **complexity}
-    classes = len(dataset.classes)
     return {
         "trainable_parameters": trained,
         "parameters": dataset.backbone["parameters"] + trained,
-        "gmacs": round(dataset.backbone["gmacs"] + dataset.features * classes / 1e9, 6),
-        "activations": dataset.backbone["activations"] + classes,
+        "gmacs": round(
+            dataset.backbone["gmacs"] + dataset.features * len(dataset.classes) / 1e9, 6
+        ),
         "depth": dataset.backbone["depth"] + 1,
     }
+
+
+def _write_tensors(cell: Cell, folder: Path, network: nn.Module, history: History) -> None:
+    """Write the trainable state at the best and the last epoch, of `finetune` the best only.
+
+    Also the probabilities of the validation images at both; nothing if all epochs diverged.
+    """
+    if not history.best:
+        return
+    save_tensors(folder / "best.safetensors", history.best["state"])
+    if cell.mode != "finetune" and history.diverged is None:
+        save_tensors(folder / "last.safetensors", trainable_state(network))
+    epochs = {"best": history.best, "last": history.last}
+    probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
+    save_tensors(folder / "probabilities.safetensors", probabilities)
+
+
+def _write_times(params: Params, folder: Path, history: History) -> None:
+    """Write all that has a clock in it."""
+    times = {
+        "epochs": history.seconds,
+        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+        **machine(device_name(params.device)),
+    }
+    write_json(folder / "timing.json", times)
+
+
+def _write_record(folder: Path, made_from: dict[str, Any], history: History) -> None:
+    """Write ``run.json``, with which the run is finished."""
+    epochs = {"best": history.best, "last": history.last}
+    record = {
+        **made_from,
+        "diverged": history.diverged,
+        **{
+            which: {name: epoch[name] for name in ("epoch", "accuracy")} if epoch else None
+            for which, epoch in epochs.items()
+        },
+        "curves": history.curves,
+        "files": file_digests(folder),
+    }
+    write_json(folder / "run.json", record)

@@ -8,24 +8,11 @@ import torch
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
-    """Return a seed for one purpose of a run.
+    """Return a seed, between 0 and 2**63 - 1, for one purpose of a run.
 
-    Parameters
-    ----------
-    seed
-        The run's seed, from ``params.yaml``.
-    purpose
-        ``head``, ``order``, ``augmentation``, ``dropout`` or ``weights``.
-    *numbers
-        What distinguishes the draws of one purpose: epoch, image.
+    `purpose` is ``head``, ``order``, ``augmentation``, ``dropout`` or ``weights``; `numbers`
+    distinguish its draws: epoch, image.
 
-    Returns
-    -------
-    int
-        Between 0 and 2**63 - 1.
-
-    Examples
-    --------
     >>> derive(0, "order", 1) == derive(0, "order", 1)
     True
     >>> derive(0, "order", 1) == derive(0, "order", 2)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import json
 import os
 import tempfile
 from collections import OrderedDict
@@ -16,20 +17,21 @@ from unittest import mock
 
 import torch
 import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from headswap.download import download_file
 from headswap.errors import UserError
-from headswap.images.preprocessing import Preprocessing, of_network
-from headswap.io import digest, read_tensors, sha256
+from headswap.images.preprocessing import Preprocessing, preprocessing_from_network
+from headswap.io import atomic_write, digest, read_tensors, sha256
 from headswap.params import Params
 from headswap.paths import WEIGHTS
 from headswap.train.networks import build, find_head, reset_weights
 from headswap.train.seeds import seeded
-from headswap.train.tensors import save_tensors
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-"""The auxiliary classifiers of googlenet and inception_v3, which `backbones.build` leaves out."""
+"""The auxiliary classifiers of googlenet and inception_v3, which `networks.build` leaves out."""
 
 
 def write_weights(
@@ -39,23 +41,11 @@ def write_weights(
 ) -> None:
     """Write the weights of a network, pretrained or random, and their origin.
 
-    Parameters
-    ----------
-    name
-        A model of ``params.yaml``.
-    params
-        Of which ``weights``, ``factories`` and ``image`` are used.
-    destination
-        The safetensors file to write. Its metadata are the ``source``; the ``head``; the
-        ``preprocessing`` that the network was made for; the ``sha256`` of the tensors; unless they
-        are torchvision's, the versions of the ``packages`` that made them; for a factory its name
-        and the digest of its code, which is its module and what that imports from the same folder.
-        torchvision's pretrained weights are not downloaded again if the file has them already.
-
-    Raises
-    ------
-    UserError
-        If the network has no head, or its weights are not available.
+    The metadata of the safetensors file are the ``source``; the ``head``; the ``preprocessing``
+    that the network was made for; the ``sha256`` of the tensors; unless they are torchvision's, the
+    versions of the ``packages`` that made them; for a factory its name and the digest of its code,
+    which is its module and what that imports from the same folder. torchvision's pretrained weights
+    are not downloaded again if the file has them already.
     """
     pretrained = params.weights == "imagenet" and name not in params.factories
     url = _imagenet_url(name) if pretrained else None
@@ -63,7 +53,10 @@ def write_weights(
         network = build(name, params.factories)
         if params.weights == "random" and name in params.factories:
             reset_weights(network, name)
-    own = of_network(network, name) if name in params.factories else preset(name)
+    if name in params.factories:
+        own = preprocessing_from_network(network, name)
+    else:
+        own = torchvision_preprocessing(name)
     origin: dict[str, Any] = {"preprocessing": asdict(own)}
     head = find_head(network, name, own.with_sides(params.image).size)
     if url:
@@ -83,7 +76,7 @@ def write_weights(
     )
 
 
-def preset(name: str) -> Preprocessing:
+def torchvision_preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing of a network of torchvision's, that of its IMAGENET1K_V1 weights."""
     weights = torchvision.models.get_model_weights(name)
     if "IMAGENET1K_V1" not in weights.__members__:
@@ -95,29 +88,22 @@ def preset(name: str) -> Preprocessing:
     )
 
 
-def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[nn.Module, str]:
-    """Build a network with the weights that `write_weights` wrote.
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: Any) -> None:
+    """Write tensors and JSON-like metadata; the bytes depend on their content alone.
 
-    Parameters
-    ----------
-    name
-        A model of ``params.yaml``.
-    params
-        Of which ``factories`` is used.
-    folder
-        The folder of the weights.
-
-    Returns
-    -------
-    network : torch.nn.Module
-    head : str
-        The name of its last linear layer.
-
-    Raises
-    ------
-    UserError
-        If the weights are missing, damaged, or those of another network.
+    All metadata go into one entry, because safetensors writes several in random order.
+    `io.read_tensors` reads them.
     """
+    contiguous = {
+        name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
+    }
+    text = json.dumps(metadata, sort_keys=True)
+    with atomic_write(path, SafetensorError) as temporary:
+        save_file(contiguous, temporary, metadata={"headswap": text})
+
+
+def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[nn.Module, str]:
+    """Return a network with the weights that `write_weights` wrote, and the name of its head."""
     path = folder / f"{name}.safetensors"
     tensors, metadata = read_tensors(path, "pt")
     network = build(name, params.factories)
@@ -132,13 +118,7 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load all tensors of a network, saved by name.
-
-    Raises
-    ------
-    RuntimeError
-        If the network has others, or others in shape.
-    """
+    """Load all tensors of a network; raises RuntimeError if it has others, or others in shape."""
     network.load_state_dict(_with_metadata(tensors, network))
 
 
@@ -227,10 +207,7 @@ def _with_metadata(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> O
 def check_digest(path: Path) -> None:
     """Raise ValueError unless a file's SHA-256 begins with the digits at the end of its name.
 
-    Parameters
-    ----------
-    path
-        Named as torchvision names its weights, such as ``resnet18-f37072fd.pth``.
+    torchvision names its weights so: ``resnet18-f37072fd.pth``.
     """
     expected = path.stem.rpartition("-")[2]
     found = sha256(path)

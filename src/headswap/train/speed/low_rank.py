@@ -25,18 +25,9 @@ class LowRankUpdates:
     """Takes the steps of an optimizer on the large linear layers of a network.
 
     Each call of ``optimizer.step()`` updates them, too. They get no gradient and no momentum of
-    their size.
-
-    Parameters
-    ----------
-    network
-        On its device. Its linear layers are taken that are trained, larger than the factors of
-        their gradients, and do not share their weight. Subclasses, which may use their weight in
-        other ways, are left to the optimizer.
-    optimizer
-        Of a single parameter group.
-    batch_size
-        Maximum number of images in a step.
+    their size. Taken are linear layers that are trained, larger than the factors of their
+    gradients, and do not share their weight; subclasses, which may use it in other ways, are left
+    to the optimizer. That has a single parameter group; `batch_size` is the maximum of a step.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.SGD, batch_size: int):
@@ -82,17 +73,9 @@ class LowRankLayer:
     output. The weight is ``layer.weight + sum(pending[i] * outer(grads[i], inputs[i]))``, and its
     momentum ``sum(velocity[i] * outer(grads[i], inputs[i]))``.
 
-    Parameters
-    ----------
-    layer
-        Its forward pass uses the factors from here on. If it turns out to be used more than once
-        in a step, or for more than a batch of vectors, it is returned to the optimizer.
-    optimizer
-        It owns the weight.
-    batch_size
-        Maximum number of rows in a step.
-    rows
-        After how many rows momentum has forgotten a gradient.
+    The layer's forward pass uses the factors from here on. If it turns out to be used more than
+    once in a step, or for more than a batch of vectors, it is returned to the optimizer. `rows` is
+    after how many rows momentum has forgotten a gradient.
     """
 
     def __init__(self, layer: nn.Linear, optimizer: torch.optim.SGD, batch_size: int, rows: int):

@@ -18,12 +18,6 @@ class CachedValidation:
 
     Below a head that alone is trained only buffers can change (those of batch norm do). While
     they stay the same, the inputs of the head stay the same, too.
-
-    Parameters
-    ----------
-    network
-    evaluate
-        Called with a network and batches.
     """
 
     def __init__(self, network: nn.Module, evaluate: Evaluate):
@@ -38,19 +32,9 @@ class CachedValidation:
         self._buffers: dict[str, torch.Tensor] = {}
 
     def __call__(self, batches: Batches, labels: torch.Tensor) -> tuple[float, float, torch.Tensor]:
-        """Evaluate the network.
+        """Evaluate the network as `loop.evaluate` does; batches are read only where necessary.
 
-        Parameters
-        ----------
-        batches
-            Read only where the cache is not valid.
-        labels
-            Of all images, int64, shape (images,).
-
-        Returns
-        -------
-        loss, accuracy, probabilities
-            See `loop.evaluate`.
+        `labels` are those of all images, int64, shape (images,).
         """
         if self._head is None:
             return self._evaluate(self._network, batches)

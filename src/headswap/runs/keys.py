@@ -1,0 +1,95 @@
+"""The cache key of a run: all that its result depends on, except the seed."""
+
+import ast
+import functools
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headswap.images.index import read_index
+from headswap.images.preprocessing import preprocessing
+from headswap.io import digest, read_tensors, sha256
+from headswap.params import Cell, Params
+from headswap.paths import EMBEDDINGS, WEIGHTS
+from headswap.runs.provenance import versions
+
+
+def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
+    """Return all that the results of a cell's runs depend on, except the seed: JSON-like.
+
+    Raises a UserError if images, weights or features are missing.
+    """
+    inputs: dict[str, str]
+    packages: Iterable[str] = ()
+    if cell.mode == "probe":
+        parameters = {}
+        inputs = {"embeddings": file_digest(EMBEDDINGS / f"{cell.model}.safetensors")}
+    else:
+        parameters = {"image": asdict(preprocessing(cell.model, params.image))}
+        weights = file_digest(WEIGHTS / f"{cell.model}.safetensors")
+        inputs = {"images": read_index().digest, "weights": weights}
+        packages = weights_packages(cell.model)
+    return {
+        "cell": cell.name,
+        "recipe": params.recipe(cell).model_dump(),
+        "precision": params.precision,
+        "device": params.device,
+        **parameters,
+        "inputs": {**inputs, "code": code_digest()},
+        "versions": versions(packages),
+    }
+
+
+def weights_packages(model: str) -> dict[str, str]:
+    """Return the packages and versions that made a model's weights, unless torchvision's own."""
+    _, metadata = read_tensors(WEIGHTS / f"{model}.safetensors", only=())
+    return metadata.get("packages", {})
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, computed once for as long as its size and time are the same."""
+    if not path.exists():
+        return sha256(path)  # which says what to do
+    state = path.stat()
+    return _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, *_state: int) -> str:
+    return sha256(path)
+
+
+def code_digest(package: Path = Path(__file__).parents[1]) -> str:
+    """Return a digest of the code that computes: of ``train`` and ``images`` in a package.
+
+    It covers the syntax trees without docstrings, so comments, docstrings and formatting do not
+    change it.
+    """
+    paths = sorted(
+        path for folder in ("images", "train") for path in (package / folder).rglob("*.py")
+    )
+    return digest(
+        [
+            (path.relative_to(package).as_posix(), _syntax_tree(path.read_text(encoding="utf-8")))
+            for path in paths
+        ]
+    )
+
+
+@functools.cache  # of all files it takes 0.2 s, and the status of all runs needs it for each cell
+def _syntax_tree(code: str) -> str:
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_string(statement)]
+    return ast.dump(tree)
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    """Return whether a statement is a docstring, or the string below a constant."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
