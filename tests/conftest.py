@@ -3,13 +3,16 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -22,6 +25,8 @@ PAGE = Path(".dvc/plots/page.html")
 MODES = ("finetune", "frozen", "probe")
 CELLS = [f"{model}-{mode}" for model in ("tiny", "resnet18") for mode in MODES]
 """The cells of the fixture `trained`."""
+SLOW = {"models": ["slow"], "factories": {"slow": "my_networks:slow"}}
+"""Parameters of a network that can be interrupted, for `edit`."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a background job of a shell
 os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
@@ -102,9 +107,13 @@ def project(folder):
 
 
 def enter(folder, monkeypatch):
-    """Make a project the working folder, and its networks importable, until the test has ended."""
+    """Make a project the working folder, and its networks importable, until the test has ended.
+
+    Runs are trained in the test's own process.
+    """
     monkeypatch.chdir(folder)
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
+    monkeypatch.setenv("HEADSWAP_WORKERS", "0")
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
     return folder
 
@@ -134,16 +143,16 @@ def prepared_once(tmp_path_factory):
     folder = project(tmp_path_factory.mktemp("prepared") / "project")
     with pytest.MonkeyPatch.context() as patch:
         enter(folder, patch)
-        factories = {"tiny": "my_networks:tiny", "slow": "my_networks:slow"}
-        edit(models=["tiny", "slow"], factories=factories)
+        tiny = {"models": ["tiny"], "factories": {"tiny": "my_networks:tiny"}}
+        edit(models=["tiny", "slow"], factories={**tiny["factories"], "slow": "my_networks:slow"})
         prepare()
-        edit(models=["tiny"])
+        edit(**tiny)
     return folder
 
 
 @pytest.fixture
 def prepared(prepared_once, tmp_path, monkeypatch):
-    """Return a project that is ready to train `tiny`, and `slow` where it is under `models`."""
+    """Return a project that is ready to train `tiny`, and `slow` if that replaces it: `SLOW`."""
     return copy_of(prepared_once, tmp_path, monkeypatch)
 
 
@@ -246,6 +255,9 @@ def start(*command, cwd=None, **variables):
 
     Its output and its messages are one text.
     """
+    environment = {**os.environ, "COLUMNS": "200", **variables}
+    if "HEADSWAP_WORKERS" not in variables:
+        environment.pop("HEADSWAP_WORKERS", None)
     return subprocess.Popen(
         [*map(str, command)],
         stdout=subprocess.PIPE,
@@ -253,7 +265,7 @@ def start(*command, cwd=None, **variables):
         text=True,
         errors="replace",
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", **variables},
+        env=environment,
     )
 
 
@@ -282,3 +294,30 @@ def read_until(process, text):
     finally:
         patience.cancel()
     raise AssertionError("".join(lines))
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    """Start a Dask scheduler; return its process, variables that lead to it, and `worker`.
+
+    That starts a worker there.
+    """
+    options = ("--host", "127.0.0.1", "--no-dashboard")
+    file = tmp_path / "scheduler.json"
+    port = ("--port", "0", "--scheduler-file", file)
+    processes = [start("dask", "scheduler", *options, *port)]
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    address = re.search(r"tcp://[\d.:]+", file.read_text()).group()
+
+    def worker(nanny="--no-nanny", **variables):
+        words = ("dask", "worker", address, *options, nanny, "--nthreads", 2, "--memory-limit", 0)
+        processes.append(start(*words, cwd=tmp_path, **variables))
+        return processes[-1]
+
+    variables = {"DASK_SCHEDULER_ADDRESS": address}
+    yield SimpleNamespace(process=processes[0], variables=variables, worker=worker)
+    for process in processes:
+        process.kill()
+        process.communicate()

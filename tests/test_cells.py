@@ -88,7 +88,7 @@ def test_results_do_not_depend_on_workers_folder_order_or_other_models(
 
     copy_of(prepared_once, tmp_path / "elsewhere", monkeypatch)
     monkeypatch.setenv("HEADSWAP_WORKERS", "2")
-    edit(seeds=[2, 0, 1], models=["slow", "tiny"])
+    edit(seeds=[2, 0, 1], models=["resnet18", "tiny"])
     for mode in ("probe", "finetune"):
         train(mode)
     there = results()

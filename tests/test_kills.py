@@ -1,16 +1,14 @@
 """Whatever is killed, no process and no lock is left, and the same bytes come out afterwards."""
 
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import BIN, copy_of, edit, finish, headswap, read_until, results, sh, start
+from conftest import BIN, SLOW, copy_of, edit, finish, headswap, read_until, results, sh, start
 
 from headswap.runs.locks import is_locked
 
@@ -21,12 +19,11 @@ pytestmark = [
 CELL = "slow-finetune"
 TRAIN = ("headswap", "train", "slow", "finetune")
 DVC = ("dvc", "repro", "--single-item", f"train@{CELL}")
-OPTIONS = ("--host", "127.0.0.1", "--no-dashboard")
 
 
 def prepare():
     """Make epochs so long that a kill comes between two."""
-    edit(models=["slow"], train={"epochs": 5, "batch_size": 2})
+    edit(**SLOW, train={"epochs": 5, "batch_size": 2})
 
 
 @pytest.fixture
@@ -43,25 +40,6 @@ def undisturbed(prepared_once, tmp_path_factory):
         prepare()
         headswap(*TRAIN[1:])
         return results()
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    """Start a scheduler and two workers; return their processes, and variables that lead there."""
-    file = tmp_path / "scheduler.json"
-    options = ("--port", "0", "--scheduler-file", file)
-    processes = {"scheduler": start("dask", "scheduler", *OPTIONS, *options)}
-    deadline = time.monotonic() + 30
-    while not file.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    address = re.search(r"tcp://[\d.:]+", file.read_text()).group()
-    for name in ("worker", "another worker"):
-        options = ("--nthreads", "2", "--no-nanny", "--memory-limit", "0")
-        processes[name] = start("dask", "worker", address, *OPTIONS, *options, cwd=tmp_path)
-    yield processes, {"DASK_SCHEDULER_ADDRESS": address}
-    for process in processes.values():
-        process.kill()
-        process.communicate()
 
 
 def children(process):
@@ -147,21 +125,21 @@ def test_of_two_stages_that_train_the_same_cell_one_waits_for_the_other(ready):
     "what",
     [*("a run", "worker", "scheduler", "stage", "stage, by Ctrl-C", "nothing, but started twice")],
 )
-def test_after_a_kill_on_a_cluster(ready, undisturbed, cluster, what):
-    processes, variables = cluster
-    stage = start(*TRAIN, **variables)
+def test_after_a_kill_on_a_cluster(ready, undisturbed, scheduler, what):
+    workers = [scheduler.worker(), scheduler.worker()]
+    stage = start(*TRAIN, **scheduler.variables)
     read_until(stage, "epoch 2/5")
-    busy = [name for name in processes if computing(processes[name])]
-    of_workers = [child for name in busy for child in computing(processes[name])]
+    busy = [worker for worker in workers if computing(worker)]
+    of_workers = [child for worker in busy for child in computing(worker)]
     assert len(of_workers) == 2
     if what == "a run":
         of_workers[0].kill()
         assert "was killed by SIGKILL; it goes on from its checkpoint" in finish(stage)
     elif what == "worker":
-        processes[busy[0]].kill()
+        busy[0].kill()
         finish(stage)
     elif what == "scheduler":
-        processes[what].kill()
+        scheduler.process.kill()
         message = finish(stage, code=1)
         assert "connection to the Dask scheduler" in message and "unset DASK" in message
     elif what == "stage":
@@ -171,7 +149,7 @@ def test_after_a_kill_on_a_cluster(ready, undisturbed, cluster, what):
         stage.send_signal(signal.SIGINT)
         assert "Stopped. Finished runs and epochs are saved" in finish(stage, code=1)
     else:
-        another = start(*TRAIN, **variables)
+        another = start(*TRAIN, **scheduler.variables)
         finish(stage), finish(another)
     assert_gone(of_workers)
     assert_same_bytes_and_nothing_left(undisturbed)
