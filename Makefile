@@ -9,7 +9,7 @@ ifdef HEADSWAP_MIRROR
 export HEADSWAP_MIRROR := $(if $(findstring ://,$(HEADSWAP_MIRROR)),$(HEADSWAP_MIRROR),$(abspath $(HEADSWAP_MIRROR)))
 endif
 
-.PHONY: help demo test repro bench lint clean
+.PHONY: help demo test repro lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,9 +27,6 @@ repro: .venv/installed  ## the real experiment, as described in params.yaml
 	dvc repro weights embed
 	headswap runs
 	dvc repro
-
-bench: .venv/installed  ## time headswap and the tutorial's script
-	python benchmarks/bench.py
 
 lint: .venv/installed  ## style, format, types, and which wing imports which
 	ruff check .

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from bench import CORES, ROOT, measured
+from processes import CORES, ROOT, measure
 
 from headswap.compare.intervals import Estimate, accuracy, contrast
 from headswap.compare.results import correct_predictions
@@ -51,7 +51,7 @@ def train(folder, precision, seeds, epochs):
     for stage in stages:
         mode = stage.rpartition(" ")[2]
         edit(folder / "params.yaml", train={"epochs": epochs.get(mode, 1)})
-        measured(["headswap", *stage.split()], folder)
+        measure(["headswap", *stage.split()], folder)
 
 
 def correct(folder, cell):

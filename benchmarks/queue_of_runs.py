@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from bench import CORES, ROOT, measured
+from processes import CORES, ROOT, measure
 
 from headswap.runs import provenance
 
@@ -70,9 +70,9 @@ def prepare(folder, settings):
         probe={"epochs": 1},
         embed={"views": 1},
     )
-    measured(["dvc", "config", "core.no_scm", "true"], folder)
-    measured(["dvc", "repro", "--quiet", "weights", "embed"], folder)
-    measured(["headswap", "runs"], folder)
+    measure(["dvc", "config", "core.no_scm", "true"], folder)
+    measure(["dvc", "repro", "--quiet", "weights", "embed"], folder)
+    measure(["headswap", "runs"], folder)
     edit(folder / "params.yaml", seeds=[0, 1, 2, 3, 4], train={"epochs": 3})
 
 
@@ -82,7 +82,7 @@ def seconds(folder, *commands):
         copy = shutil.copytree(folder, Path(temporary, "project"), symlinks=True)
         start = time.perf_counter()
         for command in commands:
-            measured(command, copy)
+            measure(command, copy)
         return time.perf_counter() - start
 
 
@@ -103,10 +103,10 @@ line says by which power of the number the figure grew in the last step: 1 is li
         with tempfile.TemporaryDirectory() as temporary:
             folder = project(Path(temporary, "project"))
             edit(folder / "params.yaml", seeds=list(range(runs)), probe={"epochs": 1})
-            measured(["dvc", "config", "core.no_scm", "true"], folder)
-            measured(["dvc", "repro", "--quiet", "weights", "embed"], folder)
+            measure(["dvc", "config", "core.no_scm", "true"], folder)
+            measure(["dvc", "repro", "--quiet", "weights", "embed"], folder)
             commands = ("headswap runs tiny-probe", "headswap status", "dvc repro -q probe@tiny")
-            found.append([measured(command.split(), folder)[1:] for command in commands])
+            found.append([measure(command.split(), folder)[1:] for command in commands])
         (queue, most), status, collect = found[-1]
         others = " | ".join(
             f"{seconds:.1f} | {memory:.2f}" for seconds, memory in (status, collect)

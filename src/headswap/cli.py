@@ -151,9 +151,8 @@ def manifest(
     use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
 ) -> None:
     """List a folder of your own images in a manifest."""
-    from headswap.data.listing import list_images
-    from headswap.data.manifest import find_quality_issues, write_manifest
-    from headswap.data.summary import print_classes, print_left_out
+    from headswap.data.listing import list_images, print_left_out
+    from headswap.data.manifest import find_quality_issues, print_classes, write_manifest
     from headswap.params import dataset_lines, load, set_dataset
 
     output = output or _default_output(folder)
@@ -322,7 +321,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
-    from headswap.predict.files import find_images, misclassified_images, split_arguments
+    from headswap.predict.files import find_named_images, misclassified_images, split_arguments
     from headswap.predict.folders import best_cell, find_folder
 
     cell, images = split_arguments(arguments or [])
@@ -336,7 +335,7 @@ def predict(
         name = best_cell()
         print(f"The best cell of the comparison is {name}.", file=sys.stderr)
     folder = find_folder(name)
-    paths = misclassified_images() if misclassified else find_images(images)
+    paths = misclassified_images() if misclassified else find_named_images(images)
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     from headswap.predict.predict import classify

@@ -30,33 +30,14 @@ def download_file(
     caches: Iterable[str | PathLike[str]] = (),
     pinned: bool = True,
 ) -> str:
-    """Write a file from the first source that has a good copy: mirror, cache, URL.
+    """Write a file from the first source that has a good copy: mirror, cache, URL; return which.
 
-    A file that is there already stays as it is if no source has a good copy.
-
-    Parameters
-    ----------
-    url
-        An address or a local path. Its last part is the file's name in a mirror.
-    destination
-        The file to write.
-    check
-        Called with the path of a copy; raises ValueError, saying what is wrong, to reject it.
-    caches
-        Local files to try after the mirror and before `url`.
-    pinned
-        Whether `check` or a later stage compares the content with a full SHA-256. If not, plain
-        HTTP, where anybody on the way may replace a file, is refused (except from this machine).
-
-    Returns
-    -------
-    str
-        The source of the file.
-
-    Raises
-    ------
-    UserError
-        If no source had a good copy; with every source and what was wrong with it.
+    The last part of `url`, an address or a local path, is the file's name in a mirror; `caches` are
+    local files. `check` is called with the path of a copy; it raises ValueError, saying what is
+    wrong, to reject it. If it is not `pinned`, compared with a full SHA-256 now or by a later
+    stage, plain HTTP, where anybody on the way may replace a file, is refused (except from this
+    machine). A file that is there already stays as it is if no source has a good copy; a UserError
+    then names every source and what was wrong with it.
     """
     name = url.rsplit("/", 1)[-1]
     failures = []

@@ -12,17 +12,8 @@ class UserError(Exception):
 
 
 def bulleted(lines: Sequence[str], limit: int = 20) -> str:
-    """Join lines for a message, indented by two spaces.
+    """Join lines for a message, indented by two spaces; of those beyond `limit`, give the number.
 
-    Parameters
-    ----------
-    lines
-        All there is to report.
-    limit
-        How many lines are shown; of the others, only the number.
-
-    Examples
-    --------
     >>> print(bulleted(["a", "b", "c"], limit=2))
       a
       b
@@ -35,7 +26,7 @@ def bulleted(lines: Sequence[str], limit: int = 20) -> str:
 
 
 def os_error_text(error: OSError) -> str:
-    """Return what the system said, with the file that it is about if there is one."""
+    """Format an OSError as ``file: reason``."""
     if error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -28,28 +28,11 @@ StrPath = str | PathLike[str]
 def atomic_write(path: StrPath, *failures: type[Exception], durable: bool = True) -> Iterator[Path]:
     """Write a file or folder under a temporary name; rename it when the block ends well.
 
-    Several processes may write the same file at a time: each has its own temporary name, and the
-    last one's file remains.
-
-    Parameters
-    ----------
-    path
-        The file or folder to write; its parents are created.
-    *failures
-        What a library raises, besides OSError, if it cannot write.
-    durable
-        Whether to flush a file to the disk before it is renamed, so that a power cut cannot leave
-        it empty.
-
-    Yields
-    ------
-    pathlib.Path
-        Where to write, in a temporary folder beside `path` that is removed afterwards.
-
-    Raises
-    ------
-    UserError
-        If the disk is full, read-only, or not writable.
+    Yields where to write, in a temporary folder beside `path` that is removed afterwards. Several
+    processes may write the same file at a time: each has its own temporary name, and the last one's
+    file remains. A UserError says that the disk is full or read-only; `failures` are what a library
+    raises, besides OSError, if it cannot write. A `durable` file is flushed to the disk before it
+    is renamed, so that a power cut cannot leave it empty.
     """
     path = Path(path)
     kinds: tuple[type[Exception], ...] = (OSError, *failures)
@@ -104,13 +87,7 @@ def write_text(path: StrPath, text: str) -> None:
 
 
 def write_json(path: StrPath, value: Any) -> None:
-    """Write JSON, one key a line.
-
-    Raises
-    ------
-    ValueError
-        If a number is NaN or infinite, which JSON cannot represent.
-    """
+    """Write JSON, one key a line; ValueError if a number is NaN or infinite."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -133,13 +110,7 @@ def is_address(url: str) -> bool:
 
 
 def local_path(path: StrPath) -> Path:
-    """Return a path that the user gave, with ``~`` replaced by the home folder.
-
-    Raises
-    ------
-    UserError
-        If there is no such user.
-    """
+    """Return a path that the user gave, with ``~`` replaced by the home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -149,20 +120,10 @@ def local_path(path: StrPath) -> Path:
 
 
 def refuse_outputs(path: StrPath, name: str) -> None:
-    """Refuse a path of the user's files that stages write to, and so replace or delete.
+    """Raise a UserError if the user's `path` is one of `paths.OUTPUTS`, is in one, or holds one.
 
-    Parameters
-    ----------
-    path
-        A file or folder. It may not be one of `paths.OUTPUTS`, be in one, or hold one, through
-        links and ``..`` either, or in another case where the file system ignores that.
-    name
-        What the path is, for the message.
-
-    Raises
-    ------
-    UserError
-        If it is.
+    So it is through links and ``..``, too, or in another case where the file system ignores that.
+    `name` is what the path is, for the message.
     """
     given = _comparable(local_path(path))
     for output in OUTPUTS:
@@ -193,13 +154,7 @@ def folder_size(folder: StrPath) -> int:
 
 
 def read_bytes(path: StrPath) -> bytes:
-    """Read a file that the user gave.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read.
-    """
+    """Read a file that the user gave."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -217,28 +172,10 @@ def read_json(path: StrPath) -> Any:
 def read_tensors(
     path: StrPath, framework: str = "numpy", only: Collection[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a safetensors file that headswap wrote.
+    """Return the tensors of a safetensors file that headswap wrote, and its metadata.
 
-    Parameters
-    ----------
-    path
-        The file.
-    framework : {"numpy", "pt"}
-        The library of the tensors.
-    only
-        The names of the tensors to read; None reads all.
-
-    Returns
-    -------
-    tensors : dict of str to numpy.ndarray or torch.Tensor
-        By name.
-    metadata : dict
-        What was written with them.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or damaged.
+    The tensors are NumPy's, or with the `framework` ``pt`` torch's. With `only`, those of these
+    names are read.
     """
     try:
         with safe_open(path, framework) as file:
@@ -252,13 +189,7 @@ def read_tensors(
 
 
 def sha256(path: StrPath) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits.
-
-    Raises
-    ------
-    UserError
-        If there is no such file.
-    """
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""The data wing: fetches the photographs and verifies them. It does not import torch."""
+"""Fetches the photographs and verifies them. It does not import torch."""

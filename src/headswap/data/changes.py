@@ -6,8 +6,8 @@ from pathlib import Path
 from shlex import quote
 
 from headswap.data.listing import Listing, list_images
-from headswap.data.manifest import Entry, Manifest, read_manifest
-from headswap.data.matching import Matching, Other
+from headswap.data.manifest import read_manifest
+from headswap.data.matching import File, match_files, name_key
 from headswap.errors import UserError, bulleted
 from headswap.io import is_address, local_path, read_bytes, read_json, write_json
 from headswap.params import GENERATED, Dataset
@@ -20,12 +20,9 @@ KNOWN = RUNS / "photographs.json"
 def check_photographs(dataset: Dataset) -> None:
     """Check that a local folder still holds the photographs of its manifest.
 
-    Where the folder is not here, as in a clone that has DVC's archive, there is nothing to check.
-
-    Raises
-    ------
-    UserError
-        With every photograph that was added, removed, changed, or moved to another class or split.
+    A UserError names every photograph that was added, removed, changed, or moved to another class
+    or split. Where the folder is not here, as in a clone that has DVC's archive, there is nothing
+    to check.
     """
     if dataset.url == GENERATED or is_address(dataset.url) or not local_path(dataset.url).is_dir():
         return
@@ -39,46 +36,38 @@ def check_photographs(dataset: Dataset) -> None:
 
 
 def find_changes(dataset: Dataset) -> list[str]:
-    """Return a line for each difference between a local folder and its manifest.
-
-    Files whose size and time are as before are not read.
-    """
-    manifest = read_manifest(dataset.manifest)
-    listing = list_images(dataset.url)
-    listed = dict(zip(map(_short, manifest), manifest, strict=True))
-    matching, moved = Matching(manifest), []
-    others: list[tuple[str, Entry]] = []
-    for name, entry in _read_digests(listing).items():
-        name = name if listing.is_split else listed.get(name, f"train/{name}")
-        if not matching.match(name, entry, same_name=True):
-            others.append((name, entry))
+    """Return a line for each difference between a local folder and its manifest."""
+    manifest, listing = read_manifest(dataset.manifest), list_images(dataset.url)
+    files = _read_files(listing)
+    if not listing.is_split:  # the manifest says in which split an image is
+        full_names = {_without_split(name): name for name in manifest}
+        files = [
+            file._replace(name=full_names.get(file.name, f"train/{file.name}")) for file in files
+        ]
+    found, differences = match_files(files, manifest)
     labels = {name.split("/")[1] for name in manifest}
-    for name, entry in others:
-        found = matching.match(name, entry)
-        if found is None:
-            matching.add_other(Other(name, *entry))
-        elif name.split("/")[1] in labels and _place(name, listing) != _place(found, listing):
-            moved.append(f"moved: {found} is in {_place(name, listing)} now")
-    return matching.differences() + moved
+    for place, name in found.items():
+        now = files[place].name
+        if name_key(now) != name_key(name) and now.split("/")[1] in labels:
+            folder, before = (path.rpartition("/")[0] for path in (now, name))
+            if not listing.is_split:
+                folder, before = _without_split(folder), _without_split(before)
+            if folder != before:
+                differences.append(f"moved: {name} is in {folder} now")
+    return differences
 
 
-def _short(name: str) -> str:
-    """Return ``<class>/<image>``, the name in a folder that is not split."""
+def _without_split(name: str) -> str:
     return name.split("/", 1)[1]
 
 
-def _place(name: str, listing: Listing) -> str:
-    folder = name.rpartition("/")[0]
-    return folder if listing.is_split else _short(folder)
-
-
-def _read_digests(listing: Listing) -> Manifest:
+def _read_files(listing: Listing) -> list[File]:
     """Return size and digest of the images; only those that are new or were touched are read."""
     try:
         known = read_json(KNOWN)
     except (OSError, ValueError):
         known = {}
-    entries, seen = {}, {}
+    files, seen = [], {}
     for name, path in listing.images.items():
         status = os.stat(path)
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
@@ -87,7 +76,8 @@ def _read_digests(listing: Listing) -> Manifest:
             digest = known[where][3]
         else:
             digest = hashlib.sha256(read_bytes(path)).hexdigest()
-        entries[name], seen[where] = Entry(status.st_size, digest), [*stamp, digest]
+        files.append(File(name, status.st_size, digest))
+        seen[where] = [*stamp, digest]
     if seen != known:
         write_json(KNOWN, seen)
-    return entries
+    return files

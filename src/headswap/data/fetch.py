@@ -1,6 +1,5 @@
 """Fetch the archive of images: download it, pack a local folder, or draw the images."""
 
-import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from headswap.data.synthetic import draw_archive
 from headswap.data.verify import archive_fits
 from headswap.download import download_file
 from headswap.errors import UserError, printable
-from headswap.images.folders import is_image
+from headswap.images.folders import find_images
 from headswap.io import atomic_write, is_address, local_path, read_bytes, refuse_outputs
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE
@@ -29,14 +28,7 @@ OTHER_ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def check_dataset(dataset: Dataset) -> None:
-    """Check that the parameters name images that can be fetched and a manifest.
-
-    Raises
-    ------
-    UserError
-        If the archive or folder is missing, of a kind that is not read, or one that a stage
-        writes; or if the manifest is missing or wrong.
-    """
+    """Check that the parameters name images that can be fetched and a correct manifest."""
     if dataset.url == GENERATED:
         return
     _check_url(dataset.url)
@@ -81,29 +73,11 @@ def _dvc_has_archive(url: str) -> bool:
 
 
 def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> str | None:
-    """Write the archive of images.
+    """Write the archive of images; return where it came from, None if it was there already.
 
     An archive that is there already and holds the images of the manifest is not downloaded again,
     so that neither an edit of this code nor a new address makes a download necessary. A local zip
     or folder is copied each time: it is cheap, and the images may have changed.
-
-    Parameters
-    ----------
-    dataset
-        Its ``url`` is an address, a local zip, a local folder with ``train`` and ``val`` in it,
-        or ``generated``.
-    archive
-        The zip to write.
-
-    Returns
-    -------
-    str or None
-        Where the archive came from; None if it was there already.
-
-    Raises
-    ------
-    UserError
-        If there is no zip at the address, in the mirror or at the local path.
     """
     if dataset.url == GENERATED:
         with atomic_write(archive) as temporary:
@@ -128,35 +102,17 @@ def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> s
 
 
 def _images_to_pack(folder: Path, sizes: set[int]) -> Iterator[tuple[str, Path]]:
-    """Yield the images of a folder that may be listed in a manifest, and those of its classes.
+    """Yield the images of a folder's classes, and all others that have a listed image's size.
 
-    Parameters
-    ----------
-    folder
-        In any layout: the manifest says what is where.
-    sizes
-        Of the listed images.
+    The manifest says what is where, so the layout does not matter.
     """
     try:
         of_classes = set(list_images(folder).images.values())
     except UserError:
         of_classes = set()
-    seen = set()
-    for parent, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
-        folders[:] = sorted(name for name in folders if is_image(f"{name}.jpg"))
-        if os.path.realpath(parent) in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(parent))
-        for path in (Path(parent, name) for name in sorted(files)):
-            name = path.relative_to(folder).as_posix()
-            wanted = is_image(name) and path.is_file()
-            if wanted and (path in of_classes or path.stat().st_size in sizes):
-                yield printable(name), path
-
-
-def _fail(error: OSError) -> None:
-    raise error
+    for name, path in find_images(folder).items():
+        if path in of_classes or path.stat().st_size in sizes:
+            yield printable(name), path
 
 
 def _check_zip(path: Path) -> None:

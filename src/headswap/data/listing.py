@@ -1,14 +1,15 @@
 """A user's folder of photographs as it lies: images, classes, and what is neither."""
 
-import os
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from os import DirEntry, PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from headswap.errors import UserError, bulleted, printable
-from headswap.images.folders import check_case, check_classes, is_image, is_system_file
+from headswap.images.folders import SPLITS, is_image, scan_folder
 from headswap.io import local_path, refuse_outputs
 
 SPLIT_NAMES = {
@@ -18,7 +19,6 @@ SPLIT_NAMES = {
 """The folders that are taken for a split, in lower case."""
 UNUSED = ("test", "testing")
 """The folders that are left out beside those, in lower case."""
-LEFTOVERS = "hidden, or left by a system or a tool"
 NOT_IN_CLASS = "not directly in a class's folder"
 OTHER_FORMATS = {
     **dict.fromkeys((".heic", ".heif"), "HEIC, which cannot be read: save them as JPEG"),
@@ -33,19 +33,10 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 class Listing:
     """What lies in a folder of photographs.
 
-    Attributes
-    ----------
-    folder
-        The folder.
-    is_split
-        Whether it has folders for training and validation with the classes in them; if not, its
-        folders are the classes.
-    images
-        The images by their names: ``<split>/<class>/<image>``, or ``<class>/<image>``.
-    notes
-        What was understood: ``valid/ is taken for val/``.
-    left_out
-        For each reason the files and folders that are no images or classes.
+    If it ``is_split``, it has folders for training and validation with the classes in them, and the
+    names of ``images`` are ``<split>/<class>/<image>``; else ``<class>/<image>``. The ``notes`` say
+    what was understood: ``valid/ is taken for val/``. ``left_out`` has, for each reason, the names
+    of files and folders that are no images or classes.
     """
 
     folder: Path
@@ -58,25 +49,16 @@ class Listing:
 def list_images(folder: str | PathLike[str]) -> Listing:
     """List the images of a user's folder.
 
-    Parameters
-    ----------
-    folder
-        With ``train/<class>/<image>`` and ``val/<class>/<image>``, or ``<class>/<image>`` in it.
-
-    Raises
-    ------
-    UserError
-        If there is no such folder, or a stage writes it; a folder in it cannot be read; a name
-        cannot be written in a manifest; a class has no image in one of the splits, or differs from
-        another's name in case only; or there are fewer than two classes.
+    A UserError says what cannot be written in a manifest: there are fewer than two classes, or one
+    has no image in one of the splits, or is named as another but for the case of letters.
     """
     refuse_outputs(folder, "FOLDER")
     listing = Listing(local_path(folder))
     _check_folder(listing.folder)
     errors: list[str] = []
     folders, files = _scan(listing, listing.folder)
-    listing.left_out[NOT_IN_CLASS] += [name for name in map(_name, files) if name]
-    splits = [f for f in folders if f.name.lower() in SPLIT_NAMES and _holds_folders(f.path)]
+    listing.left_out[NOT_IN_CLASS] += map(_name, files)
+    splits = [f for f in folders if f.name.lower() in SPLIT_NAMES and scan_folder(f.path).folders]
     listing.is_split = bool(splits)
     if not splits:
         for label in folders:
@@ -84,7 +66,7 @@ def list_images(folder: str | PathLike[str]) -> Listing:
     meant: dict[str, str] = {}
     for split in splits:
         name = SPLIT_NAMES[split.name.lower()]
-        if f"{split.name}/" != f"{name}/":
+        if split.name != name:
             listing.notes.append(f"{split.name}/ is taken for {name}/")
         if name in meant:
             errors.append(f"{meant[name]} and {split.name}/ both mean {name}/: merge or rename one")
@@ -105,7 +87,7 @@ def list_images(folder: str | PathLike[str]) -> Listing:
             f"{bulleted(errors, len(errors))}\n"
             "Then run the same command again."
         )
-    _check_classes(listing)
+    _check_listing(listing)
     return listing
 
 
@@ -129,36 +111,10 @@ def _check_folder(folder: Path) -> None:
 def _scan(
     listing: Listing, folder: str | Path, prefix: str = ""
 ) -> tuple[list[DirEntry[str]], list[DirEntry[str]]]:
-    """Return the folders and the files in a folder, sorted; note what is hidden or no file.
-
-    Links are followed.
-
-    Raises
-    ------
-    UserError
-        If the folder, or what is in it, cannot be read.
-    """
-    folders, files = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if is_system_file(entry.name):
-                    slash = "/" * entry.is_dir()
-                    listing.left_out[LEFTOVERS].append(prefix + _name(entry) + slash)
-                elif entry.is_dir():
-                    folders.append(entry)
-                elif entry.is_file():
-                    files.append(entry)
-                elif entry.is_symlink():
-                    listing.left_out["links to nothing"].append(prefix + _name(entry))
-                else:
-                    listing.left_out["neither files nor folders"].append(prefix + _name(entry))
-    except OSError as error:
-        raise UserError(
-            f"{printable(error.filename or folder)} cannot be read: {error.strerror}.\n"
-            "Make it readable, for instance with chmod, or move it away; then run the same "
-            "command again."
-        ) from error
+    """Return the folders and the files in a folder; note in the listing what else there is."""
+    folders, files, left_out = scan_folder(folder)
+    for why, name in left_out:
+        listing.left_out[why].append(prefix + name)
     return folders, files
 
 
@@ -208,10 +164,10 @@ def _why_not_writable(name: str) -> str:
     return ""
 
 
-def _check_classes(listing: Listing) -> None:
-    """Check that there are two classes or more, where the folder is split in both splits."""
-    folders = {printable(path.parent) for path in listing.images.values()}
-    check_case(folders, printable(listing.folder))
+def _check_listing(listing: Listing) -> None:
+    _check_case(
+        {printable(path.parent) for path in listing.images.values()}, printable(listing.folder)
+    )
     if listing.is_split:
         check_classes(listing.images, printable(listing.folder))
         return
@@ -228,12 +184,50 @@ def _check_classes(listing: Listing) -> None:
         )
 
 
-def _holds_folders(folder: str) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(entry.is_dir() and not is_system_file(entry.name) for entry in entries)
-    except OSError:
-        return True  # `_scan` says what is wrong
+def check_classes(names: Iterable[str], where: str) -> None:
+    """Check that images ``<split>/<class>/<image>`` have two classes or more, each in both splits.
+
+    `where` is the folder or file that lists them, for the message of the UserError.
+    """
+    found = {(split, label) for split, label, _ in (name.split("/") for name in names)}
+    _check_case(map("/".join, found), where)
+    classes = {label for _, label in found} or {"<class>"}
+    expected = {(split, label) for split in SPLITS for label in classes}
+    if missing := expected - found:
+        raise UserError(
+            f"{where} has no images in {', '.join(sorted(map('/'.join, missing)))}.\n"
+            "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
+            "every class in both."
+        )
+    if len(classes) == 1:
+        raise UserError(
+            f"{where} has a single class, {classes.pop()}; a classifier needs two or more.\n"
+            "Lay the images of another class out beside it."
+        )
+
+
+def _check_case(folders: Iterable[str], where: str) -> None:
+    """Check that no two classes differ in case only: `Ants` in one split, `ants` in the other."""
+    by_case: dict[str, dict[str, list[str]]] = {}
+    for folder in sorted(folders):
+        label = PurePosixPath(folder).name
+        by_case.setdefault(label.casefold(), {}).setdefault(label, []).append(folder)
+    if same := [
+        " and ".join(chain(*twins.values())) for twins in by_case.values() if len(twins) > 1
+    ]:
+        raise UserError(
+            f"{where} has classes that differ in case only: {'; '.join(same)}.\n"
+            "Give them the same name if they are one class, names that differ in more if they are "
+            "two; then run the same command again."
+        )
+
+
+def print_left_out(listing: Listing) -> None:
+    """Print which files and folders were left out, by reason."""
+    for why, names in listing.left_out.items():
+        if names:
+            print(f"Left out, {why} ({len(names)}):")
+            print(bulleted(names, limit=10))
 
 
 def _name(entry: DirEntry[str]) -> str:

@@ -10,17 +10,22 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.progress import track
+from rich.table import Table
+from rich.text import Text
 
-from headswap.data.listing import Listing
+from headswap.data.listing import Listing, check_classes
 from headswap.errors import UserError, bulleted, printable
-from headswap.images.folders import SPLITS, check_classes, is_image
+from headswap.images.folders import SPLITS, is_image
 from headswap.images.reading import UnreadableImage, decode_image
 from headswap.io import read_bytes, refuse_outputs, write_csv, write_json
 from headswap.paths import DATASET_METRICS, SHIPPED_MANIFEST
 from headswap.progress import console
 
 COLUMNS = ("path", "bytes", "sha256")
+MOST_CLASSES = 30
+"""How many classes are listed, the largest first."""
 
 
 class Entry(NamedTuple):
@@ -42,37 +47,23 @@ def write_manifest(
 ) -> Manifest:
     """Read all images of a user's folder; write and return its manifest.
 
-    Parameters
-    ----------
-    listing
-        Of the folder.
-    path
-        The CSV file to write.
-    val
-        The share of the images to validate on, in a folder of classes. If it is None and `path` is
-        an earlier manifest, images that it lists stay in their splits, and its share is used for
-        the others.
-    seed
-        Another one splits the images in another way.
-
-    Raises
-    ------
-    UserError
-        If an image cannot be read, or `path` is a file of another kind or one that a stage writes.
+    `val` is the share of the images to validate on, in a folder of classes. If it is None and
+    `path` is an older manifest, images that it lists stay in their splits, and its share is used
+    for the others.
     """
     refuse_outputs(path, "--output")
-    earlier = _earlier_manifest(path)
-    _check_share(listing, val, earlier, path)
+    old = _old_manifest(path)
+    _check_share(listing, val, old, path)
     entries = read_entries(listing)
     if not listing.is_split:
-        known = earlier if val is None else {}
-        count = sum(name.startswith("val/") for name in earlier)
-        entries = split_images(entries, val or count / len(earlier), seed, known)
+        known = old if val is None else {}
+        count = sum(name.startswith("val/") for name in old)
+        entries = split_images(entries, val or count / len(old), seed, known)
     write_csv(path, COLUMNS, [(name, *entry) for name, entry in sorted(entries.items())])
     return entries
 
 
-def _earlier_manifest(path: str | PathLike[str]) -> Manifest:
+def _old_manifest(path: str | PathLike[str]) -> Manifest:
     """Return the manifest that `path` is to replace, none if there is no such file."""
     if not Path(path).exists():
         return {}
@@ -89,7 +80,7 @@ def _earlier_manifest(path: str | PathLike[str]) -> Manifest:
 
 
 def _check_share(
-    listing: Listing, val: float | None, earlier: Manifest, path: str | PathLike[str]
+    listing: Listing, val: float | None, old: Manifest, path: str | PathLike[str]
 ) -> None:
     folder = printable(listing.folder)
     if val is not None and listing.is_split:
@@ -102,7 +93,7 @@ def _check_share(
             f"--val {val:g} is no share; it is the part of the images to validate on, between 0 "
             f"and 1.\nType: headswap manifest {folder} --val 0.3"
         )
-    if val is None and not listing.is_split and not earlier:
+    if val is None and not listing.is_split and not old:
         raise UserError(
             f"{folder} has folders of classes, but no train/ and val/ with the classes in them.\n"
             f"To split the images: headswap manifest {folder} --val 0.3 --seed 0"
@@ -112,10 +103,7 @@ def _check_share(
 def read_entries(listing: Listing) -> Manifest:
     """Return size and SHA-256 of the images of a listing, all of which are read, on all cores.
 
-    Raises
-    ------
-    UserError
-        With every image that cannot be read.
+    A UserError names every image that cannot be read.
     """
     reasons, entries = {}, {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -152,31 +140,11 @@ def _read_entry(path: Path) -> tuple[Entry, str]:
 def split_images(
     images: Manifest, share: float, seed: int, known: Manifest | None = None
 ) -> Manifest:
-    """Split the images of each class for training and validation.
+    """Split the images of each class, ``<class>/<image>``, for training and validation.
 
-    Identical images always come into the same split. The order in which images are taken depends
-    on their content and the seed alone, so that a further image moves few others.
-
-    Parameters
-    ----------
-    images
-        By their names ``<class>/<image>``.
-    share
-        Of the images of each class that are validated on; at least one, and not all of them.
-    seed
-        Decides which.
-    known
-        Images that stay in the split in which they are.
-
-    Returns
-    -------
-    Manifest
-        The same images as ``<split>/<class>/<image>``.
-
-    Raises
-    ------
-    UserError
-        If the images of a class cannot be divided, because all have the same content.
+    Of each class `share` is validated on, at least one image, and not all of them. Identical images
+    always come into the same split, and `known` images stay in theirs. The order in which images
+    are taken depends on their content and the seed alone, so that a further image moves few others.
     """
     splits = {entry.sha256: name.split("/")[0] for name, entry in (known or {}).items()}
     labels: dict[str, Counter[str]] = defaultdict(Counter)
@@ -205,13 +173,7 @@ def _rank(sha256: str, seed: int) -> str:
 
 
 def read_manifest(path: str | PathLike[str]) -> Manifest:
-    """Read a manifest file.
-
-    Raises
-    ------
-    UserError
-        If there is no such file, or with every line that is wrong.
-    """
+    """Read a manifest file; a UserError names every line that is wrong."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -227,20 +189,7 @@ def read_manifest(path: str | PathLike[str]) -> Manifest:
 
 
 def parse_manifest(text: str, name: str) -> Manifest:
-    """Read a manifest from its text.
-
-    Parameters
-    ----------
-    text
-        A CSV table with the columns path, bytes and sha256.
-    name
-        The file's name, for the message.
-
-    Raises
-    ------
-    UserError
-        With every line that is wrong.
-    """
+    """Read a manifest from its text; `name` is the file's, for the message of the UserError."""
     manifest: Manifest = {}
     mistakes = []
     heading = text.split("\n", 1)[0]
@@ -250,7 +199,7 @@ def parse_manifest(text: str, name: str) -> Manifest:
         for row in rows:
             path, size, digest = ((row.get(column) or "").strip() for column in COLUMNS)
             parts = PurePosixPath(path).parts
-            wrong = _what_is_wrong(path, size, digest)
+            wrong = _find_mistake(path, size, digest)
             if not wrong and "/".join(parts) in manifest:
                 wrong = "the path is listed twice"
             if wrong:
@@ -270,7 +219,7 @@ def parse_manifest(text: str, name: str) -> Manifest:
     return manifest
 
 
-def _what_is_wrong(path: str, size: str, digest: str) -> str:
+def _find_mistake(path: str, size: str, digest: str) -> str:
     """Return what is wrong with a line of a manifest, empty if nothing is."""
     parts = PurePosixPath(path).parts
     if "\\" in path:
@@ -316,15 +265,8 @@ def write_counts(manifest: Manifest) -> None:
 
 
 def find_quality_issues(manifest: Manifest) -> dict[str, list[str]]:
-    """Return what makes a comparison on these images less reliable, the worst kind first.
+    """Return what makes a comparison on these images less reliable, by kind, the worst first.
 
-    Returns
-    -------
-    dict of str to list of str
-        For each kind of issue that there is, a line for each.
-
-    Examples
-    --------
     >>> manifest = {
     ...     "train/a/1.jpg": Entry(9, "c0"),
     ...     "val/a/2.jpg": Entry(9, "c0"),
@@ -352,3 +294,29 @@ def find_quality_issues(manifest: Manifest) -> dict[str, list[str]]:
     class_sizes = Counter(name.rpartition("/")[0] for name in manifest)
     issues["a class of one image"] = [name for name, size in class_sizes.items() if size == 1]
     return {kind: lines for kind, lines in issues.items() if lines}
+
+
+def print_classes(manifest: Manifest) -> None:
+    """Print the number of images by class and split, and the share of the largest class."""
+    counts = count_images(manifest)
+    labels = {name.split("/")[1] for name in manifest}
+    sizes = {
+        label: [counts.get(f"{split}_{label}", 0) for split in SPLITS] for label in sorted(labels)
+    }
+    ranked = sorted(sizes, key=lambda label: -sum(sizes[label]))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("class", *SPLITS, "all", "share"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for label in ranked[:MOST_CLASSES]:
+        size = sum(sizes[label])
+        cells = (*map(str, sizes[label]), str(size), f"{size / len(manifest):.1%}")
+        table.add_row(Text(label), *cells)
+    if len(ranked) > MOST_CLASSES:
+        table.add_row(f"… and {len(ranked) - MOST_CLASSES} more")
+    console.print(table)
+    largest = max(sizes, key=lambda label: sizes[label][1])
+    console.print(
+        f"{len(labels)} classes. Always answering {largest}, the largest there, would be right for "
+        f"{sizes[largest][1] / counts['val']:.1%} of the validation images.",
+        markup=False,
+    )

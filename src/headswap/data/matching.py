@@ -1,6 +1,7 @@
 """Which files are the images of a manifest: the same content, whatever their names."""
 
 import unicodedata
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -12,19 +13,11 @@ MANY = 20
 """From how many differences on the message says what they have in common."""
 
 
-class Other(NamedTuple):
-    """A file that is none of the images that a manifest lists.
+class File(NamedTuple):
+    """A file in an archive or folder that may be an image of a manifest.
 
-    Attributes
-    ----------
-    name
-        In its archive or folder.
-    size
-        In bytes.
-    sha256
-        Empty if the size is that of no listed image.
-    damage
-        Why it cannot be read, empty if it can.
+    ``sha256`` is empty where it is not known, because the size is that of no listed image or the
+    file cannot be read; ``damage`` says why it cannot.
     """
 
     name: str
@@ -33,88 +26,69 @@ class Other(NamedTuple):
     damage: str = ""
 
 
-class Matching:
-    """Matches files with the images of a manifest by their content.
+def match_files(files: Sequence[File], manifest: Manifest) -> tuple[dict[int, str], list[str]]:
+    """Return which files are images of a manifest, by their content, and what differs.
 
-    Of several files with the same content each is one image, of as many as are listed.
-
-    Parameters
-    ----------
-    manifest
-        What is looked for.
+    Of several files with the same content, as many are images as are listed, and first those that
+    have a listed name. Images are returned by the places of their files; the differences are a
+    line for each image that is missing or has changed, and for each extra one: an image that lies
+    in a class's folder beside those of listed images or, where one is missing, anywhere.
     """
+    unfound: dict[Entry, list[str]] = {}
+    for name, entry in manifest.items():
+        unfound.setdefault(entry, []).append(name)
 
-    def __init__(self, manifest: Manifest):
-        self._manifest = manifest
-        self._open: dict[Entry, list[str]] = {}
-        for name, entry in manifest.items():
-            self._open.setdefault(entry, []).append(name)
-        self._places: set[str] = set()
-        self._others: list[Other] = []
-        self.sizes = {entry.size for entry in manifest.values()}
+    def take(file: File, same_name: bool) -> str | None:
+        names = unfound.get(Entry(file.size, file.sha256), [])
+        for name in names:
+            if not same_name or name_key(name) == name_key(file.name):
+                names.remove(name)
+                return name
+        return None
 
-    def match(self, name: str, entry: Entry, same_name: bool = False) -> str | None:
-        """Return the name of the listed image that a file is, None if it is none.
+    found: dict[int, str] = {}
+    for same_name in (True, False):
+        for place, file in enumerate(files):
+            if place not in found and (taken := take(file, same_name)):
+                found[place] = taken
+    missing = sorted(name for names in unfound.values() for name in names)
+    unlisted = [file for place, file in enumerate(files) if place not in found]
+    places = {_class_folders(files[place].name) for place in found}
+    return found, _describe(missing, unlisted, places, manifest)
 
-        Parameters
-        ----------
-        name, entry
-            Of the file.
-        same_name
-            Whether the listed image must have the same name. To be tried for all files first.
-        """
-        names = self._open.get(entry, [])
-        same = [listed for listed in names if _key(listed) == _key(name)]
-        if not (same if same_name else names):
-            return None
-        found = (same or names)[0]
-        names.remove(found)
-        self._places.add(_class_folders(name))
-        return found
 
-    def add_other(self, other: Other) -> None:
-        """Add a file that is no listed image."""
-        self._others.append(other)
-
-    def differences(self) -> list[str]:
-        """Return a line for each image that is missing or has changed, and for each extra one.
-
-        Extra is an image that lies in a class's folder beside those of listed images or, where
-        one is missing, anywhere.
-        """
-        missing = sorted(name for names in self._open.values() for name in names)
-        by_key = {_key(other.name): other for other in self._others}
-        pairs = {name: by_key[_key(name)] for name in missing if _key(name) in by_key}
-        lines = [_change(name, self._manifest[name], other) for name, other in pairs.items()]
-        lines += [f"missing: {name}" for name in missing if name not in pairs]
-        images = [o for o in self._others if is_image(o.name) and o not in pairs.values()]
-        extra = [o for o in images if missing or _class_folders(o.name) in self._places]
-        lines += [f"extra: {other.name}" for other in extra]
-        if len(missing) >= MANY:
-            lines.insert(0, self._pattern(len(missing), len(pairs), len(images)))
-        return lines
-
-    def _pattern(self, missing: int, changed: int, others: int) -> str:
-        listed = len(self._manifest)
-        text = f"of {listed} listed images, {listed - missing} are there by content"
+def _describe(
+    missing: list[str], unlisted: list[File], places: set[str], manifest: Manifest
+) -> list[str]:
+    by_key = {name_key(file.name): file for file in unlisted}
+    changed = {name: by_key[name_key(name)] for name in missing if name_key(name) in by_key}
+    lines = [_change(name, manifest[name], file) for name, file in changed.items()]
+    lines += [f"missing: {name}" for name in missing if name not in changed]
+    images = [f for f in unlisted if is_image(f.name) and f not in changed.values()]
+    extra = [f for f in images if missing or _class_folders(f.name) in places]
+    lines += [f"extra: {file.name}" for file in extra]
+    if len(missing) >= MANY:
+        there = len(manifest) - len(missing)
+        text = f"of {len(manifest)} listed images, {there} are there by content"
         if changed:
-            text += f"; {changed} have the name of one and other content"
-            if changed == missing:
+            text += f"; {len(changed)} have the name of one and other content"
+            if len(changed) == len(missing):
                 text += ": saved anew, resized, or another edition of the set"
-        elif others:
-            text += f"; none of the {others} other images has the name of one: another set"
-        return text
+        elif images:
+            text += f"; none of the {len(images)} other images has the name of one: another set"
+        lines.insert(0, text)
+    return lines
 
 
-def _change(name: str, entry: Entry, other: Other) -> str:
-    if other.damage:
-        return f"damaged: {name} ({other.damage})"
-    if other.size != entry.size:
-        return f"changed: {name} ({other.size} bytes, not {entry.size})"
-    return f"changed: {name} (SHA-256 {other.sha256[:12]}…, not {entry.sha256[:12]}…)"
+def _change(name: str, entry: Entry, file: File) -> str:
+    if file.damage:
+        return f"damaged: {name} ({file.damage})"
+    if file.size != entry.size:
+        return f"changed: {name} ({file.size} bytes, not {entry.size})"
+    return f"changed: {name} (SHA-256 {file.sha256[:12]}…, not {entry.sha256[:12]}…)"
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Return what the names of an image have in common in a manifest and in other places."""
     parts = [unicodedata.normalize("NFC", part) for part in PurePosixPath(name).parts[-3:]]
     if len(parts) == 3:

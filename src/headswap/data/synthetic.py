@@ -42,20 +42,11 @@ def draw_archive(path: str | PathLike[str]) -> None:
 
 
 def draw_insect(label: str, random: np.random.Generator) -> Image.Image:
-    """Draw an insect on a blurred background.
+    """Draw an insect on a blurred background: RGB, `SIDE` × `SIDE` pixels.
 
-    Parameters
-    ----------
-    label : {"ants", "bees"}
-        Ants are dark and thin, with three segments and long legs, on a pale background; bees are
-        thick, striped yellow and black, with wings, on a green background.
-    random
-        Decides on colours, position, size and direction.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, `SIDE` × `SIDE` pixels.
+    Ants are dark and thin, with three segments and long legs, on a pale background; bees are thick,
+    striped yellow and black, with wings, on a green background. Colours, position, size and
+    direction are random.
     """
     side = SIDE * SCALE
     background = (196, 178, 150) if label == "ants" else (92, 140, 84)

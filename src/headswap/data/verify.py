@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 
-from headswap.data.manifest import Entry, Manifest, parse_manifest, read_manifest
-from headswap.data.matching import Matching, Other
+from headswap.data.manifest import Manifest, parse_manifest, read_manifest
+from headswap.data.matching import File, match_files
 from headswap.data.synthetic import MANIFEST
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import is_image
@@ -36,24 +36,8 @@ def verify_images(
     written, where, and how large each may be: nothing is written outside the folder, and a small
     archive cannot fill the disk.
 
-    Parameters
-    ----------
-    dataset
-        Generated images have their manifest in the archive; all others, in ``dataset.manifest``.
-    archive
-        The zip to read.
-    images
-        The folder to write.
-
-    Returns
-    -------
-    Manifest
-        The images that were verified.
-
-    Raises
-    ------
-    UserError
-        If an image is missing, extra, changed, or cannot be read; with all of their names.
+    Generated images have their manifest in the archive. A UserError names every image that is
+    missing, extra, changed, or cannot be read.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -61,8 +45,11 @@ def verify_images(
                 manifest, name = _generated_manifest(file), MANIFEST
             else:
                 manifest, name = read_manifest(dataset.manifest), dataset.manifest
+            members, differences = match_archive(file, manifest)
             with atomic_write(images) as folder:
-                differences = compare_archive(file, manifest, folder)
+                for path, member in members.items():
+                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / path).write_bytes(file.read(member))
                 rows, unreadable = read_unpacked(folder, manifest)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, dataset, differences, unreadable))
@@ -70,69 +57,53 @@ def verify_images(
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise _damaged(archive, error) from None
+        raise UserError(
+            f"{archive} is damaged: {error}.\n"
+            "Get a good copy with: dvc repro --force --single-item fetch"
+        ) from None
     return manifest
-
-
-def _damaged(archive: str | PathLike[str], error: Exception) -> UserError:
-    return UserError(
-        f"{archive} is damaged: {error}.\n"
-        "Get a good copy with: dvc repro --force --single-item fetch"
-    )
 
 
 def archive_fits(archive: str | PathLike[str], manifest: Manifest) -> bool:
     """Return whether an archive is intact and holds the images of a manifest and no others."""
     try:
         with zipfile.ZipFile(archive) as file:
-            return not compare_archive(file, manifest)
+            return not match_archive(file, manifest)[1]
     except DAMAGE:
         return False
 
 
-def compare_archive(
-    archive: zipfile.ZipFile, manifest: Manifest, folder: Path | None = None
-) -> list[str]:
-    """Return a line for each difference between an archive's images and a manifest.
+def match_archive(
+    archive: zipfile.ZipFile, manifest: Manifest
+) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
+    """Return which members are the images of a manifest, and a line for each difference."""
+    sizes = {entry.size for entry in manifest.values()}
+    members = [(info, _read_member(archive, info, sizes)) for info in archive.infolist()]
+    images = [(info, file) for info, file in members if file]
+    found, differences = match_files([file for _, file in images], manifest)
+    return {name: images[place][0] for place, name in found.items()}, differences
 
-    Parameters
-    ----------
-    archive
-        An open zip. The names in it do not matter.
-    manifest
-        What the archive must hold.
-    folder
-        Where to write the images, by the names in the manifest; None writes none.
 
-    Raises
-    ------
-    UserError
-        If the archive is encrypted.
-    """
-    matching = Matching(manifest)
-
-    def write(content: bytes, found: str) -> None:
-        if folder:
-            target = folder / found
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-
-    others: list[tuple[zipfile.ZipInfo, str, Entry]] = []
-    for info in archive.infolist():
-        name = _member_name(info)
-        content = _read_image(archive, info, name, matching)
-        if content is not None:
-            entry = Entry(len(content), hashlib.sha256(content).hexdigest())
-            if found := matching.match(name, entry, same_name=True):
-                write(content, found)
-            else:
-                others.append((info, name, entry))
-    for info, name, entry in others:
-        if found := matching.match(name, entry):
-            write(archive.read(info), found)
-        else:
-            matching.add_other(Other(name, *entry))
-    return matching.differences()
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, sizes: set[int]) -> File | None:
+    """Return size and digest of a member; None if it is no image of these sizes, nor named so."""
+    name = _member_name(info)
+    if info.is_dir() or not (is_image(name) or info.file_size in sizes):
+        return None
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return File(name, info.file_size, damage="a link, not an image")
+    if info.flag_bits & 0x1:
+        raise UserError(
+            f"{archive.filename} is encrypted.\n"
+            "Unpack it with its password, set dataset.url to the folder, then: dvc repro"
+        )
+    if info.file_size not in sizes:
+        return File(name, info.file_size)
+    try:
+        with archive.open(info) as source:
+            content = source.read(info.file_size + 1)  # the zip's directory may give a wrong size
+    except DAMAGE as error:
+        return File(name, info.file_size, damage=str(error) or type(error).__name__)
+    return File(name, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _member_name(info: zipfile.ZipInfo) -> str:
@@ -144,31 +115,6 @@ def _member_name(info: zipfile.ZipInfo) -> str:
     except UnicodeError:
         pass
     return printable(name.replace("\\", "/"))
-
-
-def _read_image(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, matching: Matching
-) -> bytes | None:
-    """Return a member's content if it can be that of a listed image, else add it to the others."""
-    if info.is_dir() or not (is_image(name) or info.file_size in matching.sizes):
-        return None
-    if stat.S_ISLNK(info.external_attr >> 16):
-        matching.add_other(Other(name, info.file_size, damage="a link, not an image"))
-        return None
-    if info.flag_bits & 0x1:
-        raise UserError(
-            f"{archive.filename} is encrypted.\n"
-            "Unpack it with its password, set dataset.url to the folder, then: dvc repro"
-        )
-    if info.file_size not in matching.sizes:
-        matching.add_other(Other(name, info.file_size))
-        return None
-    try:
-        with archive.open(info) as source:
-            return source.read(info.file_size + 1)  # the size in the zip's directory may be wrong
-    except DAMAGE as error:
-        matching.add_other(Other(name, info.file_size, damage=str(error)))
-        return None
 
 
 def read_unpacked(folder: Path, manifest: Manifest) -> tuple[list[Row], list[str]]:

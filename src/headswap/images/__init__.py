@@ -1,1 +1,1 @@
-"""What the wings share about images: what an image is, how one is read, the order of classes."""
+"""What all share about images: what an image is, how one is read, the index of the verified."""

@@ -1,11 +1,6 @@
-"""Folders of photographs: what is in one, what is an image, and which classes there may be.
-
-An image's name is its path in the folder, ``<split>/<class>/<image>``.
-"""
+"""Folders of photographs: what is in one, and what is an image."""
 
 import os
-from collections.abc import Iterable
-from itertools import chain
 from os import DirEntry, PathLike
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -97,44 +92,3 @@ def is_image(name: str) -> bool:
     """
     path = PurePosixPath(name)
     return path.suffix.lower() in EXTENSIONS and not any(map(is_system_file, path.parts))
-
-
-def check_classes(names: Iterable[str], where: str | PathLike[str]) -> None:
-    """Check that images have two classes or more, each in both splits.
-
-    `where` is the folder or file that lists the images, for the message of the UserError.
-    """
-    found = {(split, label) for split, label, _ in (name.split("/") for name in names)}
-    check_case(map("/".join, found), where)
-    classes = {label for _, label in found} or {"<class>"}
-    expected = {(split, label) for split in SPLITS for label in classes}
-    if missing := expected - found:
-        raise UserError(
-            f"{where} has no images in {', '.join(sorted(map('/'.join, missing)))}.\n"
-            "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
-            "every class in both."
-        )
-    if len(classes) == 1:
-        raise UserError(
-            f"{where} has a single class, {classes.pop()}; a classifier needs two or more.\n"
-            "Lay the images of another class out beside it."
-        )
-
-
-def check_case(folders: Iterable[str], where: str | PathLike[str]) -> None:
-    """Check that no two classes differ in case only: `Ants` in one split, `ants` in the other.
-
-    `folders` are those of the classes; `where` lists them, for the message of the UserError.
-    """
-    by_case: dict[str, dict[str, list[str]]] = {}
-    for folder in sorted(folders):
-        label = PurePosixPath(folder).name
-        by_case.setdefault(label.casefold(), {}).setdefault(label, []).append(folder)
-    if same := [
-        " and ".join(chain(*twins.values())) for twins in by_case.values() if len(twins) > 1
-    ]:
-        raise UserError(
-            f"{where} has classes that differ in case only: {'; '.join(same)}.\n"
-            "Give them the same name if they are one class, names that differ in more if they are "
-            "two; then run the same command again."
-        )

@@ -20,16 +20,9 @@ INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 class Preprocessing:
     """What is done to an image that a network is validated on; the defaults are ImageNet's.
 
-    Attributes
-    ----------
-    size
-        The sides of the center crop, in pixels.
-    resize
-        The shorter side before the crop, in pixels.
-    interpolation
-        One of `INTERPOLATIONS`.
-    mean, std
-        By channel, for pixels between 0 and 1.
+    In pixels: ``size``, the sides of the center crop, and ``resize``, the shorter side before it.
+    ``interpolation`` is one of `INTERPOLATIONS`. ``mean`` and ``std`` are by channel, for pixels
+    between 0 and 1.
     """
 
     size: int = 224
@@ -39,27 +32,14 @@ class Preprocessing:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
     def with_sides(self, image: Image) -> "Preprocessing":
-        """Return the same with the sides of ``params.yaml``, where these are numbers."""
+        """Override size and resize unless they are auto."""
         if image.size == "auto" or image.resize == "auto":
             return self
         return replace(self, size=image.size, resize=image.resize)
 
 
 def preprocessing(model: str, image: Image) -> Preprocessing:
-    """Return what is done to the images that a model sees.
-
-    Parameters
-    ----------
-    model
-        A model of ``params.yaml``, whose file in ``data/weights`` says how it was made.
-    image
-        Numbers override the network's own sides.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, damaged, or does not say it.
-    """
+    """Return the preprocessing in a model's file in ``data/weights``, with the sides of `image`."""
     path = WEIGHTS / f"{model}.safetensors"
     _, metadata = read_tensors(path, only=())
     if "preprocessing" not in metadata:
@@ -73,21 +53,10 @@ def preprocessing(model: str, image: Image) -> Preprocessing:
 def preprocessing_from_network(network: object, name: str) -> Preprocessing:
     """Return the preprocessing that a factory's network was made for.
 
-    Parameters
-    ----------
-    network
-        With an attribute ``preprocessing``, a dictionary with some of the fields of
-        `Preprocessing`; or ``pretrained_cfg`` or ``default_cfg`` as in timm [1]_; else ImageNet's.
-    name
-        The network's name in messages.
+    It is in the network's attribute ``preprocessing``, a dictionary with some of the fields of
+    `Preprocessing`; or in ``pretrained_cfg`` or ``default_cfg`` as in timm [1]_; else ImageNet's.
+    `name` is the network's, for the message of the UserError about other values.
 
-    Raises
-    ------
-    UserError
-        If the attribute has other values.
-
-    References
-    ----------
     .. [1] ``timm.data.resolve_data_config``, ``timm.data.transforms_factory``.
     """
     for attribute in ("preprocessing", "pretrained_cfg", "default_cfg"):

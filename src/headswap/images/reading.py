@@ -1,9 +1,10 @@
 """How an image file is read, everywhere in headswap."""
 
+import contextlib
 from io import BytesIO
 from os import PathLike
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from headswap.errors import UserError, printable
 from headswap.io import read_bytes
@@ -17,28 +18,12 @@ MEMORY = 2_000_000_000
 """Bytes that reading or resizing an image may take."""
 BYTES_PER_PIXEL = 16
 """Of memory, to decode an image, lay it over white, turn it and hand it on."""
-RESIZED = 1024
-"""Pixels of the shorter side that a network may want, as floats of three channels."""
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""How to turn an image upright, by its EXIF orientation."""
+MAX_INPUT_SIDE = 1024
+"""Largest supported network input, pixels."""
 
 
 class UnreadableImage(UserError):
-    """An image cannot be read.
-
-    Attributes
-    ----------
-    why : str
-        The reason, without the file's name.
-    """
+    """An image cannot be read; ``why`` is the reason, without the file's name."""
 
     def __init__(self, path: str | PathLike[str], why: str):
         super().__init__(f"{printable(path)} cannot be read as an image: {why}.")
@@ -46,30 +31,14 @@ class UnreadableImage(UserError):
 
 
 def read_image(path: str | PathLike[str]) -> Image.Image:
-    """Read an image of any kind.
+    """Read an image of any kind: RGB, 8 bits a channel, upright as its EXIF orientation says.
 
     Transparent images are laid over white, as most viewers show them: what lies under transparent
     pixels is arbitrary, often black. EXIF that is damaged counts as none, as in browsers. Of
-    several frames the first is read.
+    several frames the first is read. A JPEG of more than `LARGE` pixels is reduced.
 
-    Parameters
-    ----------
-    path
-        The image file.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, 8 bits a channel, upright: turned as its EXIF orientation says. A JPEG of more than
-        `LARGE` pixels is reduced.
-
-    Raises
-    ------
-    UnreadableImage
-        If Pillow cannot read the file, the image has more than 8 bits a channel, or it would take
-        more than `MEMORY` to decode or to resize it.
-    UserError
-        If the file cannot be read at all.
+    Raises `UnreadableImage` if Pillow cannot read the file, the image has more than 8 bits a
+    channel, or it would take more than `MEMORY` to decode or to resize it.
     """
     return decode_image(read_bytes(path), path)
 
@@ -84,7 +53,7 @@ def decode_image(content: bytes, path: str | PathLike[str]) -> Image.Image:
                 raise
             return _decode(content.replace(b"Exif", b"none"))  # some readers fail on damaged EXIF
     except UnidentifiedImageError:
-        raise UnreadableImage(path, _what_it_is(content)) from None
+        raise UnreadableImage(path, _guess_format(content)) from None
     except Exception as error:  # Pillow raises errors of many types for a damaged file
         why = str(error) if isinstance(error, OSError | ValueError) else ""
         raise UnreadableImage(path, why or f"{type(error).__name__}: {error}") from error
@@ -100,13 +69,13 @@ def _decode(content: bytes) -> Image.Image:
         if scale > 1:  # only JPEG has `draft`
             image.draft("RGB", (image.width // scale, image.height // scale))
         image.load()
-        orientation = UPRIGHT.get(_orientation(image))
+        with contextlib.suppress(Exception):  # damaged EXIF
+            ImageOps.exif_transpose(image, in_place=True)
         opaque: Image.Image = image
         if image.has_transparency_data:
             layer = image.convert("RGBA")
             opaque = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        rgb = opaque.convert("RGB")
-        return rgb if orientation is None else rgb.transpose(orientation)
+        return opaque.convert("RGB")
 
 
 def _check_memory(image: Image.Image) -> None:
@@ -117,7 +86,7 @@ def _check_memory(image: Image.Image) -> None:
         # The coefficients of the whole image, two bytes each, and at most an eighth of its sides.
         needed = 6 * pixels + min(pixels, max(LARGE, pixels // 64)) * BYTES_PER_PIXEL
     longer, shorter = max(image.size), min(image.size)
-    resized = RESIZED * RESIZED * longer // max(1, shorter) * 12
+    resized = MAX_INPUT_SIDE**2 * longer // max(1, shorter) * 12  # floats of three channels
     for act, size in (("decode", needed), ("resize", resized)):
         if size > MEMORY:
             raise ValueError(
@@ -126,14 +95,7 @@ def _check_memory(image: Image.Image) -> None:
             )
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF
-        return 1
-
-
-def _what_it_is(content: bytes) -> str:
+def _guess_format(content: bytes) -> str:
     """Say what a file is that is not of a known image format."""
     start = content[:512].lstrip().lower()
     if not content:

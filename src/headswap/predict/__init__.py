@@ -1,1 +1,1 @@
-"""The prediction wing: what was trained is used, explained and exported."""
+"""Uses, explains and exports what was trained."""

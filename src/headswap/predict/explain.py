@@ -18,9 +18,9 @@ from headswap.io import atomic_write
 from headswap.predict.model import Classifier
 
 SQUARES = 14
-"""In a row; a square is covered at a time. Of 224 pixels, 16."""
-AT_A_TIME = 32
-"""Squares whose effects are computed in a batch."""
+"""In a row; one is covered at a time. In an image of 224 pixels its side is 16."""
+BATCH = 32
+"""Squares whose effects are computed at a time."""
 
 
 def heat_map(
@@ -28,25 +28,14 @@ def heat_map(
 ) -> NDArray[np.float64]:
     """Return how much the evidence for a class falls where a part of an image is covered.
 
-    Parameters
-    ----------
-    networks
-        Runs of one cell, whose evidence is averaged.
-    image
-        A batch of one, from `Classifier.preprocess`, shape (1, 3, size, size).
-    target
-        The index of the class.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (size, size): the fall of the class's log-odds when the square at a place is covered
-        with the mean colour; 0 where that raises them.
+    The evidence is the log-odds of the class with index `target`, averaged over the runs of a cell;
+    `image` is a batch of one from `Classifier.preprocess`. The map, shape (size, size), has at each
+    place the fall when its square is covered with the mean colour; 0 where the evidence rises.
     """
     side = max(1, image.shape[-1] // SQUARES)
 
     def log_odds(batch: torch.Tensor) -> torch.Tensor:
-        """Return the class's, shape (batch,); unlike probabilities they do not saturate."""
+        """Return those of the class, shape (batch,); unlike probabilities they do not saturate."""
         logits = torch.stack([network(batch) for network in networks])
         others = torch.cat([logits[..., :target], logits[..., target + 1 :]], dim=-1)
         return (logits[..., target] - others.logsumexp(-1)).mean(0)
@@ -56,7 +45,7 @@ def heat_map(
         sliding_window_shapes=(3, side, side),
         strides=(3, side, side),
         baselines=0,  # the mean colour, because images are normalised
-        perturbations_per_eval=AT_A_TIME,
+        perturbations_per_eval=BATCH,
     )
     return falls[0].mean(0).clamp(min=0).double().cpu().numpy()
 
@@ -68,20 +57,9 @@ def write_explanations(
 ) -> Iterator[Path]:
     """Write pictures: what the networks see of a photograph, and the heat map of its decision.
 
-    Parameters
-    ----------
-    networks
-        Runs of one cell.
-    found
-        The photographs and the probabilities of their classes, from `predict.predict`.
-    folder
-        Where to write. A picture's name is that of its photograph, from the folder on that all
-        photographs are in, with ``.png`` added.
-
-    Yields
-    ------
-    pathlib.Path
-        Each picture, when it is written.
+    The networks are runs of one cell; `found` has the probabilities of each photograph's classes.
+    Yields each picture in `folder` when it is written. Its name is that of its photograph, from the
+    folder on that all photographs are in, with ``.png`` added.
     """
     if not found:
         return

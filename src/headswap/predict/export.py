@@ -27,25 +27,9 @@ TOLERANCE = 1e-3
 def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any] | None:
     """Write the run that a model folder keeps, so that others can use it without headswap.
 
-    Parameters
-    ----------
-    folder
-        The model folder.
-    target
-        The folder to write, which must not exist: ``model.safetensors``, all weights;
-        ``config.json``; ``README.md``, the model card.
-    onnx
-        Whether to write ``model.onnx``, too.
-
-    Returns
-    -------
-    dict or None
-        How the ONNX file compares with the network (see `compare_onnx`).
-
-    Raises
-    ------
-    UserError
-        If the target exists, a file is missing, or the ONNX file gives other results.
+    The new folder `target` gets ``model.safetensors``, all weights; ``config.json``; ``README.md``,
+    the model card; and with `onnx` also ``model.onnx``. Returns how that compares with the network
+    (see `compare_onnx`).
     """
     if target.exists():
         raise UserError(f"{target} exists already.\nName a new folder, or remove it first.")
@@ -94,24 +78,9 @@ def write_onnx(network: Classifier, path: Path) -> None:
 def compare_onnx(network: Classifier, path: Path, images: list[Path]) -> dict[str, Any]:
     """Compare an ONNX file, run by ONNX Runtime, with the network that it was made from.
 
-    Parameters
-    ----------
-    network
-        The network.
-    path
-        The ONNX file.
-    images
-        Photographs to classify with both.
-
-    Returns
-    -------
-    dict
-        ``images``, their number; ``largest_difference`` of a probability.
-
-    Raises
-    ------
-    UserError
-        If a photograph gets another class, or a probability that differs by more than `TOLERANCE`.
+    Returns the number of ``images`` that both classified, and the ``largest_difference`` of a
+    probability. A UserError says that an image gets another class, or that a probability differs by
+    more than `TOLERANCE`.
     """
     import onnxruntime  # only here: it is an extra
 

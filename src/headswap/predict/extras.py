@@ -6,13 +6,7 @@ from headswap.errors import UserError
 
 
 def require(*packages: str) -> None:
-    """Check that packages of an optional extra are installed.
-
-    Raises
-    ------
-    UserError
-        If not, with what to type.
-    """
+    """Check that packages of an optional extra are installed; a UserError says what to type."""
     if missing := [package for package in packages if not find_spec(package)]:
         raise UserError(
             f"This needs {' and '.join(missing)}, which headswap otherwise does without.\n"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headswap.errors import UserError
-from headswap.images.folders import EXTENSIONS, is_image
+from headswap.images.folders import EXTENSIONS, find_images
+from headswap.io import not_made_yet
 from headswap.paths import IMAGES, METRICS
 from headswap.predict.folders import is_model_folder
 
@@ -26,28 +27,22 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(arguments)
 
 
-def find_images(names: Sequence[str]) -> list[Path]:
-    """Return the photographs that some files, folders and glob patterns name.
+def find_named_images(names: Sequence[str]) -> list[Path]:
+    """Return the photographs that some files, folders and glob patterns name, each once.
 
-    Parameters
-    ----------
-    names
-        A file is taken whatever its name is; of a folder, and those in it, all images are; in a
-        pattern ``**`` matches any number of folders.
-
-    Raises
-    ------
-    UserError
-        If a folder has no image, or a pattern no match. That a file is missing is reported when it
-        is read, so that the others are classified.
+    A file is taken whatever its name is; that it is missing is reported when it is read, so that
+    the others are classified. Of a folder, and those in it, all images are taken; in a pattern
+    ``**`` matches any number of folders. A UserError names a folder or pattern without an image.
     """
-    paths: dict[Path, None] = {}  # in order, each once
+    paths: dict[Path, None] = {}  # in order
     for name in names:
         if glob.has_magic(name) and not Path(name).exists():
             matches = sorted(glob.glob(name, recursive=True))
         else:
             matches = [name]
-        found = [path for match in matches for path in _expand(Path(match))]
+        found: list[Path] = []
+        for match in map(Path, matches):
+            found += sorted(find_images(match).values()) if match.is_dir() else [match]
         if not found:
             raise UserError(
                 f"There is no image in {name}.\nImages are files whose names end in "
@@ -58,29 +53,16 @@ def find_images(names: Sequence[str]) -> list[Path]:
 
 
 def misclassified_images() -> list[Path]:
-    """Return the validation images that most runs of all cells misclassify: the first 12.
-
-    Raises
-    ------
-    UserError
-        If there is no comparison yet, or no run misclassified an image.
-    """
+    """Return the validation images that most runs of all cells misclassify: the first 12."""
     path = METRICS / "misclassified.csv"
     try:
         with open(path, encoding="utf-8", newline="") as file:
             images = [row["image"] for row in csv.DictReader(file)]
     except FileNotFoundError:
-        raise UserError(f"There is no {path} yet.\nMake it with: dvc repro") from None
+        raise not_made_yet(path) from None
     if not images:
         raise UserError(
             f"{path} lists no image: no run misclassified one at its best epoch.\n"
             "Name the photographs to explain instead."
         )
     return [IMAGES / "val" / image for image in images[:12]]
-
-
-def _expand(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = [f for f in path.rglob("*") if is_image(f.relative_to(path).as_posix()) and f.is_file()]
-    return sorted(found)

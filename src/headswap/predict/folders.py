@@ -6,6 +6,7 @@ This module does not import torch, so that a mistake is reported at once.
 import csv
 import difflib
 import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,18 +27,7 @@ def is_model_folder(name: str) -> bool:
 
 
 def find_folder(name: str) -> Path:
-    """Return a model folder.
-
-    Parameters
-    ----------
-    name
-        A cell of this project, or the path of a model folder.
-
-    Raises
-    ------
-    UserError
-        If there is none.
-    """
+    """Return the model folder of a cell of this project, or the one with this path."""
     if is_model_folder(name):
         return MODELS / name if (MODELS / name / RECORD).is_file() else Path(name)
     cells = {cell.name: cell for cell in (load().cells() if Path("params.yaml").exists() else ())}
@@ -58,13 +48,7 @@ def find_folder(name: str) -> Path:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return what a model folder's ``model.json`` says.
-
-    Raises
-    ------
-    UserError
-        If it is missing or damaged.
-    """
+    """Return what a model folder's ``model.json`` says."""
     try:
         return read_json(folder / RECORD)
     except FileNotFoundError:
@@ -83,19 +67,15 @@ def restore(folder: Path) -> str:
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the accuracy of a cell with its interval; None if these runs were not compared.
 
-    Returns
-    -------
-    dict or None
-        The ``mean`` accuracy at the best epoch, and ``low`` and ``high``, its 95 % interval for
-        other images and other replicates.
+    It is the ``mean`` at the best epoch, and ``low`` and ``high``, its 95 % interval for other
+    images and other replicates.
     """
     runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
-    for row in _rows(folder.resolve().parents[1] / METRICS / "comparison.csv"):
-        if row["cell"] == record["cell"] and row["best_val_accuracy_mean"] and runs:
-            mean, low, high = (
-                float(row[f"best_val_accuracy_{which}"]) for which in ("mean", "ci_low", "ci_high")
-            )
-            if math.isclose(mean, sum(runs) / len(runs), abs_tol=1e-5):
+    for row in _compared(folder.resolve().parents[1] / METRICS):
+        if row["cell"] == record["cell"]:
+            mean = float(row["best_val_accuracy_mean"])
+            low, high = (float(row[f"best_val_accuracy_ci_{end}"]) for end in ("low", "high"))
+            if runs and math.isclose(mean, statistics.fmean(runs), abs_tol=1e-5):
                 return {"mean": mean, "low": low, "high": high}
     return None
 
@@ -119,14 +99,8 @@ def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
 
 
 def best_cell() -> str:
-    """Return the most accurate cell of the comparison, chosen as its report does.
-
-    Raises
-    ------
-    UserError
-        If there is no comparison yet, or no run of it finished.
-    """
-    rows = [row for row in _rows(METRICS / "comparison.csv") if row["best_val_accuracy_mean"]]
+    """Return the best cell of the comparison."""
+    rows = _compared(METRICS)
     if not rows:
         raise UserError(
             f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
@@ -143,8 +117,10 @@ def best_cell() -> str:
     return best["cell"]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _compared(metrics: Path) -> list[dict[str, str]]:
+    """Return the rows of the comparison's table that have a finished run."""
+    path = metrics / "comparison.csv"
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["best_val_accuracy_mean"]]

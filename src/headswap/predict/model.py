@@ -48,13 +48,7 @@ class Classifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def crop(self, path: str | PathLike[str]) -> torch.Tensor:
-        """Return what the network sees of a photograph: uint8, shape (3, size, size).
-
-        Raises
-        ------
-        UserError
-            If it cannot be read.
-        """
+        """Return what the network sees of a photograph: uint8, shape (3, size, size)."""
         return self._center_crop(decode(Path(path)))
 
     def normalize(self, crops: list[torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from headswap.errors import UserError, bulleted
+from headswap.errors import UserError, bulleted, printable
 from headswap.io import write_csv, write_json
 from headswap.predict.extras import require
 from headswap.predict.folders import Seeds, describe, read_record
@@ -33,26 +33,10 @@ def classify(
 ) -> None:
     """Classify photographs; print their classes, write them to files, and draw explanations.
 
-    Parameters
-    ----------
-    folder
-        The model folder.
-    paths
-        The photographs.
-    seeds
-        The runs.
-    top
-        The number of classes to give for each photograph, the most probable first.
-    csv, json
-        Files to write, with `COLUMNS` for each photograph and class.
-    explain
-        A folder to write pictures to (see `explain.write_explanations`).
-
-    Raises
-    ------
-    UserError
-        If a file of the model is missing, or captum where it is needed; at the end, if a photograph
-        could not be read.
+    Of each photograph the `top` most probable classes are given. `csv` and `json` are files to
+    write, with `COLUMNS` for each photograph and class; `explain` is a folder for pictures (see
+    `explain.write_explanations`). A UserError at the end names the photographs that could not be
+    read.
     """
     if explain:
         require("captum")
@@ -66,8 +50,9 @@ def classify(
     rows = []
     for path, probabilities in found.items():
         ranked = rank(networks[0].classes, probabilities)[:top]
-        print(f"{_text(path)}: {', '.join(f'{name} {share:.1%}' for name, share in ranked)}")
-        rows += [(_text(path), place, *of_class) for place, of_class in enumerate(ranked, 1)]
+        print(f"{printable(path)}: {', '.join(f'{name} {share:.1%}' for name, share in ranked)}")
+        encodable = str(path).encode(errors="backslashreplace").decode()
+        rows += [(encodable, place, *of_class) for place, of_class in enumerate(ranked, 1)]
     if csv:
         write_csv(csv, COLUMNS, rows)
     if json:
@@ -86,13 +71,7 @@ def classify(
 
 
 def load_networks(folder: Path, seeds: Seeds) -> list[Classifier]:
-    """Load the runs of a model folder.
-
-    Raises
-    ------
-    UserError
-        If all are wanted, and the weights of one are not kept.
-    """
+    """Load the runs of a model folder."""
     if seeds == "kept":
         return [load_model(folder)]
     finished = [run for run in read_record(folder)["runs"] if run["diverged"] is None]
@@ -109,22 +88,10 @@ def predict(
     paths: Sequence[Path],
     on_unreadable: Callable[[str], None],
 ) -> Iterator[tuple[Path, torch.Tensor]]:
-    """Classify photographs in batches; the next batch is read while one is computed.
+    """Yield each photograph with the probabilities of its classes: float32, shape (classes,).
 
-    Parameters
-    ----------
-    networks
-        Runs of one cell, whose probabilities are averaged.
-    paths
-        The photographs.
-    on_unreadable
-        Called with the name of each photograph that cannot be read, and why.
-
-    Yields
-    ------
-    path : pathlib.Path
-    probabilities : torch.Tensor
-        Of the classes, float32 on the CPU, shape (classes,).
+    They are averaged over runs of one cell. The next batch is read while one is computed.
+    `on_unreadable` is called with the name of each photograph that cannot be read, and why.
     """
     device = resolve_device("auto")
     batches = [paths[i : i + EVALUATION_BATCH] for i in range(0, len(paths), EVALUATION_BATCH)]
@@ -156,7 +123,7 @@ def _readable(
             result[path] = crop.result()
         except (OSError, ValueError, UserError) as error:
             why = getattr(error, "why", None) or getattr(error.__cause__, "strerror", None)
-            on_unreadable(f"{_text(path)}: {why or str(error).splitlines()[0]}")
+            on_unreadable(f"{printable(path)}: {why or str(error).splitlines()[0]}")
     return result
 
 
@@ -166,8 +133,3 @@ def _with_progress(steps: Iterable[Any], total: int, what: str) -> Iterable[Any]
     return track(
         steps, what, total, console=console, transient=True, disable=not console.is_terminal
     )
-
-
-def _text(path: Path) -> str:
-    """Return a path in characters that can be written; a file's name may be any bytes."""
-    return str(path).encode(errors="backslashreplace").decode()
