@@ -99,8 +99,8 @@ def progress(
         visible = not queue or task.done < task.steps
         bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=visible)
         if has_ended and not shows_bars:
-            ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}  {task.figures}  {left}"
-            console.print(ended.rstrip(), markup=False)
+            ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}"
+            console.print("  ".join(filter(None, (ended, task.figures, left))), markup=False)
         if note:
             console.print(f"{name}: {note}", markup=False)
 
