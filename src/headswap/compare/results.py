@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from headswap.compare.variance import Array, replicate_prior
 from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
-from headswap.io import read_json
+from headswap.io import explain_damage, read_json
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
 
@@ -139,10 +139,11 @@ def read_results(params: Params) -> Results:
     for cell in cells:
         of_cell = predictions[predictions["cell"] == cell]
         _check_runs(cell, of_cell, figures[cell], timing[cell])
-        drawn = set(curves["seed"][curves["cell"] == cell])
-        if absent := sorted(set(of_cell["seed"]) - drawn):
-            seeds = ", ".join(map(str, absent))
-            raise _damaged(CURVES / f"{cell}.csv", f"no rows of seed {seeds}")
+        path = CURVES / f"{cell}.csv"
+        with explain_damage(path, _remedy(path)):
+            drawn = set(curves["seed"][curves["cell"] == cell])
+            if absent := sorted(set(of_cell["seed"]) - drawn):
+                raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
     _check_images(predictions)
     return Results(
         params=params,
@@ -204,12 +205,13 @@ def _check_runs(
 ) -> None:
     """Raise a UserError unless each finished run has one prediction per image, and a time."""
     path = PREDICTIONS / f"{cell}.csv"
-    images = predictions.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
-    if (images != predictions["image"].nunique()).any(axis=None):
-        raise _damaged(path, "not every run has one row per image")
-    runs = predictions.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
-    if {*runs, len(timing["seconds_per_run"])} != {figures["seeds"] - figures["diverged"]}:
-        raise _damaged(path, f"{cell} has different runs in predictions, timing and metrics")
+    with explain_damage(path, _remedy(path)):
+        images = predictions.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
+        if (images != predictions["image"].nunique()).any(axis=None):
+            raise ValueError("not every run has one row per image")
+        runs = predictions.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
+        if {*runs, len(timing["seconds_per_run"])} != {figures["seeds"] - figures["diverged"]}:
+            raise ValueError(f"{cell} has different runs in predictions, timing and metrics")
 
 
 def _check_images(predictions: pd.DataFrame) -> None:
@@ -227,23 +229,19 @@ def _check_images(predictions: pd.DataFrame) -> None:
 
 def _read_json(path: Path, kind: str) -> dict[str, Any]:
     """Read a JSON file; raise a UserError if it is damaged or lacks a required key."""
-    try:
+    with explain_damage(path, _remedy(path)):
         content = read_json(path)
         if lacking := sorted(set(KEYS[kind]) - set(content)):
             raise ValueError(f"no {', '.join(lacking)}")
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
     return content
 
 
 def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read a CSV file; raise a UserError if it is damaged or lacks a required column."""
-    try:
+    with explain_damage(path, _remedy(path)):
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise _damaged(path, error) from error
     return table
 
 
@@ -254,7 +252,6 @@ def _read_tables(cells: Iterable[str], folder: Path, columns: Iterable[str]) -> 
     return stacked.reset_index(level="cell").reset_index(drop=True)
 
 
-def _damaged(path: Path, reason: object) -> UserError:
+def _remedy(path: Path) -> str:
     shipped = PUBLISHED in path.parents
-    remedy = "git checkout data" if shipped else "dvc checkout, or git checkout"
-    return UserError(f"{path} cannot be read: {reason}\nRestore it with: {remedy}")
+    return f"Restore it with: {'git checkout data' if shipped else 'dvc checkout, or git checkout'}"
