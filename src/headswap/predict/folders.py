@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headswap.errors import UserError
-from headswap.io import explain_damage, read_json
+from headswap.io import read_json
 from headswap.params import load
 from headswap.paths import METRICS, MODELS
 from headswap.runs.record import RECORD
@@ -49,12 +49,14 @@ def find_folder(name: str) -> Path:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what a model folder's ``model.json`` says."""
-    if not (folder / RECORD).exists():
+    try:
+        return read_json(folder / RECORD)
+    except FileNotFoundError:
         raise UserError(
             f"{folder} is no model folder: it has no {RECORD}.\nMake it with: dvc repro"
-        )
-    with explain_damage(folder / RECORD, restore(folder)):
-        return read_json(folder / RECORD)
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{folder / RECORD} cannot be read: {error}.\n{restore(folder)}") from error
 
 
 def restore(folder: Path) -> str:
@@ -98,13 +100,13 @@ def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
 
 def best_cell() -> str:
     """Return the best cell of the comparison."""
-    best = [row["cell"] for row in _compared(METRICS) if row.get("rank") == "1"]
-    if not best:
-        raise UserError(
-            f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
-            "Give a cell before the images, or compare all with: dvc repro"
-        )
-    return best[0]
+    for row in _compared(METRICS):
+        if row.get("rank") == "1":
+            return row["cell"]
+    raise UserError(
+        f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
+        "Give a cell before the images, or compare all with: dvc repro"
+    )
 
 
 def _compared(metrics: Path) -> list[dict[str, str]]:
