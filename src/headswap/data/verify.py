@@ -16,6 +16,7 @@ from headswap.data.synthetic import MANIFEST
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import is_image
 from headswap.images.index import Row, write_index
+from headswap.images.near_duplicates import perceptual_hash
 from headswap.images.reading import UnreadableImage, read_image
 from headswap.io import atomic_write, is_address
 from headswap.params import GENERATED, Dataset
@@ -126,20 +127,20 @@ def read_unpacked(folder: Path, manifest: Manifest) -> tuple[list[Row], list[str
     rows, unreadable = [], []
     names = [name for name in sorted(manifest) if (folder / name).exists()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = pool.map(_size_or_reason, [folder / name for name in names])
-        for name, size in zip(names, sizes, strict=True):
-            if isinstance(size, str):
-                unreadable.append(f"unreadable: {name} ({size})")
+        images = pool.map(_size_and_hash_or_reason, [folder / name for name in names])
+        for name, found in zip(names, images, strict=True):
+            if isinstance(found, str):
+                unreadable.append(f"unreadable: {name} ({found})")
             else:
                 split, label, _ = name.split("/")
-                rows.append(Row(name, split, label, "", *size, *manifest[name]))
+                rows.append(Row(name, split, label, "", *found[0], *manifest[name], found[1]))
     return rows, unreadable
 
 
-def _size_or_reason(path: Path) -> tuple[int, int] | str:
-    """Return width and height of an image, or why it cannot be read."""
+def _size_and_hash_or_reason(path: Path) -> tuple[tuple[int, int], str] | str:
     try:
-        return read_image(path).size
+        image = read_image(path)
+        return image.size, perceptual_hash(image)
     except UnreadableImage as error:
         return error.why
 

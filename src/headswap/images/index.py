@@ -13,7 +13,7 @@ from headswap.io import digest, not_made_yet, write_csv
 from headswap.paths import IMAGES
 
 NAME = "index.csv"
-COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha256")
+COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha256", "phash")
 
 
 class Row(NamedTuple):
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     height: int
     bytes: int
     sha256: str
+    phash: str
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
         with open(folder / NAME, encoding="utf-8", newline="") as file:
             _, *lines = csv.reader(file)
         rows = [
-            Row(path, split, label, group, int(width), int(height), int(size), sha256)
-            for path, split, label, group, width, height, size, sha256 in lines
+            Row(path, split, label, group, int(width), int(height), int(size), sha256, phash)
+            for path, split, label, group, width, height, size, sha256, phash in lines
         ]
     except FileNotFoundError:
         raise _not_as_verified(folder, [f"missing: {NAME}"]) from None
