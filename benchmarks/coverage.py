@@ -13,8 +13,7 @@ from multiprocessing import Pool
 import numpy as np
 from scipy.stats import norm
 
-from headswap.compare.intervals import accuracy as estimate_accuracy
-from headswap.compare.intervals import contrast
+from headswap.compare.intervals import estimate_accuracy, estimate_difference
 from headswap.compare.variance import replicate_prior
 
 IMAGES, EXPERIMENTS, RESAMPLES, CELLS = 153, 1000, 2000, 6
@@ -91,8 +90,8 @@ def coverage(case):
         pairs = np.array([values[first] - values[second] for first, second in PAIRS])
         truth = [accuracies[first] - accuracies[second] for first, second in PAIRS]
         prior = replicate_prior(values)
-        contrasts = [contrast(pair, prior) for pair in pairs]
-        contrasts_alone = [contrast(pair) for pair in pairs]
+        contrasts = [estimate_difference(pair, prior) for pair in pairs]
+        contrasts_alone = [estimate_difference(pair) for pair in pairs]
         differences.append(_covers(contrasts, truth))
         differences_alone.append(_covers(contrasts_alone, truth))
         low, high = pigeonhole(pairs[0], *weights)

@@ -17,7 +17,7 @@ import pandas as pd
 import typer
 from processes import CORES, ROOT, measure
 
-from headswap.compare.intervals import Estimate, accuracy, contrast
+from headswap.compare.intervals import Estimate, estimate_accuracy, estimate_difference
 from headswap.compare.results import correct_predictions
 from headswap.runs import provenance
 
@@ -83,8 +83,8 @@ def main(
     lines = []
     for mode in MODES:
         float32, bfloat16 = (correct(folder, f"{NAME}-{mode}") for folder in folders.values())
-        accuracies = [in_percent(accuracy(values)) for values in (float32, bfloat16)]
-        lines.append([mode, *accuracies, in_percent(contrast(bfloat16 - float32), "+")])
+        accuracies = [in_percent(estimate_accuracy(values)) for values in (float32, bfloat16)]
+        lines.append([mode, *accuracies, in_percent(estimate_difference(bfloat16 - float32), "+")])
     print(f"""# bfloat16 against float32
 
 Accuracy of EfficientNet-Lite0 at the last epoch, in %, mean of {seeds} replicates, and the \

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from headswap import params
-from headswap.compare.intervals import contrast
+from headswap.compare.intervals import estimate_difference
 from headswap.images.preprocessing import Preprocessing
 from headswap.runs import provenance
 from headswap.train.dataset import FeatureDataset, ImageDataset
@@ -132,7 +132,7 @@ def report(correct):
         for which in (0, 1):
             accuracies = 100 * of_pool[:, which].mean(axis=1)
             row.append(f"{accuracies.mean():.1f} ± {accuracies.std(ddof=1):.1f}")
-            gap = contrast(100 * (of_pool[:, which] - correct["fresh"][:, which]), 100)
+            gap = estimate_difference(100 * (of_pool[:, which] - correct["fresh"][:, which]), 100)
             row.append(
                 "–" if pool == "fresh" else f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
             )

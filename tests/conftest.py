@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,46 @@ SLOW = {"models": ["slow"], "factories": {"slow": "my_networks:slow"}}
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a background job of a shell
 os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
+
+
+def encode(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def draw(colour, form="jpeg"):
+    return encode(Image.new("RGB", (30, 20), colour), form)
+
+
+IMAGES = {
+    "train/ants/a.jpg": draw("red"),
+    "train/bees/b.jpeg": draw("blue"),
+    "val/ants/c.png": draw("green", "png"),
+    "val/bees/d.jpg": draw("white"),
+}
+
+
+def write_folder(files, folder):
+    for name, content in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def write_zip(files, path, prefix="set/", method=zipfile.ZIP_DEFLATED):
+    """Write (name or ZipInfo, content) pairs, or a dict of them, as a zip."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items() if isinstance(files, dict) else files:
+            archive.writestr(prefix + name if isinstance(name, str) else name, content)
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """Return an empty folder, which is the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
+    return tmp_path
 
 
 def edit(path="params.yaml", **changes):

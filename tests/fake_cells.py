@@ -1,6 +1,7 @@
 """Write the files that training would write, for given correct predictions."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 from headswap import params
 from headswap.io import read_json, write_csv, write_json
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ("ants", "bees")
 PREPROCESSING = {
     "size": 224,
@@ -108,7 +110,9 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
 
 def write_images(count, counts=None, classes=CLASSES):
     """Write `count` validation images, and the record of the set: the write-up's by default."""
-    write_json("metrics/dataset.json", counts or read_json("data/published/dataset.json"))
+    by_class = {f"{split}_{name}": 5 for split in ("train", "val") for name in classes}
+    record = {**counts, **by_class} if counts else read_json("data/published/dataset.json")
+    write_json("metrics/dataset.json", record)
     for number in range(count):
         path = Path("data/images/val", image_name(number, classes))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,12 +131,18 @@ def write_embeddings(model, val, train):
     save_file(tensors, f"data/embeddings/{model}.safetensors", metadata=metadata)
 
 
+def load_params(models, weights="imagenet"):
+    """Return the parameters of the demo with other models; bring what the write-up published."""
+    if not Path("data/published").exists():
+        shutil.copytree(ROOT / "data/published", "data/published")
+    changes = {"models": models, "factories": {}, "weights": weights}
+    return params.load(ROOT / "params-demo.yaml").model_copy(update=changes)
+
+
 def write_alexnet(images):
     """Write the files of AlexNet's three cells; return parameters that name them."""
     random = np.random.default_rng(0)
-    chosen = params.load().model_copy(
-        update={"models": ["alexnet"], "factories": {}, "weights": "imagenet"}
-    )
+    chosen = load_params(["alexnet"])
     write_images(images)
     for cell, accuracy in zip(chosen.cells(), (0.8, 0.9, 0.95), strict=True):
         write_cell(cell, random.random((3, images)) < accuracy)

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_cells import write_cell, write_images
+from fake_cells import load_params, write_cell, write_images
 from ruamel.yaml import YAML
 
-from headswap import params
 from headswap.compare.claims import CLAIMS, evaluate_claim, read_claims
-from headswap.compare.report import claims
+from headswap.compare.report import summarize_claims
 from headswap.compare.results import read_results
 from headswap.errors import UserError
 from headswap.io import read_json, write_json
@@ -41,15 +40,19 @@ NINTH = {
 
 
 @pytest.fixture
-def chosen(workspace):
+def loaded(tmp_path, monkeypatch):
+    """Return parameters of the six cells."""
+    monkeypatch.chdir(tmp_path)
+    return load_params(["alexnet", "resnet18"])
+
+
+@pytest.fixture
+def chosen(loaded):
     """Return parameters of the six cells, all equally good."""
     write_images(0)
-    chosen = params.load().model_copy(
-        update={"models": ["alexnet", "resnet18"], "factories": {}, "weights": "imagenet"}
-    )
-    for cell in chosen.cells():
+    for cell in loaded.cells():
         write_correct(cell.name, 130)
-    return chosen
+    return loaded
 
 
 def write_correct(cell, right, **others):
@@ -64,7 +67,7 @@ def verdicts(chosen):
     return {claim.id: evaluate_claim(claim, results) for claim in read_claims()}
 
 
-def test_the_claims_are_the_write_ups_and_their_figures_the_published_ones():
+def test_the_claims_are_the_write_ups_and_their_figures_the_published_ones(loaded):
     entries = read_claims()
     assert [claim.id for claim in entries] == IDS
     summary = pd.read_csv("data/published/summary.csv").set_index("cell")
@@ -176,7 +179,7 @@ def test_a_ninth_claim_is_one_entry(chosen):
         ({"another": 1}, "entry 1.another: Extra inputs are not permitted"),
     ],
 )
-def test_a_mistake_in_a_claim_is_named(chosen, change, message):
+def test_a_mistake_in_a_claim_is_named(loaded, change, message):
     YAML().dump([NINTH], Path(CLAIMS))
     assert len(read_claims()) == 1
     YAML().dump([{**NINTH, **change}], Path(CLAIMS))
@@ -188,7 +191,7 @@ def test_a_mistake_in_a_claim_is_named(chosen, change, message):
 
 
 @pytest.mark.parametrize("text", ["", "- half", "a: [", "\0", None])
-def test_a_file_that_holds_no_claims_is_refused(chosen, text):
+def test_a_file_that_holds_no_claims_is_refused(loaded, text):
     Path(CLAIMS).unlink()
     message = "claims.yaml.\nRestore it with: git checkout data"
     if text is not None:
@@ -204,5 +207,5 @@ def test_where_replicates_disagree_more_images_would_not_decide(chosen):
     write_cell(Cell("alexnet", "frozen"), random.random((5, IMAGES)) < probabilities)
     found = verdicts(chosen)["frozen-beats-finetune-alexnet"]
     assert found["verdict"] == "inconclusive" and found["effects"][0]["images_needed"] is None
-    (verdict,) = claims([found])["tested"]["verdict"]
+    (verdict,) = summarize_claims([found])["tested"]["verdict"]
     assert verdict == "inconclusive; more images alone would not decide"

@@ -26,7 +26,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         if manner == "hangs-up-at-first" and len(self.server.asked) == 1:
             return None
         if manner == "silent":
-            time.sleep(2)
+            time.sleep(1)
         with contextlib.suppress(ConnectionError):
             self.send_response(200)
             self.send_header("Content-Length", str(len(self.server.body)))
@@ -34,7 +34,7 @@ class Server(http.server.BaseHTTPRequestHandler):
             half = len(self.server.body) // 2
             self.wfile.write(self.server.body[:half])
             if manner == "stalled":
-                time.sleep(2)
+                time.sleep(1)
             if manner != "cut":
                 self.wfile.write(self.server.body[half:])
 
@@ -97,7 +97,10 @@ def test_a_download_has_the_permissions_of_other_new_files(server, tmp_path):
         ("stalled", "no answer for 0.5 s"),
     ],
 )
-def test_a_failing_server_is_named_and_leaves_no_file(server, tmp_path, manner, reason):
+def test_a_failing_server_is_named_and_leaves_no_file(
+    server, tmp_path, monkeypatch, manner, reason
+):
+    monkeypatch.setattr(download, "RETRIES", 0)
     (tmp_path / "f").write_text("what was here before")
     with pytest.raises(UserError) as error:
         download.download_file(f"{server.url}/{manner}/f", tmp_path / "f", anything)
@@ -107,6 +110,7 @@ def test_a_failing_server_is_named_and_leaves_no_file(server, tmp_path, manner, 
     assert (tmp_path / "f").read_text() == "what was here before"
 
 
+@pytest.mark.slow
 def test_no_connection_ends_within_seconds(tmp_path):
     started = time.monotonic()
     with pytest.raises(UserError, match="no connection"):

@@ -43,6 +43,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_map_of_a_network_that_sees_one_corner_lies_in_that_corner(kind):
     with torch.random.fork_rng():
@@ -83,6 +84,7 @@ def test_the_map_shows_what_raises_the_class_and_not_what_lowers_it():
         assert falls[:, side].sum() == pytest.approx(falls.sum()) and falls.sum() > 0
 
 
+@pytest.mark.slow
 def test_a_picture_is_written_for_each_photograph_beside_the_others(trained, tmp_path, capsys):
     paths = [VAL / "ants/003.png", VAL / "bees/003.png", VAL / "bees/004.png"]
     classify(Path("models/resnet18-probe"), paths, explain=tmp_path / "why")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchvision
 from conftest import TESTS
+from conftest import headswap as run
 from safetensors.torch import load_file
 
 import headswap
@@ -47,6 +48,7 @@ def run_without_headswap(folder, code, *modules):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["resnet18-frozen", "resnet18-probe", "tiny-finetune"])
 def test_the_cards_own_code_classifies_a_photograph_without_headswap(cell, tmp_path):
     target = tmp_path / "exported"
@@ -68,6 +70,7 @@ def test_the_cards_own_code_classifies_a_photograph_without_headswap(cell, tmp_p
     assert [*map(float, second.split())] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_cards_code_loads_a_network_that_asks_for_the_versions_of_its_layers(tmp_path):
     folder = shutil.copytree("models/resnet18-finetune", tmp_path / "mnasnet")
     network = torchvision.models.mnasnet0_5(num_classes=2)
@@ -85,6 +88,7 @@ def test_the_cards_code_loads_a_network_that_asks_for_the_versions_of_its_layers
     assert float(printed.split()[1]) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_takes_batches_of_any_size_and_is_compared_on_all_validation_images(tmp_path):
     compared = export(Path("models/tiny-frozen"), tmp_path / "exported", onnx=True)
     assert compared["images"] == 40 and 0 <= compared["largest_difference"] < 1e-4
@@ -94,6 +98,7 @@ def test_onnx_takes_batches_of_any_size_and_is_compared_on_all_validation_images
         assert logits.shape == (batch, 2)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_that_differs_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
     network = headswap.load_model("models/tiny-probe")
     paths = sorted(VAL.glob("*/*"))
@@ -151,12 +156,9 @@ def test_a_missing_extra_and_missing_images_are_reported(tmp_path, monkeypatch):
         export(moved, tmp_path / "moved", onnx=True)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_how_close_onnx_is(tmp_path):
-    command = [sys.executable, "-m", "headswap", "export", "tiny-probe", tmp_path / "out", "--onnx"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "README.md says how to use it" in done.stdout
-    assert re.search(r"40 validation images the same classes; .* is \d\.\de-\d\d\.", done.stdout)
-    command[4] = "tiny-prob"
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "did you mean tiny-probe?" in done.stderr
+    printed, _ = run("export", "tiny-probe", tmp_path / "out", "--onnx")
+    assert "README.md says how to use it" in printed
+    assert re.search(r"40 validation images the same classes; .* is \d\.\de-\d\d\.", printed)
+    assert "did you mean tiny-probe?" in run("export", "tiny-prob", tmp_path / "x", code=1)[1]

@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from headswap.compare import intervals
-from headswap.compare.variance import components, mean_error, replicate_prior
+from headswap.compare.intervals import (
+    estimate_accuracy,
+    estimate_balanced_accuracy,
+    estimate_difference,
+    estimate_log_ratio,
+)
+from headswap.compare.variance import components, error_distribution, replicate_prior
 
 SOURCES = (0.6, 0.3, 0.003)
+RECALLS = {"ants": (0.97, 130), "bees": (0.8, 23)}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +35,9 @@ def simulate():
 @pytest.mark.parametrize("accuracy", [0.9, 0.945])
 def test_intervals_cover_the_truth_as_often_as_they_say(simulate, accuracy):
     random = np.random.default_rng(7)
-    experiments = [simulate(accuracy, SOURCES, random) for _ in range(1500)]
-    cells = [intervals.accuracy(first) for first, _ in experiments]
-    differences = [intervals.contrast(second - first) for first, second in experiments]
+    experiments = [simulate(accuracy, SOURCES, random) for _ in range(1000)]
+    cells = [estimate_accuracy(first) for first, _ in experiments]
+    differences = [estimate_difference(second - first) for first, second in experiments]
     assert 0.93 <= np.mean([cell.low <= accuracy <= cell.high for cell in cells]) <= 0.97
     assert 0.03 <= np.mean([difference.sign != 0 for difference in differences]) <= 0.07
 
@@ -39,7 +45,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(simulate, accuracy):
 def test_a_real_difference_is_found(simulate):
     random = np.random.default_rng(8)
     better = [
-        intervals.contrast(simulate(0.95, SOURCES, random)[0] - simulate(0.8, SOURCES, random)[0])
+        estimate_difference(simulate(0.95, SOURCES, random)[0] - simulate(0.8, SOURCES, random)[0])
         for _ in range(100)
     ]
     assert np.mean([difference.sign == 1 for difference in better]) > 0.95
@@ -54,7 +60,7 @@ def test_the_variance_over_images_agrees_with_a_bootstrap_over_images(simulate):
         method="percentile",
         rng=np.random.default_rng(0),
     )
-    estimate = intervals.contrast(correct)
+    estimate = estimate_difference(correct)
     half = stats.t.ppf(0.975, correct.size - 1) * resampled.standard_error
     assert estimate.high - estimate.value == pytest.approx(half, rel=0.03)
 
@@ -62,7 +68,7 @@ def test_the_variance_over_images_agrees_with_a_bootstrap_over_images(simulate):
 def test_replicates_that_differ_make_the_interval_wider():
     correct = np.random.default_rng(4).random((5, 153)) < 0.9
     shifted = correct - 0.5 + np.array([-0.2, -0.1, 0, 0.1, 0.2])[:, None]
-    narrow, wide = intervals.contrast(correct), intervals.contrast(shifted)
+    narrow, wide = estimate_difference(correct), estimate_difference(shifted)
     t_test = stats.ttest_1samp(shifted.mean(axis=1), 0).confidence_interval()
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
     assert wide.high - wide.low == pytest.approx(t_test.high - t_test.low, rel=0.1)
@@ -71,27 +77,27 @@ def test_replicates_that_differ_make_the_interval_wider():
 def test_pairing_by_image_makes_the_interval_of_a_difference_narrower(simulate):
     first, second = simulate(0.9, (0.9, 0.05, 0), np.random.default_rng(5))
     shuffled = np.random.default_rng(6).permutation(second, axis=1)
-    paired, unpaired = (intervals.contrast(other - first) for other in (second, shuffled))
+    paired, unpaired = (estimate_difference(other - first) for other in (second, shuffled))
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
 
 
 def test_the_number_of_images_needed_is_enough_and_half_of_it_is_not():
     values = np.array([[1, 1, 1, -1, -1, 0, 0, 0, 0, 0]])
-    estimate = intervals.contrast(values)
+    estimate = estimate_difference(values)
     assert estimate.sign == 0 and estimate.images_needed > 100
     copies = -(-estimate.images_needed // 10)
-    assert intervals.contrast(np.tile(values, copies)).sign == 1
-    assert intervals.contrast(np.tile(values, copies // 2)).sign == 0
+    assert estimate_difference(np.tile(values, copies)).sign == 1
+    assert estimate_difference(np.tile(values, copies // 2)).sign == 0
 
 
 def test_no_number_of_images_is_enough_if_the_replicates_vary_too_much():
     values = np.array([[0.5], [-0.45]]) + np.random.default_rng(0).normal(0, 0.01, (2, 50))
-    assert intervals.contrast(values).images_needed is None
+    assert estimate_difference(values).images_needed is None
 
 
 def test_the_interaction_of_images_and_replicates_is_counted_once():
     random = np.random.default_rng(9)
-    errors = [mean_error(components(random.normal(size=(5, 100)))) for _ in range(200)]
+    errors = [error_distribution(components(random.normal(size=(5, 100)))) for _ in range(200)]
     variances = [error.of_images + error.of_replicates for error in errors]
     assert 1 < np.mean(variances) / (1 / 500) < 1.5
 
@@ -99,7 +105,7 @@ def test_the_interaction_of_images_and_replicates_is_counted_once():
 def test_two_replicates_that_agree_by_chance_do_not_count_as_many(simulate):
     random = np.random.default_rng(11)
     experiments = [simulate(0.9, (0.5, 0.3, 0.03), random, replicates=2) for _ in range(800)]
-    differ = [intervals.contrast(second - first).sign != 0 for first, second in experiments]
+    differ = [estimate_difference(second - first).sign != 0 for first, second in experiments]
     assert np.mean(differ) < 0.06
 
 
@@ -109,7 +115,7 @@ def test_what_other_cells_say_makes_the_interval_of_two_replicates_narrower(simu
     for _ in range(300):
         cells = simulate(0.9, (0.5, 0.3, 0.03), random, replicates=2, cells=6)
         prior = replicate_prior(cells[1:])
-        found = [intervals.accuracy(cells[0], chosen) for chosen in (prior, None)]
+        found = [estimate_accuracy(cells[0], chosen) for chosen in (prior, None)]
         covered.append(found[0].low <= 0.9 <= found[0].high)
         widths.append([estimate.high - estimate.low for estimate in found])
     moderated, alone = np.mean(widths, axis=0)
@@ -123,7 +129,7 @@ def test_a_cell_whose_replicates_vary_much_more_than_others_keeps_a_wide_interva
     covered = []
     for _ in range(300):
         cells = simulate(0.9, spreads, random, replicates=3, cells=6)
-        estimate = intervals.accuracy(cells[0], replicate_prior(cells[1:]))
+        estimate = estimate_accuracy(cells[0], replicate_prior(cells[1:]))
         covered.append(estimate.low <= 0.9 <= estimate.high)
     assert np.mean(covered) >= 0.92
 
@@ -135,13 +141,13 @@ def test_cells_that_say_nothing_are_no_prior():
 
 def test_replicates_far_apart_do_not_overflow_the_prior():
     correct = np.array([[True] * 100, [False] * 99 + [True]])
-    estimate = intervals.accuracy(correct, replicate_prior([correct, correct]))
+    estimate = estimate_accuracy(correct, replicate_prior([correct, correct]))
     assert estimate.high - estimate.low > 0.9
 
 
 @pytest.mark.parametrize(("better", "sign"), [(0, 0), (4, 0), (6, 1)])
 def test_the_difference_of_cells_that_hardly_differed_keeps_an_interval(better, sign):
-    estimate = intervals.contrast([np.arange(153) < better] * 5)
+    estimate = estimate_difference([np.arange(153) < better] * 5)
     assert estimate.value == better / 153
     assert estimate.sign == sign
     assert estimate.high - estimate.value > 0.005
@@ -150,7 +156,7 @@ def test_the_difference_of_cells_that_hardly_differed_keeps_an_interval(better, 
 def test_a_ratio_of_times_has_the_interval_of_welchs_test_of_their_logarithms():
     random = np.random.default_rng(10)
     over, under = random.normal(50, 1, 5), random.normal(40, 2, 4)
-    estimate = intervals.log_ratio([over], [under])
+    estimate = estimate_log_ratio([over], [under])
     welch = stats.ttest_ind(np.log(over), np.log(under), equal_var=False).confidence_interval()
     assert estimate.low == pytest.approx(welch.low, rel=0.05)
     assert estimate.high == pytest.approx(welch.high, rel=0.05)
@@ -158,7 +164,7 @@ def test_a_ratio_of_times_has_the_interval_of_welchs_test_of_their_logarithms():
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 9))))
 def test_an_accuracy_is_within_its_interval_and_that_within_0_and_1(correct):
-    estimate = intervals.accuracy(correct)
+    estimate = estimate_accuracy(correct)
     assert 0 <= estimate.low <= estimate.value + 1e-9
     assert estimate.value - 1e-9 <= estimate.high <= 1
     assert estimate.high > estimate.low
@@ -166,6 +172,57 @@ def test_an_accuracy_is_within_its_interval_and_that_within_0_and_1(correct):
 
 @pytest.mark.parametrize("largest", [1, 2])
 def test_the_interval_of_a_difference_stays_within_what_is_possible(largest):
-    estimate = intervals.contrast(largest * np.array([[1.0, 1, 1], [-1, -1, 0]]), largest=largest)
+    estimate = estimate_difference(largest * np.array([[1.0, 1, 1], [-1, -1, 0]]), largest=largest)
     assert (estimate.low, estimate.high) == (-largest, largest)
     assert estimate.low < estimate.value < estimate.high
+
+
+def simulate_two_classes(random, of_replicate, replicates=5):
+    """Simulate the predictions of replicates that vary in the same direction in both classes."""
+    shift = of_replicate**0.5 * random.standard_normal((replicates, 1))
+    parts = []
+    for recall, images in RECALLS.values():
+        ease = 0.6**0.5 * random.standard_normal(images) + shift
+        ease = ease + (0.4 - of_replicate) ** 0.5 * random.standard_normal((replicates, images))
+        parts.append(ease > stats.norm.ppf(1 - recall))
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize("of_replicate", [0, 0.03])
+def test_the_interval_of_balanced_accuracy_covers_the_truth_as_often_as_it_says(of_replicate):
+    random = np.random.default_rng(5)
+    labels = np.repeat(list(RECALLS), [images for _, images in RECALLS.values()])
+    found = [
+        estimate_balanced_accuracy(simulate_two_classes(random, of_replicate), labels)
+        for _ in range(1000)
+    ]
+    truth = np.mean([recall for recall, _ in RECALLS.values()])
+    assert np.mean([estimate.value for estimate in found]) == pytest.approx(truth, abs=0.005)
+    assert 0.93 <= np.mean([found.low <= truth <= found.high for found in found]) <= 0.985
+
+
+def test_each_class_counts_the_same():
+    correct = [[True] * 90 + [False] * 10]
+    estimate = estimate_balanced_accuracy(correct, ["ants"] * 90 + ["bees"] * 10)
+    assert estimate.value == 0.5
+    assert estimate_accuracy(correct).low > 0.8 > estimate.high
+
+
+def test_a_class_of_one_image_has_no_interval():
+    estimate = estimate_balanced_accuracy([[True, True, False]], ["ants", "ants", "bees"])
+    assert estimate.value == 0.5 and np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_balanced_accuracy_of_few_images_has_a_variance_that_is_not_negative():
+    correct = np.ones((5, 6))
+    correct[2, 0] = correct[4, 3] = 0
+    estimate = estimate_balanced_accuracy(correct, [0, 1, 2, 0, 1, 2])
+    assert estimate.low < estimate.value - 0.05
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(4, 9))))
+def test_balanced_accuracy_is_within_its_interval_and_that_within_0_and_1(correct):
+    labels = ["ants", "bees", "ants", "bees", *["ants"] * (correct.shape[1] - 4)]
+    estimate = estimate_balanced_accuracy(correct, labels)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert estimate.high > estimate.low

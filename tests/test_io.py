@@ -1,12 +1,15 @@
 """Files are replaced as a whole, by any number of writers, and killed ones leave nothing."""
 
 import json
+import os
 import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from headswap.errors import UserError
 from headswap.io import atomic_write, digest, write_json, write_text
@@ -98,12 +101,12 @@ def test_a_digest_depends_on_values_not_on_the_order_of_keys():
 
 @pytest.mark.parametrize("mask", [0o022, 0o007])
 def test_files_of_any_library_get_the_permissions_that_the_user_gives_to_new_files(tmp_path, mask):
-    code = (
-        "import os, pathlib, torch; from headswap.io import write_json; "
-        "from headswap.train.weights import save_tensors; "
-        f"os.umask({mask}); save_tensors(pathlib.Path('a.safetensors'), {{'a': torch.ones(1)}}); "
-        "write_json('a.json', 1)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    before = os.umask(mask)
+    try:
+        with atomic_write(tmp_path / "a.safetensors") as temporary:
+            save_file({"a": np.ones(1)}, temporary)
+        write_json(tmp_path / "a.json", 1)
+    finally:
+        os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("a.safetensors", "a.json"), 0o666 & ~mask)

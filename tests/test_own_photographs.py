@@ -1,15 +1,13 @@
 """Own photographs: listed as they lie, identified by content, split, and never lost."""
 
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import IMAGES, draw, encode, headswap, write_folder, write_zip
 from PIL import Image
 from ruamel.yaml import YAML
-from test_dataset import IMAGES, draw, encode, write_folder, write_zip
 
 from headswap import params
 from headswap.data.changes import check_photographs
@@ -26,18 +24,6 @@ UNSPLIT = {
     for n, label in enumerate(("ants", "bees"))
     for i, colour in enumerate(COLOURS)
 }
-
-
-@pytest.fixture
-def empty(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
-    return tmp_path
-
-
-def headswap(*arguments):
-    command = [sys.executable, "-m", "headswap", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 # Nothing is lost
@@ -74,8 +60,7 @@ def test_a_file_that_is_no_manifest_is_not_overwritten(empty):
 def test_the_shipped_manifest_is_not_overwritten_by_default(workspace):
     before = Path("data/manifest.csv").read_bytes()
     write_folder(IMAGES, "manifest")
-    done = headswap("manifest", "manifest")
-    assert done.returncode == 1 and "is not overwritten" in done.stderr
+    assert "is not overwritten" in headswap("manifest", "manifest", code=1)[1]
     assert Path("data/manifest.csv").read_bytes() == before
 
 
@@ -100,6 +85,17 @@ def test_leftovers_are_never_classes_or_images_and_are_reported(empty):
         assert name in told
     for name in ("train/ants/.jpg", "train/ants/gone.jpg", "train/ants/x.jpg/", "test/"):
         assert name in told
+
+
+def test_links_are_followed_as_often_as_there_are_any_and_those_to_a_folder_above_end(empty):
+    write_folder(IMAGES, "photos")
+    Path("photos/train/ants/up").symlink_to("../..")
+    for split in ("train", "val"):
+        Path(f"photos/{split}/wasps").symlink_to("../train/bees")
+    write_manifest(list_images("photos"), "photos.csv")
+    dataset = params.Dataset(url="photos", manifest="photos.csv")
+    fetch_archive(dataset, "archive.zip")
+    assert len(verify_images(dataset, "archive.zip", "images")) == 4 + 2
 
 
 def test_an_unsplit_folder_is_split_by_class_reproducibly_and_twins_stay_together(empty):
@@ -238,16 +234,15 @@ def test_a_postscript_file_named_as_a_photograph_is_not_opened(empty):
 def test_manifest_use_writes_the_parameters_and_keeps_comments(workspace):
     write_folder(UNSPLIT, "my photos")
     Path("params.yaml").write_text("# A comment.\n" + Path("params.yaml").read_text())
-    done = headswap("manifest", "my photos", "--val", "0.3", "--use")
-    assert done.returncode == 0, done.stderr
-    assert "Always answering" in done.stdout and "ants" in done.stdout
+    printed = headswap("manifest", "my photos", "--val", "0.3", "--use")[0]
+    assert "Always answering" in printed and "ants" in printed
     assert params.load().dataset.url == "my photos"
     assert Path("params.yaml").read_text().startswith("# A comment.\n")
     last = "params.yaml names my photos and data/my photos.csv. Next: dvc repro"
-    assert done.stdout.splitlines()[-1] == last
-    assert headswap("manifest", "my photos").stdout.splitlines()[-1] == last
-    other = headswap("manifest", "my photos", "--val", "0.3", "--output", "data/other.csv")
-    read = YAML(typ="safe").load("\n".join(other.stdout.splitlines()[-2:]))
+    assert printed.splitlines()[-1] == last
+    assert headswap("manifest", "my photos")[0].splitlines()[-1] == last
+    printed = headswap("manifest", "my photos", "--val", "0.3", "--output", "data/other.csv")[0]
+    read = YAML(typ="safe").load("\n".join(printed.splitlines()[-2:]))
     assert read == {"url": "my photos", "manifest": "data/other.csv"}
     assert len(read_manifest("data/my photos.csv")) == 12
 

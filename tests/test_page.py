@@ -1,5 +1,6 @@
 """The comparison as one HTML file."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from headswap.compare.page import write_page
 from headswap.errors import UserError
 from headswap.params import Cell
 
+pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -40,11 +42,25 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
-@pytest.fixture
-def compared(workspace):
-    """Return the parameters of a comparison that is written."""
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """Return a folder with a comparison, and its parameters; alexnet-frozen has one image wrong."""
+    folder, before = tmp_path_factory.mktemp("comparison"), Path.cwd()
+    os.chdir(folder)
     params = write_alexnet(30)
+    correct = np.ones((2, 30), dtype=bool)
+    correct[:, 3] = False
+    write_cell(Cell("alexnet", "frozen"), correct)
     write_comparison(params)
+    os.chdir(before)
+    return folder, params
+
+
+@pytest.fixture
+def compared(comparison, tmp_path, monkeypatch):
+    """Return the parameters of the comparison, in a copy of whose folder the test runs."""
+    folder, params = comparison
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "copy"))
     return params
 
 
@@ -61,29 +77,23 @@ def test_the_page_needs_no_other_file_and_holds_the_report(compared):
     report = Path("metrics/comparison.md").read_text()
     plots = [Path(path).stem for path in re.findall(r"!\[.*?\]\((.*?)\)", report)]
     assert len(plots) > 5 and set(plots) - {"gallery"} <= set(re.findall(r'id="(\w+)"', text))
+    (part,) = re.findall(r"<summary>alexnet-frozen: (.*?)</details>", text, re.DOTALL)
+    assert part.startswith("1 image<") and "<td>bees/003.jpg</td>" in part and "<td>2</td>" in part
+    assert text.index("The photographs that were wrong") < text.index(part)
+    assert text.index(part) < text.index("<h2>Cautions")
 
 
-def test_wrong_images_are_listed_with_the_number_of_runs(compared):
-    correct = np.ones((2, 30), dtype=bool)
-    correct[:, 3] = False
-    write_cell(Cell("alexnet", "frozen"), correct)
-    write_comparison(compared)
-    write_page(compared, Path("report.html"))
-    predictions = pd.read_csv("plots/predictions/alexnet-frozen.csv")
-    (image,) = predictions.query("label != predicted and which == 'best'")["image"].unique()
-    (part,) = re.findall(
-        r"<summary>alexnet-frozen: (.*?)</details>", Path("report.html").read_text(), re.DOTALL
-    )
-    assert part.startswith("1 image<") and f"<td>{image}</td>" in part and "<td>2</td>" in part
-
-
-def test_names_are_no_markup(compared):
+def test_long_tables_are_folded_and_names_are_no_markup(compared):
     path = Path("plots/predictions/alexnet-frozen.csv")
     path.write_text(path.read_text().replace("ants", "<script>alert(1)</script>"))
     report = Path("metrics/comparison.md")
-    report.write_text(report.read_text() + "\n\n<script>alert(2)</script>\n")
+    rows = "".join(f"| {number} | <script>alert(2)</script> |\n" for number in range(13))
+    report.write_text(f"{report.read_text()}\n\n| a | b |\n| - | - |\n{rows}")
     write_page(compared, Path("report.html"))
-    assert not re.search(r"<script>\s*alert", Path("report.html").read_text())
+    text = Path("report.html").read_text()
+    assert not re.search(r"<script>\s*alert", text)
+    folded = re.findall(r"<details><summary>(\d+) rows</summary>.*?</details>", text, re.DOTALL)
+    assert folded == ["13"]
 
 
 @pytest.mark.parametrize(
@@ -111,12 +121,10 @@ def test_the_page_replaces_neither_a_folder_nor_what_a_stage_writes(compared):
 def test_cells_without_a_finished_run_have_no_list_of_wrong_images(compared):
     for mode in ("finetune", "frozen", "probe"):
         write_cell(Cell("alexnet", mode), np.empty((0, 30)), diverged=3)
-    write_comparison(compared)
     write_page(compared, Path("report.html"))
     assert "<details>" not in Path("report.html").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
 def test_a_browser_without_a_network_draws_all_plots(compared, tmp_path):
     write_page(compared, Path("report.html"))

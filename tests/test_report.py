@@ -1,17 +1,18 @@
-"""The facts of the report: what it recommends, counts and leaves out."""
+"""The report: what it recommends, says and leaves out, and how it is shown on a terminal."""
 
-from types import SimpleNamespace
+import re
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from fake_cells import write_alexnet, write_cell
+from fake_cells import write_alexnet, write_cell, write_images
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from headswap.compare import report, terminal
+from headswap.compare import plots, report, terminal
 from headswap.compare.comparison import compare
-from headswap.compare.intervals import contrast
+from headswap.compare.intervals import estimate_difference
+from headswap.compare.outputs import write_comparison
 from headswap.compare.results import read_results
 from headswap.io import read_json, write_json
 from headswap.params import Cell
@@ -22,18 +23,31 @@ CELLS = (FINETUNE, FROZEN, PROBE)
 
 
 @pytest.fixture
-def chosen(workspace):
+def chosen(tmp_path, monkeypatch):
     """Return the parameters of three cells of AlexNet, whose files are there."""
+    monkeypatch.chdir(tmp_path)
     return write_alexnet(IMAGES)
-
-
-def compared(chosen):
-    return compare(read_results(chosen))
 
 
 def facts_of(chosen):
     results = read_results(chosen)
-    return report.facts(results, compare(results))
+    return report.collect_facts(results, compare(results))
+
+
+def report_of(chosen):
+    return report.render("report.md", facts_of(chosen))
+
+
+def section(title, text):
+    """Return a section of the report."""
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return found
+
+
+def line_of(start, text):
+    """Return the entries of the table's line that begins with `start`."""
+    (line,) = [line for line in text.splitlines() if re.match(rf"\| {re.escape(start)} ", line)]
+    return [entry.strip() for entry in line.strip("|").split("|")]
 
 
 def first(count, replicates=3):
@@ -47,7 +61,37 @@ def html_texts(markdown):
     return {"".join(part.content for part in block.children or ()) for block in blocks}
 
 
-def test_the_recommended_cell_is_the_most_accurate_and_what_it_is_compared_with(chosen):
+def test_the_sections_follow_the_outline_and_every_picture_is_there(chosen, monkeypatch):
+    monkeypatch.setattr(plots, "draw_png", lambda *_: b"")
+    write_comparison(chosen)
+    text = Path("metrics/comparison.md").read_text()
+    assert re.findall("^## (.*)", text, re.MULTILINE) == [
+        *("What is compared", "Accuracy and cost", "Differences", "Pictures", "Per class"),
+        *("The photographs that were wrong", "Cautions", "How it was made"),
+    ]
+    assert text.count("How to read this") == 1
+    named = {part.split(")")[0] for part in text.split("](../")[1:]}
+    assert named == {path.as_posix() for path in Path("plots/comparison").glob("*.png")}
+    assert len(named) == 8
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "random"])
+def test_the_summary_names_accuracy_and_costs_and_has_no_sixth_line(chosen, weights):
+    write_cell(FROZEN, first(39), seconds=[200, 201, 202])
+    write_cell(PROBE, first(IMAGES, replicates=1), diverged=2, seconds=[300])
+    text = report_of(chosen.model_copy(update={"weights": weights}))
+    title, *summary = text.split("\n## ")[0].splitlines()
+    lines = list(filter(None, summary))
+    assert title == "# Comparison" and len(lines) == 5
+    assert PROBE.name in lines[0] and "100.0 %" in lines[0]
+    assert "320 seconds" in lines[2] and "8,194 of 57,012,034" in lines[2]
+    assert f"not distinguishable: {FROZEN.name}" in lines[2]
+    assert f"headswap predict {PROBE.name}" in lines[3] and "seeds" in lines[3]
+    assert "2 runs diverged" in lines[4]
+    assert ("weights are random" in lines[4]) == (weights == "random")
+
+
+def test_the_recommended_cell_is_the_first_and_what_it_is_compared_with(chosen):
     for cell, count, seconds in zip(CELLS, (20, 34, 36), (1, 40, 300), strict=True):
         write_cell(cell, first(count), seconds=[seconds, seconds + 1, seconds + 2])
     recommendation = facts_of(chosen)["recommendation"]
@@ -57,64 +101,66 @@ def test_the_recommended_cell_is_the_most_accurate_and_what_it_is_compared_with(
     assert recommendation["faster"].cell == FROZEN.name
     path = "metrics/timing/alexnet-frozen.json"
     write_json(path, {**read_json(path), "device": "a graphics card"})
-    assert facts_of(chosen)["recommendation"]["faster"] is None
+    facts = facts_of(chosen)
+    assert facts["recommendation"]["faster"] is None
+    assert "different conditions" in section("Cautions", report.render("report.md", facts))
 
 
-def test_of_equally_accurate_cells_the_last_epoch_decides_and_then_the_time(chosen):
+def test_classes_and_recipes_are_named(chosen):
+    train = chosen.train.model_copy(update={"lr": 0.0125, "batch_size": 17, "lr_step": 1})
+    text = section("What is compared", report_of(chosen.model_copy(update={"train": train})))
+    assert "ants (123 and 70), bees (121 and 83)." in text
+    assert (
+        "Recipe of finetune and frozen: SGD with momentum 0.9, learning rate 0.0125, × 0.1 every "
+        f"1 epoch, batches of 17, {train.epochs} epochs." in text
+    )
+    same = chosen.model_copy(update={"probe": train, "train": train, "modes": ["frozen"]})
+    assert "Recipe of frozen and probe: " in report_of(same)
+
+
+def test_the_table_has_each_cell_with_its_figures(chosen):
+    text = section("Accuracy and cost", report_of(chosen))
+    row = compare(read_results(chosen)).table.set_index("cell").loc["alexnet-frozen"]
+    entries = line_of("alexnet-frozen", text)
+    mean, std = (100 * row[f"best_val_accuracy_{part}"] for part in ("mean", "std"))
+    assert entries[1] == f"{mean:.1f} ± {std:.1f}"
+    assert {"94.8", "8,194", "40"} < set(entries)
+    assert "write-up" not in report_of(chosen.model_copy(update={"weights": "random"}))
+
+
+def test_diverged_runs_are_counted_even_where_no_run_is_left(chosen):
+    write_cell(FINETUNE, [[True, False] * (IMAGES // 2)], diverged=2)
+    write_cell(FROZEN, np.empty((0, IMAGES)), diverged=3)
+    text = section("Accuracy and cost", report_of(chosen))
+    assert line_of("alexnet-finetune (2 of 3 diverged)", text)[1] == "50.0"
+    assert line_of("alexnet-frozen (3 of 3 diverged)", text)[1] == "–"
     for cell in CELLS:
-        write_cell(cell, first(36))
-    assert facts_of(chosen)["recommendation"]["best"].cell == PROBE.name
-    write_cell(PROBE, first(36), last=first(30))
-    assert facts_of(chosen)["recommendation"]["best"].cell == FROZEN.name
+        write_cell(cell, np.empty((0, IMAGES)), diverged=3)
+    assert "all 9 runs diverged" in report_of(chosen)
 
 
-@pytest.mark.parametrize("weights", ["imagenet", "random"])
-def test_the_summary_names_accuracy_and_costs_and_has_no_sixth_line(chosen, weights):
-    write_cell(FROZEN, first(39), seconds=[200, 201, 202])
-    write_cell(PROBE, first(IMAGES, replicates=1), diverged=2, seconds=[300])
-    facts = facts_of(chosen.model_copy(update={"weights": weights}))
-    title, *summary = report.render("report.md", facts).split("\n## ")[0].splitlines()
-    lines = list(filter(None, summary))
-    assert title == "# Comparison" and len(lines) == 5
-    assert PROBE.name in lines[0] and "100.0 %" in lines[0]
-    assert "320 seconds" in lines[2] and "8,194 of 57,012,034" in lines[2]
-    assert FROZEN.name in lines[3]
-    assert "2 runs diverged" in lines[4]
+def test_a_single_replicate_is_reported_as_such(chosen):
+    assert "single finished replicate" not in report_of(chosen)
+    write_cell(FINETUNE, [np.arange(IMAGES) % 3 > 0])
+    facts = facts_of(chosen)
+    assert "single finished replicate" in section("Cautions", report.render("report.md", facts))
+    reasons = " ".join(facts["claims"]["verdicts"])
+    assert "add seeds" in reasons
 
 
-def test_each_mode_has_its_recipe(chosen):
-    probe = chosen.probe.model_copy(update={"epochs": 33, "lr_gamma": 0.5, "lr_step": 11})
-    chosen = chosen.model_copy(update={"probe": probe, "modes": ["frozen"]})
-    recipes = report.recipes(SimpleNamespace(params=chosen)).set_index("modes")
-    assert list(recipes.index) == ["frozen", "probe"]
-    assert recipes.loc["probe", "epochs"] == "33"
-    assert recipes.loc["probe", "schedule"] == "× 0.5 every 11 epochs"
-    assert recipes.loc["frozen", "epochs"] == str(chosen.train.epochs)
-
-
-def test_the_epoch_and_the_last_loss_are_means_over_the_finished_runs(chosen):
-    losses = {0: (0.2, 0.3), 1: (0.8, 0.5), 2: (0.7, 99.0)}
-    curves = [
-        [seed, epoch, split, loss + (split == "train"), 0.5]
-        for seed, of_seed in losses.items()
-        for epoch, loss in enumerate(of_seed)
-        for split in ("val", "train")
-    ]
-    write_cell(PROBE, np.ones((2, IMAGES)), diverged=1, curves=curves)
-    row = compared(chosen).table.set_index("cell").loc[PROBE.name]
-    assert row["val_loss_last_mean"] == pytest.approx(0.4)
-    assert row["best_epoch_mean"] == 1
-
-
-def test_the_interval_of_the_selection_optimism_is_not_negative_and_needs_two_runs(chosen):
-    last = np.ones((3, IMAGES), dtype=bool)
-    last[0, :8] = False
-    write_cell(FROZEN, np.ones((3, IMAGES)), last=last)
-    write_cell(PROBE, np.ones((1, IMAGES)))
-    limits = compared(chosen).table.set_index("cell").filter(like="selection_optimism_ci")
-    assert limits.loc[FROZEN.name, "selection_optimism_ci_low"] == 0
-    assert limits.loc[FROZEN.name, "selection_optimism_ci_high"] > 0.2
-    assert limits.loc[PROBE.name].isna().all()
+def test_what_always_answering_the_largest_class_would_reach_is_said(chosen):
+    classes = ["ants"] * 9 + ["bees"]
+    is_ant = np.array([classes[number % 10] == "ants" for number in range(IMAGES)])
+    for bees in (False, True):
+        for cell in CELLS:  # classes go by the images' places
+            write_cell(cell, [is_ant | bees] * 3, classes=classes)
+        facts = facts_of(chosen.model_copy(update={"weights": "random"}))
+        row = facts["accuracy"]["table"].set_index("cell").loc["(always ants)"]
+        assert row["best epoch, %"] == row["last epoch, %"] == "90.0"
+        assert row["balanced, % (95 %)"] == "50.0"
+        summary = report.render("summary.md", facts)
+        assert "Always answering ants, the largest class: 90.0 %" in summary
+        assert ("not distinguishable either" in summary) != bees
 
 
 def test_pairs_that_are_not_distinguishable_come_with_what_it_would_take(chosen):
@@ -124,12 +170,46 @@ def test_pairs_that_are_not_distinguishable_come_with_what_it_would_take(chosen)
     differences = facts["differences"]
     assert (differences["pairs"], differences["differ"]) == (3, 0)
     assert differences["half_width"] > 2.5
-    clearest = contrast(first(37) ^ first(35))
+    clearest = estimate_difference(first(37) ^ first(35))
     assert differences["images_needed"] == clearest.images_needed > IMAGES
-    assert f"{clearest.images_needed} validation" in report.render("differences.md", facts)
+    text = report.render("differences.md", facts)
+    assert "None of 3 pairs" in text and f"{clearest.images_needed} validation" in text
 
 
-def test_of_many_classes_the_lowest_recalls_are_given(chosen):
+def test_a_difference_says_what_the_last_epochs_show_and_whether_it_survives_holm(chosen):
+    worse = np.tile(np.arange(IMAGES) < 20, (3, 1))
+    write_cell(FROZEN, np.ones((3, IMAGES)), last=worse)
+    write_cell(FINETUNE, worse, last=worse)
+    write_cell(PROBE, worse, last=np.ones((3, IMAGES)))
+    best, last = section("Differences", report_of(chosen)).split("At the last epochs only")
+    assert re.search(r"frozen beats alexnet-finetune by 50.0 points \(.*\); not at the last", best)
+    assert re.search(r"frozen beats alexnet-probe by 50.0 points \(.*\); the reverse", best)
+    assert "alexnet-probe beats alexnet-finetune by 50.0" in last
+    assert "\\*" not in best
+    hard = np.random.default_rng(4).random((5, IMAGES)) < 0.35
+    for cell, easy in zip(CELLS, (12, 17, 22), strict=True):
+        write_cell(cell, hard | (np.arange(IMAGES) < easy))
+    text = section("Differences", report_of(chosen))
+    assert text.count("\\*") == 2 and "; 1 with Holm's correction (no star):" in text
+
+
+def test_claims_are_told_only_where_one_is_tested(chosen):
+    facts = facts_of(chosen)
+    text = section("Differences", report.render("report.md", facts))
+    assert text.count("not in the matrix") == 1  # one line for seven claims
+    assert len(facts["claims"]["tested"]) == 1 and "raises AlexNet's accuracy" in text
+    write_images(IMAGES, {"images": 88, "train": 48, "val": 40, "in_both_splits": 2})
+    text = report_of(chosen)
+    assert "write-up" not in text
+    assert "2 validation images are also among the training images" in section("Cautions", text)
+
+
+def test_recall_is_given_by_class_of_many_the_lowest(chosen):
+    correct = np.ones((3, IMAGES), dtype=bool)
+    correct[:, 1:20:2] = False  # half of the bees
+    write_cell(FROZEN, correct)
+    text = section("Per class", report_of(chosen))
+    assert line_of("alexnet-frozen", text)[1:] == ["100.0", "50.0"]
     classes = [f"class{number:02d}" for number in range(20)]
     for cell in CELLS:
         write_cell(cell, [np.arange(IMAGES) != 7] * 3, classes=classes)
@@ -139,27 +219,55 @@ def test_of_many_classes_the_lowest_recalls_are_given(chosen):
     assert set(recall["table"]["class07 (2)"]) == {"50.0"}
 
 
-def test_an_image_is_taken_for_the_class_that_most_runs_predict(chosen):
-    for cell, predicted in zip(CELLS, ("wasps", "flies", "wasps"), strict=True):
-        write_cell(cell, np.ones((1, IMAGES)))
-        path = f"plots/predictions/{cell.name}.csv"
-        table = pd.read_csv(path)
-        table.loc[table["image"] == "ants/004.jpg", "predicted"] = predicted
-        table.to_csv(path, index=False)
-    rows = compared(chosen).misclassified
-    assert list(rows["image"]) == ["ants/004.jpg"]
-    assert list(rows["predicted"]) == ["wasps"]
-    assert list(rows["wrong"]) == list(rows["runs"]) == [3]
+def test_the_most_misclassified_photographs_come_first(chosen):
+    correct = np.ones((3, IMAGES), dtype=bool)
+    correct[:, 5] = False
+    correct[0, 8] = False
+    for cell in CELLS:
+        write_cell(cell, correct)
+    text = section("The photographs that were wrong", report_of(chosen))
+    assert line_of("bees/005.jpg", text)[1:4] == ["bees", "ants", "9 of 9"]
+    assert line_of("ants/008.jpg", text)[1:4] == ["ants", "bees", "3 of 9"]
+    assert text.index("bees/005.jpg") < text.index("ants/008.jpg")
+    for cell in CELLS:
+        write_cell(cell, np.ones((3, IMAGES)))
+    assert "|" not in section("The photographs that were wrong", report_of(chosen))
+
+
+def test_cells_that_were_trained_while_the_machine_was_busy_are_named(chosen):
+    for cell in (FINETUNE, FROZEN):
+        path = f"metrics/timing/{cell.name}.json"
+        timing = read_json(path)
+        timing["wall_seconds_per_run"] = [1.1 * value for value in timing["seconds_per_run"]]
+        write_json(path, timing)
+    text = section("Cautions", report_of(chosen))
+    assert f"at least 1.25 times as long): {PROBE.name}." in text
+
+
+@pytest.mark.parametrize("timed", ["frozen", "embed"])
+def test_what_the_cells_were_made_on_is_said_for_those_that_share_it(chosen, timed):
+    made = section("How it was made", report_of(chosen))
+    assert "- All cells: python 1.0, headswap 1.0, torch 1.0," in made
+    assert "processor a processor, cores 2, device cpu," in made and "0123456789ab" in made
+    path = f"metrics/timing/alexnet-{timed}.json"
+    write_json(path, {**read_json(path), "device": "a graphics card"})
+    made = section("How it was made", report_of(chosen))
+    cell = f"alexnet-{timed.replace('embed', 'probe')}"
+    device = {"frozen": "a graphics card", "embed": "cpu and a graphics card"}[timed]
+    assert "not all in the same way" in made
+    assert re.search(rf"- {cell}: .*device {device},", made)
+    assert made.count("device cpu,") == 1
 
 
 def test_markdown_shows_names_as_they_are(chosen):
     names = ("01", "None", "under_$5_or_$", "*a|b* <i>")
     for cell in CELLS:
         write_cell(cell, [np.arange(IMAGES) >= len(names)] * 3, classes=names)
-    facts = facts_of(chosen.model_copy(update={"weights": "random"}))
-    texts = html_texts(report.render("report.md", facts))
+    write_images(IMAGES, {"images": 9, "train": 9, "val": 40, "in_both_splits": 0}, names)
+    texts = html_texts(report_of(chosen.model_copy(update={"weights": "random"})))
     assert {f"{name} (10)" for name in names} <= texts  # the headings of the recalls
     assert set(names) <= texts  # the labels of the misclassified images
+    assert any(all(f"{name} (5 and 5)" in text for name in names) for text in texts)
 
 
 def test_a_narrow_terminal_gets_fewer_columns_but_no_shorter_names(chosen, monkeypatch, capsys):
@@ -168,7 +276,7 @@ def test_a_narrow_terminal_gets_fewer_columns_but_no_shorter_names(chosen, monke
     for width in (80, 150):
         console = Console(width=width, force_terminal=True, highlight=False)
         monkeypatch.setattr(terminal, "console", console)
-        terminal.show(facts)
+        terminal.print_comparison(facts)
         shown = capsys.readouterr().out
         assert max(map(len, shown.splitlines())) <= width
         assert f"The report: metrics/comparison.md{', with' * (width == 80)}" in shown
@@ -178,18 +286,3 @@ def test_a_narrow_terminal_gets_fewer_columns_but_no_shorter_names(chosen, monke
             assert any(cell.name in line for line in tables[width])
     assert any("57,012,034" in line for line in tables[150])
     assert not any("57,012,034" in line for line in tables[80])
-
-
-def test_without_claims_there_is_no_text_on_them():
-    assert report.render("claims.md", {"claims": report.claims([])}) == ""
-
-
-def test_cells_that_were_trained_while_the_machine_was_busy_are_named(chosen):
-    for cell in (FINETUNE, FROZEN):
-        path = f"metrics/timing/{cell.name}.json"
-        timing = read_json(path)
-        timing["wall_seconds_per_run"] = [1.1 * value for value in timing["seconds_per_run"]]
-        write_json(path, timing)
-    facts = facts_of(chosen)
-    assert facts["run_time"]["busy"] == [PROBE.name]
-    assert f"at least 1.25 times as long: {PROBE.name}." in report.render("report.md", facts)

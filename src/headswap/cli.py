@@ -443,9 +443,9 @@ def _with_device(params: "Params") -> "Params":
 
 def _print_outdated(params: "Params") -> None:
     """Say which cells were made by other versions: DVC does not notice an upgrade."""
-    from headswap.compare.versions import outdated
+    from headswap.compare.versions import outdated_cells
 
-    if differences := outdated(params.cells()):
+    if differences := outdated_cells(params.cells()):
         print("Other versions than the installed ones made:")
         print(bulleted([f"{', '.join(cells)}: {what}" for what, cells in differences.items()], 100))
         print("To make them again: dvc repro --force")

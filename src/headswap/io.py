@@ -169,6 +169,15 @@ def read_json(path: StrPath) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+@contextlib.contextmanager
+def explain_damage(path: StrPath, remedy: str) -> Iterator[None]:
+    """Raise whatever is wrong with the content of a file, while it is read, with its remedy."""
+    try:
+        yield
+    except Exception as error:  # the file may be anything
+        raise UserError(f"{path} cannot be read: {error}.\n{remedy}") from error
+
+
 def read_tensors(
     path: StrPath, framework: str = "numpy", only: Collection[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,15 +186,15 @@ def read_tensors(
     The tensors are NumPy's, or with the `framework` ``pt`` torch's. With `only`, those of these
     names are read.
     """
-    try:
-        with safe_open(path, framework) as file:
-            metadata = json.loads(file.metadata()["headswap"])
-            names = file.keys() if only is None else only
-            return {name: file.get_tensor(name) for name in names}, metadata
-    except FileNotFoundError:
-        raise not_made_yet(path) from None
-    except Exception as error:  # the file may be anything
-        raise UserError(f"{path} cannot be read: {error}.\nRemove it, then: dvc repro") from error
+    if not os.path.exists(path):
+        raise not_made_yet(path)
+    with (
+        explain_damage(path, "Remove it, then: dvc repro"),
+        safe_open(path, framework) as file,
+    ):
+        metadata = json.loads(file.metadata()["headswap"])
+        names = file.keys() if only is None else only
+        return {name: file.get_tensor(name) for name in names}, metadata
 
 
 def sha256(path: StrPath) -> str:

@@ -1,7 +1,6 @@
 """The parameters: a typed schema of ``params.yaml``, and the cells that it describes."""
 
 import difflib
-import io
 import re
 from dataclasses import dataclass
 from io import StringIO
@@ -27,6 +26,7 @@ from ruamel.yaml.error import YAMLError
 from headswap.errors import UserError, bulleted
 from headswap.io import write_text
 
+FILE = "params.yaml"
 GENERATED = "generated"
 """The ``dataset.url`` of the synthetic images."""
 
@@ -117,14 +117,7 @@ Mode = Literal["finetune", "frozen", "probe"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A backbone and a mode of training it.
-
-    Attributes
-    ----------
-    model : str
-        A name under ``models`` in ``params.yaml``.
-    mode : {"finetune", "frozen", "probe"}
-    """
+    """A backbone, by its name under ``models`` in ``params.yaml``, and a mode of training it."""
 
     model: str
     mode: Mode
@@ -168,18 +161,10 @@ class Params(_Section):
         return self.probe if cell.mode == "probe" else self.train
 
 
-def load(path: str | PathLike[str] = "params.yaml") -> Params:
-    """Read and check the parameters.
+def load(path: str | PathLike[str] = FILE) -> Params:
+    """Read and check the parameters, as DVC reads YAML: 1.2, so ``1e-3`` is a number.
 
-    Parameters
-    ----------
-    path
-        A YAML 1.2 file, read as DVC reads it (``1e-3`` is a number).
-
-    Raises
-    ------
-    UserError
-        With a line for every mistake, which names the key and says what is allowed.
+    A UserError has a line for every mistake, which names the key and says what is allowed.
     """
     return parse(_read(path, "safe"), str(path))
 
@@ -206,16 +191,13 @@ def _read(path: str | PathLike[str], kind: Literal["safe", "rt"]) -> Any:
         ) from None
 
 
-def check_round_trip(path: str | PathLike[str] = "params.yaml") -> None:
+def check_round_trip() -> None:
     """Check that ``dvc exp run --set-param`` can rewrite the parameters, which `load` accepts.
 
-    Raises
-    ------
-    UserError
-        If a section is an alias of another, so that both or none would change, or is quoted in
-        braces where DVC's writer leaves out quotes that are needed.
+    It cannot where a section is an alias of another, so that both or none would change, or is
+    quoted in braces where DVC's writer leaves out quotes that are needed.
     """
-    values, tree, sections = load(path).model_dump(), _read(path, "rt"), list[Any]()
+    values, tree, sections = load().model_dump(), _read(FILE, "rt"), list[Any]()
     for key, section in tree.items():
         alias = any(section is other for other in sections)
         sections.append(section)
@@ -223,7 +205,7 @@ def check_round_trip(path: str | PathLike[str] = "params.yaml") -> None:
             effect = "would change another section, too, or nothing" if alias else "would break it"
             form = values if tree.fa.flow_style() else {key: values[key]}
             raise UserError(
-                f"{path}, line {tree.lc.key(key)[0] + 1}, {key}: `dvc exp run --set-param` "
+                f"{FILE}, line {tree.lc.key(key)[0] + 1}, {key}: `dvc exp run --set-param` "
                 f"{effect}. Write it as\n\n{_dump(form)}\nthen run: headswap check"
             )
 
@@ -238,13 +220,13 @@ def _is_kept(key: str, section: Any, value: Any) -> bool:
 
 def _dump(tree: dict[str, Any]) -> str:
     """Return YAML as DVC writes it: lines, or braces where the tree was read from braces."""
-    yaml, text = YAML(), io.StringIO()
+    yaml, text = YAML(), StringIO()
     yaml.default_flow_style = False
     yaml.dump(tree, text)
     return text.getvalue()
 
 
-def parse(tree: Any, name: str = "params.yaml") -> Params:
+def parse(tree: Any, name: str = FILE) -> Params:
     """Check parameters that have been read (see `load`)."""
     if not isinstance(tree, dict):
         raise UserError(
@@ -260,24 +242,18 @@ def parse(tree: Any, name: str = "params.yaml") -> Params:
         ) from None
 
 
-def set_dataset(url: str, manifest: str, path: str | PathLike[str] = "params.yaml") -> None:
-    """Write ``dataset.url`` and ``dataset.manifest`` into the parameters; comments stay.
-
-    Raises
-    ------
-    UserError
-        If the file is not there, or what results would have mistakes.
-    """
-    load(path)
+def set_dataset(url: str, manifest: str) -> None:
+    """Write ``dataset.url`` and ``dataset.manifest`` into the parameters; comments stay."""
+    load()
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 2**16
     yaml.indent(mapping=2, sequence=4, offset=2)
-    tree = yaml.load(Path(path).read_text(encoding="utf-8"))
+    tree = yaml.load(Path(FILE).read_text(encoding="utf-8"))
     tree["dataset"] |= {"url": url, "manifest": manifest}
     text = StringIO()
     yaml.dump(tree, text)
-    write_text(path, text.getvalue())
-    load(path)
+    write_text(FILE, text.getvalue())
+    load()
 
 
 def dataset_lines(url: str, manifest: str) -> str:

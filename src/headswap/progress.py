@@ -43,15 +43,9 @@ def progress(
 ) -> Iterator[OnProgress]:
     """Show the progress of tasks that run side by side; yields what is to be called with it.
 
-    Parameters
-    ----------
-    unit
-        The name of a step: ``epoch``, ``view``.
-    steps
-        How many each task has; or for each task of a queue its number, so that the progress of the
-        whole is shown, too.
-    seconds
-        How long a step of each task of the queue takes, or in what ratio; None: all the same.
+    `unit` is the name of a step: ``epoch``, ``view``. `steps` is how many each task has; or for
+    each task of a queue its number, so that the progress of the whole is shown, too. `seconds` is
+    how long a step of each of these takes, or in what ratio; None: all the same.
     """
     debugged = os.environ.get("HEADSWAP_WORKERS") == "0"  # bars would be drawn over a debugger
     shows_bars = console.is_terminal and not console.is_dumb_terminal and not debugged
@@ -99,8 +93,8 @@ def progress(
         visible = not queue or task.done < task.steps
         bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=visible)
         if has_ended and not shows_bars:
-            ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}  {task.figures}  {left}"
-            console.print(ended.rstrip(), markup=False)
+            ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}"
+            console.print("  ".join(filter(None, (ended, task.figures, left))), markup=False)
         if note:
             console.print(f"{name}: {note}", markup=False)
 

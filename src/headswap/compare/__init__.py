@@ -1,1 +1,1 @@
-"""The comparison wing: reads what the cells wrote; tables, intervals, claims, plots, report."""
+"""The comparison: reads what the cells wrote; tables, intervals, claims, plots, report."""

@@ -16,7 +16,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from headswap.compare.intervals import Estimate, contrast, log_ratio
+from headswap.compare.intervals import Estimate, estimate_difference, estimate_log_ratio
 from headswap.compare.results import TIMING_CONDITIONS, Cost, Results
 from headswap.errors import UserError, bulleted
 from headswap.paths import PUBLISHED
@@ -60,13 +60,7 @@ class Claim(BaseModel):
 
 
 def read_claims() -> list[Claim]:
-    """Read the claims.
-
-    Raises
-    ------
-    UserError
-        If the file is not a list of claims, or two of them have the same id.
-    """
+    """Read the claims; a UserError says if the file is not a list of them, or an id is repeated."""
     if not CLAIMS.exists():
         raise UserError(f"There is no {CLAIMS}.\nRestore it with: git checkout data")
     try:
@@ -91,17 +85,13 @@ def _describe(error: Any) -> str:
 
 
 def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
-    """Test a claim with the results.
+    """Test a claim; return its entry of ``metrics/claims.json``.
 
-    Returns
-    -------
-    dict
-        An entry of ``metrics/claims.json``: ``id``; ``says``; ``verdict``, which is ``supported``
-        if the interval of every comparison lies on the claimed side, ``contradicted`` if one lies
-        on the other side, else ``inconclusive``, or ``not tested``; ``why`` it was not tested;
-        ``unit``; ``effects``, for each comparison a dict with ``effect``, ``low``, ``high``,
-        ``published`` (the write-up's effect) and ``images_needed`` (for a decision; None if there
-        is one already, or no number would suffice).
+    The ``verdict`` is ``supported`` if the interval of every comparison lies on the claimed side,
+    ``contradicted`` if one lies on the other side, else ``inconclusive``; or ``not tested``, with
+    the reason in ``why``. Of each comparison ``effects`` has the ``effect`` in the ``unit``, its
+    interval ``low`` and ``high``, the write-up's (``published``), and ``images_needed`` for a
+    decision: None if there is one already, or no number would suffice.
     """
     reason = _reason_not_tested(claim, results)
     effects = [] if reason else [_effect(claim, weights, results) for weights in claim.compare]
@@ -154,19 +144,19 @@ def _reason_not_tested(claim: Claim, results: Results) -> str | None:
         return f"about ImageNet weights, and these are {params.weights}"
     if results.published["summary"].empty:
         return "about other images"
-    if any(len(results.contrast(weights)) < 2 for weights in claim.compare):
+    if any(len(results.weighted_correct(weights)) < 2 for weights in claim.compare):
         return "fewer than two seeds were finished by all of the cells: add seeds"
     return None
 
 
 def _effect(claim: Claim, weights: Mapping[str, float], results: Results) -> tuple[Estimate, float]:
-    """Return a comparison's estimate and the write-up's figure, both zero for no effect."""
+    """Return a comparison's estimate and the write-up's figure; both are zero for no effect."""
     if claim.quantity == "accuracy":
         published = sum(weight * claim.published[cell] for cell, weight in weights.items())
         largest = sum(weight for weight in weights.values() if weight > 0)
-        estimate = contrast(results.contrast(weights), results.replicate_prior(), largest=largest)
-        return estimate, published
-    estimate = log_ratio(
+        values = results.weighted_correct(weights)
+        return estimate_difference(values, results.replicate_prior(), largest=largest), published
+    estimate = estimate_log_ratio(
         [results.seconds(cell) for cell, weight in weights.items() if weight > 0],
         [results.seconds(cell) for cell, weight in weights.items() if weight < 0],
     )

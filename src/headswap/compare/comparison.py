@@ -10,9 +10,9 @@ from headswap.compare import plot_rows
 from headswap.compare.claims import evaluate_claim, read_claims
 from headswap.compare.intervals import (
     Estimate,
-    accuracy,
-    balanced_accuracy,
-    mean_of_replicates,
+    estimate_accuracy,
+    estimate_balanced_accuracy,
+    estimate_mean_of_replicates,
     reliability,
 )
 from headswap.compare.near_duplicates import near_duplicates
@@ -20,28 +20,17 @@ from headswap.compare.results import EPOCHS, Results, confidence
 from headswap.compare.variance import Array, replicate_prior
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+RANKED_BY = ["best_val_accuracy_mean", "last_val_accuracy_mean", "seconds_per_run_mean"]
+"""What decides which cell is the best; the first counts most."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What follows from the results of all cells.
-
-    Attributes
-    ----------
-    table
-        From `comparison_table`.
-    rows
-        The rows of each plot, by its name.
-    verdicts
-        For each claim, from `claims.evaluate_claim`.
-    misclassified
-        From `most_misclassified`.
-    duplicates
-        From `near_duplicates.near_duplicates`.
-    """
+    """What follows from the results of all cells."""
 
     table: pd.DataFrame
     rows: dict[str, pd.DataFrame]
+    """Those of each picture, by its name."""
     verdicts: list[dict[str, Any]]
     misclassified: pd.DataFrame
     duplicates: pd.DataFrame | None
@@ -50,10 +39,7 @@ class Comparison:
 def compare(results: Results) -> Comparison:
     """Compare the cells.
 
-    Raises
-    ------
-    UserError
-        If the claims or the embeddings are missing, damaged, or of other images.
+    A UserError says if the claims or the embeddings are missing, damaged, or of other images.
     """
     duplicates = near_duplicates(results)
     table = comparison_table(results, duplicates)
@@ -74,29 +60,12 @@ def compare(results: Results) -> Comparison:
 def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.DataFrame:
     """Return the figures of all cells, next to the write-up's.
 
-    Parameters
-    ----------
-    results
-        What the cells' files say.
-    duplicates
-        From `near_duplicates.near_duplicates`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row per cell, with an empty field where a figure is not known: ``cell``; for the best and
-        the last epoch the mean accuracy, its standard deviation over the replicates, and the
-        interval of the mean (``best_val_accuracy_mean``, ``_std``, ``_ci_low``, ``_ci_high``), and
-        the interval that follows from the cell alone (``_alone_ci_low``, ``_alone_ci_high``);
-        ``balanced_accuracy``, the mean of the classes' recalls at the best epoch, with its
-        interval; ``best_epoch_mean``; ``val_loss_last_mean``; the content of
-        ``metrics/cells/<cell>.json`` without the preprocessing;
-        ``selection_optimism``, the accuracy at the best epoch less that at the last, with its
-        interval for other replicates on the same images, because the choice of the epoch depends
-        on these; ``calibration_error``, the expected one; ``seconds_per_run_mean`` (of the
-        processor) and ``wall_seconds_per_run_mean``, in `probe` with a share of computing the
-        features; ``accuracy_without_near_duplicates``; and
-        ``published_best_val_accuracy`` and ``published_train_seconds``.
+    ``rank`` is 1 for the best cell. An ``_alone_ci`` is the interval that follows from the cell
+    alone. ``balanced_accuracy`` is the mean of the classes' recalls at the best epoch.
+    ``selection_optimism`` is the accuracy at the best epoch less that at the last; its interval is
+    for other replicates on the same images, because the choice of the epoch depends on these. The
+    seconds of a `probe` include its share of the features'. A figure that is not known is NaN, as
+    all of a cell without a finished run.
     """
     accuracies = pd.DataFrame([_accuracies(results, cell) for cell in results.cells]).round(6)
     others = pd.DataFrame([_others(results, cell, duplicates) for cell in results.cells])
@@ -104,7 +73,14 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
     published = results.published["summary"].set_index("cell").add_prefix("published_")
     figures = results.figures.drop(columns="preprocessing").reset_index(drop=True)
     table = pd.concat([cells, accuracies, figures, others], axis=1)
+    table.insert(1, "rank", _ranks(table))
     return table.join(published, on="cell")
+
+
+def _ranks(table: pd.DataFrame) -> pd.Series:
+    ranked = table.dropna(subset=RANKED_BY[0])
+    ranked = ranked.sort_values(RANKED_BY, ascending=[False, False, True])
+    return pd.Series(range(1, len(ranked) + 1), ranked.index).reindex(table.index).astype("Int64")
 
 
 def _accuracies(results: Results, cell: str) -> dict[str, float]:
@@ -112,8 +88,8 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
     for which in EPOCHS:
         correct = results.correct[cell, which]
         prior = results.replicate_prior(which, without=cell)
-        estimate = accuracy(correct, prior) if len(correct) else UNKNOWN
-        alone = accuracy(correct) if len(correct) else UNKNOWN
+        estimate = estimate_accuracy(correct, prior) if len(correct) else UNKNOWN
+        alone = estimate_accuracy(correct) if len(correct) else UNKNOWN
         row |= {
             f"{which}_val_accuracy_mean": estimate.value,
             f"{which}_val_accuracy_std": correct.mean(axis=1).std(),
@@ -125,7 +101,7 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
     correct = results.correct[cell, "best"]
     labels = results.labels.reindex(correct.columns)
     prior = results.replicate_prior(without=cell)
-    balanced = balanced_accuracy(correct, labels, prior) if len(correct) else UNKNOWN
+    balanced = estimate_balanced_accuracy(correct, labels, prior) if len(correct) else UNKNOWN
     best = results.predictions.query("cell == @cell and which == 'best'")
     val = results.curves.query("cell == @cell and split == 'val'")
     last_losses = val.groupby("seed")["loss"].last()
@@ -142,20 +118,20 @@ def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dic
     best, last = (results.correct[cell, which] for which in EPOCHS)
     optimism, calibration_error, without_duplicates = UNKNOWN, np.nan, np.nan
     if len(best):
-        optimism = mean_of_replicates(best.astype(float) - last, _optimism_prior(results, cell))
+        prior = _optimism_prior(results, cell)
+        optimism = estimate_mean_of_replicates(best.astype(float) - last, prior)
         _, calibration_error = reliability(*confidence(results, cell))
         if duplicates is not None:
             kept = best.columns.difference(duplicates["val"].str.removeprefix("val/"))
             without_duplicates = best[kept].to_numpy().mean()
+    wall_seconds = pd.Series(results.timing[cell]["wall_seconds_per_run"], dtype=float)
     return {
         "selection_optimism": round(optimism.value, 6),
         "selection_optimism_ci_low": round(np.maximum(0.0, optimism.low), 6),  # never negative
         "selection_optimism_ci_high": round(np.minimum(1.0, optimism.high), 6),
         "calibration_error": round(calibration_error, 6),
         "seconds_per_run_mean": round(results.seconds(cell).mean(), 3),
-        "wall_seconds_per_run_mean": round(
-            pd.Series(results.timing[cell]["wall_seconds_per_run"], dtype=float).mean(), 3
-        ),
+        "wall_seconds_per_run_mean": round(wall_seconds.mean(), 3),
         "accuracy_without_near_duplicates": round(without_duplicates, 6),
     }
 
@@ -170,14 +146,10 @@ def _optimism_prior(results: Results, cell: str) -> Array | None:
 
 
 def most_misclassified(results: Results) -> pd.DataFrame:
-    """Return the validation images that most runs misclassify at their best epoch.
+    """Return the validation images that a run misclassifies at its best epoch, the worst first.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``image``; ``label``; ``wrong``, the number of runs that misclassified it, of ``runs`` in
-        all cells; ``probability`` of its own class (their mean); ``predicted``, the class that it
-        was most often mistaken for. Those with the most errors first, none without any.
+    ``wrong`` is the number of runs of all cells that did, of ``runs``; ``probability`` that of the
+    image's own class, the mean over them; ``predicted`` the class that most took it for.
     """
     best = results.predictions[results.predictions["which"] == "best"]
     probabilities = best.filter(regex="^p_")

@@ -4,7 +4,7 @@ All replicates are evaluated on the same validation images, so an estimate has t
 variance: the sample of images, the sample of seeds, and their interaction. Each variance component
 is estimated, and counted once [1]_. The usual bootstrap over images and replicates counts the
 interaction three times [2]_, and five replicates stay five; `benchmarks/COVERAGE.md` compares both.
-With a prior from other cells (see `spread`), a few replicates usually give a narrower interval.
+With a prior from other cells (see `variance`), a few replicates usually give a narrower interval.
 
 References
 ----------
@@ -21,7 +21,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from headswap.compare.variance import LEVEL, Array, MeanError, components, mean_error
+from headswap.compare.variance import (
+    LEVEL,
+    Array,
+    ErrorDistribution,
+    components,
+    error_distribution,
+)
 
 BINS = 10
 """Of confidence, between 0 and 1 (see `reliability`)."""
@@ -29,17 +35,11 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate and its interval, which covers the true value in 95 of 100 experiments.
+    """An estimate and its 95 % interval, NaN where it is not known.
 
-    Attributes
-    ----------
-    value, low, high
-        The estimate and its interval; NaN where it is not known.
-    images_needed
-        With how many images the interval would exclude zero if the estimate stayed the same. None
-        if no number would suffice, because the replicates vary too much or the estimate is zero.
-    p_value
-        How probable an estimate at least as far from zero is if the true value is zero.
+    `images_needed` would make the interval exclude zero if the estimate stayed the same; None if no
+    number would, because the replicates vary too much or the estimate is zero. `p_value` is the
+    probability of an estimate at least as far from zero if the true value is zero.
     """
 
     value: float
@@ -54,22 +54,12 @@ class Estimate:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def accuracy(correct: ArrayLike, prior: Array | None = None) -> Estimate:
-    """Estimate a cell's accuracy.
+def estimate_accuracy(correct: ArrayLike, prior: Array | None = None) -> Estimate:
+    """Estimate a cell's accuracy from correct predictions of shape (replicates, images).
 
-    Parameters
-    ----------
-    correct
-        Shape (replicates, images): whether a replicate classified an image correctly.
-    prior
-        What other cells say about the replicates: from `spread.replicate_prior`.
-
-    Returns
-    -------
-    Estimate
-        With Wilson's interval [1]_ for the effective number of images: as many independent images
-        as would give the same variance. It stays within 0 and 1, and has a width even where every
-        prediction is correct.
+    Its interval is Wilson's [1]_ for the effective number of images: as many independent images as
+    would give the same variance. It stays within 0 and 1, and has a width even where every
+    prediction is correct.
 
     References
     ----------
@@ -79,14 +69,16 @@ def accuracy(correct: ArrayLike, prior: Array | None = None) -> Estimate:
 
     Examples
     --------
-    >>> round(accuracy([[True] * 153] * 5).low, 3)
+    >>> round(estimate_accuracy([[True] * 153] * 5).low, 3)
     0.975
     """
     values = np.asarray(correct, dtype=float)
-    return _wilson(float(values.mean()), mean_error(components(values), prior), values.shape)
+    return _wilson(
+        float(values.mean()), error_distribution(components(values), prior), values.shape
+    )
 
 
-def _wilson(mean: float, error: MeanError, shape: tuple[int, ...]) -> Estimate:
+def _wilson(mean: float, error: ErrorDistribution, shape: tuple[int, ...]) -> Estimate:
     replicates, images = shape
     binomial, square = mean * (1 - mean), error.quantile**2
     ratio = square / images
@@ -97,26 +89,15 @@ def _wilson(mean: float, error: MeanError, shape: tuple[int, ...]) -> Estimate:
     return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def balanced_accuracy(
+def estimate_balanced_accuracy(
     correct: ArrayLike, labels: ArrayLike, prior: Array | None = None
 ) -> Estimate:
     """Estimate a cell's balanced accuracy, the mean of its recalls of the classes.
 
-    Parameters
-    ----------
-    correct
-        Shape (replicates, images): whether a replicate classified an image correctly.
-    labels
-        Shape (images,): the images' classes, by which they are stratified.
-    prior
-        What other cells say about the replicates: from `spread.replicate_prior`.
-
-    Returns
-    -------
-    Estimate
-        Its interval combines those of the recalls (see `accuracy`), each for other images of its
-        class, as independent ones [1]_; the replicates' part of the squared half width is added.
-        The interval is not known where a class has a single image.
+    Correct predictions have shape (replicates, images), labels (images,). The interval combines
+    those of the recalls (see `estimate_accuracy`), each for other images of its class, as
+    independent ones [1]_; the replicates' part of the squared half width is added. It is not known
+    where a class has a single image.
 
     References
     ----------
@@ -125,7 +106,8 @@ def balanced_accuracy(
 
     Examples
     --------
-    >>> balanced_accuracy([[True, True, True, False, False]], ["a", "a", "a", "b", "b"]).value
+    >>> correct = [[True, True, True, False, False]]
+    >>> estimate_balanced_accuracy(correct, ["a", "a", "a", "b", "b"]).value
     0.5
     """
     values = np.asarray(correct, dtype=float)
@@ -143,7 +125,7 @@ def balanced_accuracy(
     shares = counts[classes] / len(classes)
     balanced = components(values / (len(parts) * shares))
     # As in other cells' prior, what a replicate adds to one class alone is part of the interaction.
-    error = mean_error(
+    error = error_distribution(
         replace(balanced, of_images=max(0.0, of_images - interaction) + balanced.interaction)
         if replicates > 1
         else replace(balanced, of_images=of_images),
@@ -152,7 +134,7 @@ def balanced_accuracy(
     for_images = [
         _wilson(
             float(recall.mean()),
-            MeanError(part.of_images, np.zeros(1), np.ones(1), part.images - 1),
+            ErrorDistribution(part.of_images, np.zeros(1), np.ones(1), part.images - 1),
             recall.shape,
         )
         for recall, part in zip(recalls, parts, strict=True)
@@ -164,24 +146,15 @@ def balanced_accuracy(
     return Estimate(mean, max(0.0, low), min(1.0, high))
 
 
-def contrast(values: ArrayLike, prior: Array | None = None, *, largest: float = 1.0) -> Estimate:
-    """Estimate the mean of a difference that is paired by image and seed.
+def estimate_difference(
+    values: ArrayLike, prior: Array | None = None, *, largest: float = 1.0
+) -> Estimate:
+    """Estimate the mean of differences, paired by image and seed, of shape (replicates, images).
 
-    Parameters
-    ----------
-    values
-        Shape (replicates, images): for instance one cell's correct predictions minus another's.
-    prior
-        What the cells say about the replicates: from `spread.replicate_prior`.
-    largest
-        The largest possible difference on one image: 1 for one cell minus another.
-
-    Returns
-    -------
-    Estimate
-        Its interval is limited to ± `largest`. A pseudo-observation enters its width: one more
-        image, with a difference of half of `largest`. So cells that never differed, or only a few
-        times and always in the same direction, keep an interval of some width [1]_.
+    Its interval is limited to ± `largest`, the largest possible difference on one image. A
+    pseudo-observation enters its width: one more image, with a difference of half of `largest`. So
+    cells that never differed, or only a few times and always in the same direction, keep an
+    interval of some width [1]_.
 
     References
     ----------
@@ -190,12 +163,12 @@ def contrast(values: ArrayLike, prior: Array | None = None, *, largest: float = 
 
     Examples
     --------
-    >>> contrast([[1, 0, 0, 0], [1, 0, 0, 0]]).sign
+    >>> estimate_difference([[1, 0, 0, 0], [1, 0, 0, 0]]).sign
     0
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
-    error = mean_error(components(values, (largest / 2) ** 2), prior)
+    error = error_distribution(components(values, (largest / 2) ** 2), prior)
     return Estimate(
         mean,
         max(-largest, mean - error.half_width),
@@ -205,7 +178,7 @@ def contrast(values: ArrayLike, prior: Array | None = None, *, largest: float = 
     )
 
 
-def _images_needed(distance: float, error: MeanError, images: int) -> int | None:
+def _images_needed(distance: float, error: ErrorDistribution, images: int) -> int | None:
     def excess(log_times: float) -> float:
         return error.exceeds(distance, math.exp(log_times)) + LEVEL - 1
 
@@ -215,24 +188,14 @@ def _images_needed(distance: float, error: MeanError, images: int) -> int | None
     return math.ceil(images * math.exp(optimize.brentq(excess, -most, most)))
 
 
-def mean_of_replicates(values: ArrayLike, prior: Array | None = None) -> Estimate:
-    """Estimate a mean over other replicates on the same images.
+def estimate_mean_of_replicates(values: ArrayLike, prior: Array | None = None) -> Estimate:
+    """Estimate the mean of values of shape (replicates, images) over other replicates, same images.
 
-    Parameters
-    ----------
-    values
-        Shape (replicates, images).
-    prior
-        What other cells say about the replicates: from `spread.replicate_prior`.
-
-    Returns
-    -------
-    Estimate
-        Its interval is not known from a single replicate.
+    Its interval is not known from a single replicate.
 
     Examples
     --------
-    >>> estimate = mean_of_replicates([[0.0, 2.0], [1.0, 3.0], [3.0, 3.0]])
+    >>> estimate = estimate_mean_of_replicates([[0.0, 2.0], [1.0, 3.0], [3.0, 3.0]])
     >>> round(estimate.low, 2), round(estimate.high, 2)
     (-0.48, 4.48)
     """
@@ -240,27 +203,22 @@ def mean_of_replicates(values: ArrayLike, prior: Array | None = None) -> Estimat
     mean, half = float(values.mean()), math.nan
     if len(values) > 1:
         parts = components(values)
-        error = mean_error(replace(parts, of_images=parts.interaction), prior)
+        error = error_distribution(replace(parts, of_images=parts.interaction), prior)
         half = error.half_width
     return Estimate(mean, mean - half, mean + half)
 
 
-def log_ratio(numerator: Sequence[ArrayLike], denominator: Sequence[ArrayLike]) -> Estimate:
+def estimate_log_ratio(
+    numerator: Sequence[ArrayLike], denominator: Sequence[ArrayLike]
+) -> Estimate:
     """Estimate the logarithm of a ratio of times, each a sum of the means of some cells.
 
-    Parameters
-    ----------
-    numerator, denominator
-        For each cell the seconds of its replicates, two or more: shape (replicates,).
-
-    Returns
-    -------
-    Estimate
-        With Student's interval by the delta method; degrees of freedom as in `contrast`.
+    Numerator and denominator have for each cell the seconds of its replicates, two or more. The
+    interval is Student's by the delta method, with degrees of freedom as in `error_distribution`.
 
     Examples
     --------
-    >>> log_ratio([[20, 21], [9, 10]], [[10, 11]]).sign
+    >>> estimate_log_ratio([[20, 21], [9, 10]], [[10, 11]]).sign
     1
     """
     value, sources = 0.0, []
@@ -279,22 +237,11 @@ def log_ratio(numerator: Sequence[ArrayLike], denominator: Sequence[ArrayLike]) 
 def reliability(
     confidence: ArrayLike, correct: ArrayLike
 ) -> tuple[list[tuple[float, float, int]], float]:
-    """Compare the confidence of predictions with their accuracy.
+    """Compare the predicted class's probability with the accuracy, both of shape (predictions,).
 
-    Parameters
-    ----------
-    confidence
-        Shape (predictions,): the probability of the predicted class.
-    correct
-        Shape (predictions,): whether the prediction was correct.
-
-    Returns
-    -------
-    rows : list of tuple of (float, float, int)
-        For each of `BINS` bins of equal width that is not empty the mean confidence, the
-        accuracy, and the number of predictions.
-    error : float
-        The expected calibration error [1]_: the mean distance between the first two.
+    Return for each of `BINS` bins of equal width that is not empty the mean confidence, the
+    accuracy and the number of predictions; and the expected calibration error, the mean distance
+    between the first two [1]_.
 
     References
     ----------

@@ -23,22 +23,10 @@ def near_duplicates(results: Results) -> pd.DataFrame | None:
     network, so `SHARE` of the validation images is listed; what matters is whether the accuracies
     depend on it.
 
-    Parameters
-    ----------
-    results
-        Similarity is measured on the embeddings of its models.
-
-    Returns
-    -------
-    pandas.DataFrame or None
-        ``val``, ``train`` (the most similar training image) and ``similarity`` (the cosine
-        similarity of their features, mean over the models), most similar first. None if the
-        weights are random, because such features say little about what an image shows.
-
-    Raises
-    ------
-    UserError
-        If embeddings are missing, damaged, or of other images.
+    Return ``val``, ``train`` (the most similar training image) and ``similarity`` (the cosine
+    similarity of their features, mean over the models), most similar first; None if the weights
+    are random, because such features say little about what an image shows. A UserError says if
+    embeddings are missing, damaged, or of other images.
     """
     if results.params.weights != "imagenet":
         return None

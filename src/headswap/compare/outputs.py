@@ -13,29 +13,21 @@ from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, METRICS, PREDICTION
 def write_comparison(params: Params) -> None:
     """Write the comparison of the cells that the parameters name, and print its tables.
 
-    Parameters
-    ----------
-    params
-        Which name the cells.
-
-    Raises
-    ------
-    UserError
-        If a cell has not been trained yet, or a file is missing or damaged: then nothing is
-        written.
+    A UserError says if a cell has not been trained yet, or a file is missing or damaged: then
+    nothing is written.
     """
     results = read_results(params)
     comparison = compare(results)
-    facts = report.facts(results, comparison)
-    gallery = plots.gallery(comparison.misclassified.head(report.MOST_IMAGES))
+    facts = report.collect_facts(results, comparison)
+    gallery = plots.gallery_rows(comparison.misclassified)
     delete_other_results(params)
-    write_json(METRICS / "summary.json", summary(comparison.table))
+    write_json(METRICS / "summary.json", summary_metrics(comparison.table))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))
     write_text(METRICS / "misclassified.csv", comparison.misclassified.round(6).to_csv(index=False))
     write_text(METRICS / "comparison.md", report.render("report.md", facts))
-    plots.write(comparison.rows, results.cells, gallery)
-    terminal.show(facts)
+    plots.write_pictures(comparison.rows, results.cells, gallery)
+    terminal.print_comparison(facts)
 
 
 def delete_other_results(params: Params) -> None:
@@ -54,7 +46,7 @@ def delete_other_results(params: Params) -> None:
                 path.unlink()
 
 
-def summary(table: pd.DataFrame) -> dict[str, float | None]:
+def summary_metrics(table: pd.DataFrame) -> dict[str, float | None]:
     """Return the flat metrics that DVC compares between branches: three keys per cell."""
     columns = {"balanced": "balanced_accuracy"}
     columns |= {which: f"{which}_val_accuracy_mean" for which in EPOCHS}

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
+from markdown_it.token import Token
 from PIL import Image
 
 from headswap.compare.plots import TEMPLATES
@@ -20,18 +22,38 @@ from headswap.io import refuse_outputs, write_text
 from headswap.params import Params
 from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
+LONG_TABLE = 12
+"""Rows; a longer table is folded."""
+AFTER_PHOTOGRAPHS = "<h2>Cautions</h2>"
+"""What follows in the report on the photographs that were wrong, of which the page lists all."""
+
 
 def write_page(params: Params, output: Path) -> None:
     """Write the report with its pictures in it.
 
-    Raises
-    ------
-    UserError
-        If a file of the comparison is missing, or the output is a folder or what a stage writes.
+    A UserError says if a file of the comparison is missing, or the output is a folder or what a
+    stage writes.
     """
     if output.is_dir():
         raise UserError(f"{output} is a folder.\nName a file: --output {output / 'report.html'}")
     refuse_outputs(output, "--output")
+    report, pictures = _render_report()
+    before, heading, after = report.partition(AFTER_PHOTOGRAPHS)
+    template = jinja2.Environment(autoescape=True).from_string(
+        files("headswap.compare").joinpath("templates/page.html").read_text("utf-8")
+    )
+    page = template.render(
+        before=before,
+        after=heading + after,
+        wrong=_wrong_images(params),
+        script=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg]
+        pictures=pictures,
+    )
+    write_text(output, page)
+
+
+def _render_report() -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the report as HTML, with a place for each interactive picture, and these pictures."""
     pictures: dict[str, dict[str, Any]] = {}
 
     def picture(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
@@ -47,24 +69,38 @@ def write_page(params: Params, output: Path) -> None:
         content = base64.b64encode(photographs.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/jpeg;base64,{content}">'
 
+    def table(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
+        rows = _count_rows(tokens[place:])
+        folded = f"<details><summary>{rows} rows</summary>" * (rows > LONG_TABLE)
+        return f'{folded}<div class="table"><table>'
+
+    def table_end(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
+        start = max(n for n in range(place) if tokens[n].type == "table_open")
+        return "</table></div>" + "</details>" * (_count_rows(tokens[start:]) > LONG_TABLE)
+
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("image", picture)
-    report = markdown.render(_read(METRICS / "comparison.md").decode())
+    markdown.add_render_rule("table_open", table)
+    markdown.add_render_rule("table_close", table_end)
+    return markdown.render(_read(METRICS / "comparison.md").decode()), pictures
+
+
+def _count_rows(tokens: Sequence[Token]) -> int:
+    """Return the rows below the heading of the table that the tokens begin with."""
+    kinds = [token.type for token in tokens]
+    return kinds[: kinds.index("table_close")].count("tr_open") - 1
+
+
+def _wrong_images(params: Params) -> dict[str, pd.DataFrame]:
+    """Return for each cell with a finished run the images that were wrong at its best epochs."""
     wrong = {}
     for cell in params.cells():
         table = io.BytesIO(_read(PREDICTIONS / f"{cell.name}.csv"))
         rows = pd.read_csv(table, dtype={"label": str, "predicted": str}, keep_default_na=False)
-        if rows.empty:
-            continue
-        rows = rows[(rows["which"] == "best") & (rows["label"] != rows["predicted"])]
-        wrong[cell.name] = rows.value_counts(["image", "label", "predicted"]).reset_index()
-    template = jinja2.Environment(autoescape=True).from_string(
-        files("headswap.compare").joinpath("templates/page.html").read_text("utf-8")
-    )
-    script = vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]
-    write_text(
-        output, template.render(report=report, script=script, wrong=wrong, pictures=pictures)
-    )
+        if not rows.empty:
+            rows = rows[(rows["which"] == "best") & (rows["label"] != rows["predicted"])]
+            wrong[cell.name] = rows.value_counts(["image", "label", "predicted"]).reset_index()
+    return wrong
 
 
 def _read(path: Path) -> bytes:

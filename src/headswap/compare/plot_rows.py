@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from headswap.compare.intervals import contrast, reliability
+from headswap.compare.intervals import estimate_difference, reliability
 from headswap.compare.results import COSTS, EPOCHS, Results, confidence
 from headswap.compare.variance import LEVEL
 from headswap.params import Cell
@@ -28,27 +28,17 @@ QUANTITIES = {
 
 
 def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
-    """Complete the rows of a picture that is made of cells.
+    """Complete the rows of a picture that is made of cells, in the order of the cells.
 
-    Parameters
-    ----------
-    rows
-        With a column ``cell``.
-    cells
-        All cells by their names, in order.
-
-    Returns
-    -------
-    pandas.DataFrame
-        In the order of the cells, with the additional columns ``model``, ``mode``, ``heading``
-        (both, in lines that fit a panel) and ``colour``. A cell without rows gets an empty one.
+    Added are ``model``, ``mode``, ``heading`` (both, in lines that fit a panel) and ``colour``. A
+    cell without rows gets an empty one.
     """
     named = [
         {
             "cell": name,
             "model": cell.model,
             "mode": cell.mode,
-            "heading": "\n".join([*wrapped(cell.model), cell.mode]),
+            "heading": "\n".join([*wrap(cell.model), cell.mode]),
             "colour": MODE_COLOURS[cell.mode],
         }
         for name, cell in cells.items()
@@ -56,10 +46,10 @@ def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
     return pd.DataFrame(named).merge(rows, on="cell", how="left")
 
 
-def wrapped(text: str, width: int = 28) -> list[str]:
+def wrap(text: str, width: int = 28) -> list[str]:
     """Break a text into lines, where there are spaces, hyphens or underscores if possible.
 
-    >>> wrapped("a_network_with_a_long_name", 12)
+    >>> wrap("a_network_with_a_long_name", 12)
     ['a_network_', 'with_a_long_', 'name']
     """
     lines = [""]
@@ -71,13 +61,9 @@ def wrapped(text: str, width: int = 28) -> list[str]:
 
 
 def accuracies(results: Results, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the plot of accuracy.
+    """Return accuracies at the best epoch: ``what`` is ``replicate``, ``mean`` or ``write-up``.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``cell``; ``what``, one of ``replicate``, ``mean`` and ``write-up``; ``seed`` of a
-        replicate; ``accuracy`` at the best epoch; of a mean the interval, ``low`` and ``high``.
+    A replicate has its ``seed``, a mean its interval, ``low`` and ``high``.
     """
     replicates = [
         {"cell": cell, "what": "replicate", "seed": seed, "accuracy": accuracy}
@@ -97,16 +83,11 @@ def accuracies(results: Results, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(results: Results) -> pd.DataFrame:
-    """Return the learning curves: the replicates' and the write-up's.
+    """Return the learning curves; ``what`` is ``replicates`` or ``write-up``, epochs are from 1.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``cell``, ``what`` (``replicates`` or ``write-up``), ``split``, ``epoch`` (from 1),
-        ``loss`` and ``accuracy``: the means over the replicates, with ``_low`` and ``_high``,
-        the lowest and the highest; ``loss_limit``, up to which losses are drawn, so that one
-        cell whose loss explodes leaves the others readable: twice the loss of guessing, unless
-        every cell's is higher.
+    ``loss`` and ``accuracy`` are means over the replicates, with ``_low`` and ``_high``, the lowest
+    and the highest. Losses are drawn up to ``loss_limit``, so that one cell whose loss explodes
+    leaves the others readable: twice the loss of guessing, unless every cell's is higher.
     """
     published = results.published["curves"]
     published = published[
@@ -127,17 +108,12 @@ def curves(results: Results) -> pd.DataFrame:
 
 
 def differences(results: Results) -> pd.DataFrame:
-    """Return for each pair of cells how much more accurate the first is.
+    """Return for each pair of cells and epoch how much more accurate the first is.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``pair``; ``cell`` and ``other``, its two cells; ``which``, the epoch, ``best`` or
-        ``last``; ``seeds``, the number that both finished; ``difference`` of accuracies with its
-        interval, ``low`` and ``high``; ``differ``, whether the interval excludes zero; ``holm``,
-        whether it also does so with Holm's correction [1]_ for the number of pairs of that epoch;
-        ``images_needed`` for an interval that excludes zero if it does not. Pairs without a common
-        seed are left out.
+    ``seeds`` is the number that both finished (pairs without any are left out); ``difference`` of
+    accuracies has its interval, ``low`` and ``high``, and ``differ`` says whether that excludes
+    zero; ``holm``, whether it also does so with Holm's correction [1]_ for the number of pairs of
+    that epoch; ``images_needed`` for an interval that excludes zero if it does not.
 
     References
     ----------
@@ -148,9 +124,9 @@ def differences(results: Results) -> pd.DataFrame:
     priors = {which: results.replicate_prior(which) for which in EPOCHS}
     for cell, other in itertools.combinations(results.cells, 2):
         for which in EPOCHS:
-            values = results.contrast({cell: 1, other: -1}, which)
+            values = results.weighted_correct({cell: 1, other: -1}, which)
             if len(values):
-                estimate = contrast(values, priors[which])
+                estimate = estimate_difference(values, priors[which])
                 names = {"pair": f"{cell} − {other}", "cell": cell, "other": other, "which": which}
                 figures = {
                     "seeds": len(values),
@@ -175,12 +151,8 @@ def differences(results: Results) -> pd.DataFrame:
 def confusions(results: Results) -> pd.DataFrame:
     """Return for each cell, label and prediction the mean number of images over replicates.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``cell``, ``label``, ``predicted``; ``images``, their mean number at the best epochs;
-        ``share`` of the label's images; ``shown`` and ``classes``, the number of classes with
-        rows and of all: of more than `MOST_CLASSES` only the most confused have rows.
+    ``images`` is that number at the best epochs, ``share`` its part of the label's images; of
+    ``classes`` classes only the ``shown`` most confused, `MOST_CLASSES`, have rows.
     """
     best = results.predictions[results.predictions["which"] == "best"]
     wrong = best[best["label"] != best["predicted"]]
@@ -192,9 +164,9 @@ def confusions(results: Results) -> pd.DataFrame:
         [[cell for cell in results.cells if cell in set(best["cell"])], classes, classes],
         names=["cell", "label", "predicted"],
     )
-    counted = best.groupby(["cell", "label", "predicted"]).size().reindex(pairs, fill_value=0)
+    sizes = best.groupby(["cell", "label", "predicted"]).size().reindex(pairs, fill_value=0)
     replicates = best.groupby("cell")["seed"].nunique()
-    images = counted.div(replicates, level="cell").rename("images")
+    images = sizes.div(replicates, level="cell").rename("images")
     of_label = best.groupby(["cell", "label"]).size().div(replicates, level="cell")
     probabilities = images.div(of_label).reindex(pairs).rename("share")
     rows = pd.concat([images, probabilities], axis=1).reset_index().round(6)
@@ -217,25 +189,13 @@ def times(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     ).round(6)
 
 
-def costs(table: pd.DataFrame, same_conditions: bool = True) -> pd.DataFrame:
+def costs(table: pd.DataFrame, same_conditions: bool) -> pd.DataFrame:
     """Return the costs that might explain a cell's run time, with the time.
 
-    Parameters
-    ----------
-    table
-        From `comparison.comparison_table`.
-    same_conditions
-        Whether all runs were timed under the same conditions (see
-        `results.Results.timed_under_same_conditions`).
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``cell``; ``cost``, its name; ``amount``, rounded to three digits, because smaller
-        differences do not change the time; ``quantity``, the cost with its unit, and ``in_unit``,
-        the amount in that unit; ``seconds`` of a run; and ``rank_correlation``, Spearman's, of
-        amounts and seconds over the cells with a finished run (empty if either does not vary, or
-        if the runs were timed under different conditions).
+    ``amount`` is rounded to three digits, because smaller differences do not change the time;
+    ``quantity`` names the unit of ``in_unit``. ``rank_correlation`` is Spearman's, of amounts and
+    seconds over the cells with a finished run: empty if either does not vary, or if the runs were
+    timed under different conditions.
     """
     rows, timed = [], table.dropna(subset="seconds_per_run_mean")
     seconds = timed["seconds_per_run_mean"]
@@ -273,11 +233,9 @@ def calibration(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).round(6)
 
 
-def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def json_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as DVC's plots read them: the same keys in each, None for a missing value."""
-    return [{key: or_none(value) for key, value in row.items()} for row in rows.to_dict("records")]
-
-
-def or_none(value: Any) -> Any:
-    """Return None for a missing value, else the value: JSON has no NaN."""
-    return None if pd.isna(value) else value
+    return [
+        {key: None if pd.isna(value) else value for key, value in row.items()}
+        for row in rows.to_dict("records")
+    ]

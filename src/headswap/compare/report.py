@@ -1,6 +1,6 @@
 """The facts of the report, taken from the comparison's tables; its sentences are in `templates`.
 
-Every function returns plain facts: numbers, names, and tables whose entries are formatted texts.
+Facts are numbers, names, and tables whose entries are formatted texts.
 """
 
 from collections import Counter
@@ -12,24 +12,25 @@ import pandas as pd
 from headswap.compare.comparison import Comparison
 from headswap.compare.intervals import LEVEL
 from headswap.compare.results import TIMING_CONDITIONS, Results
-from headswap.compare.versions import outdated
+from headswap.compare.versions import outdated_cells
 from headswap.markdown import escaped, fill_template
+from headswap.params import Recipe
 
 UNKNOWN = "–"
-MOST_PAIRS = 20
+MOST_PAIRS = 10
 """How many pairs of cells are listed."""
 MOST_CLASSES = 10
-"""How many classes have their recall listed."""
-MOST_IMAGES = 12
-"""How many misclassified images are listed, and shown in the gallery."""
-BUSY = 1.25
+"""How many classes are listed, with their numbers of images or their recall."""
+MOST_IMAGES = 6
+"""How many misclassified images, and how many near-duplicates, are listed."""
+BUSY_RATIO = 1.25
 """From which ratio of wall time to the processor's on a machine counts as busy."""
 CONDITIONS = {
     "processor": "processor",
     "cores": "cores",
     "device": "device",
-    "workers": "runs at a time, at most",
-    "arithmetic": "settings of arithmetic",
+    "workers": "runs at a time at most:",
+    "arithmetic": "arithmetic",
 }
 """The `results.TIMING_CONDITIONS` in the words of the report."""
 
@@ -37,29 +38,30 @@ CONDITIONS = {
 def render(template: str, facts: Mapping[str, Any]) -> str:
     """Fill a template from the folder ``templates`` with facts."""
     filters: dict[str, Callable[..., Any]] = {
-        "between": between,
-        "counted": counted,
-        "listed": listed,
+        "join_numbers": lambda numbers: ", ".join(f"{number:.3g}" for number in numbers),
+        "join_words": join_words,
         "markdown": markdown_table,
         "percent": _percent,
+        "percent_range": percent_range,
+        "pluralize": pluralize,
         "seconds": _seconds,
     }
     return fill_template("headswap.compare", template, facts, filters)
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Return a number with its noun.
 
-    >>> counted(1, "run"), counted(1200, "run")
+    >>> pluralize(1, "run"), pluralize(1200, "run")
     ('1 run', '1,200 runs')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(words: Iterable[object], most: int = 20) -> str:
+def join_words(words: Iterable[object], most: int = 20) -> str:
     """Join words as prose does.
 
-    >>> listed(["a", "b", "c"]), listed(["a", "b", "c"], most=2)
+    >>> join_words(["a", "b", "c"]), join_words(["a", "b", "c"], most=2)
     ('a, b and c', 'a, b and 1 more')
     """
     texts = [str(word) for word in words]
@@ -68,10 +70,10 @@ def listed(words: Iterable[object], most: int = 20) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
-def between(shares: pd.Series, form: str = "z.1f") -> str:
+def percent_range(shares: pd.Series, form: str = "z.1f") -> str:
     """Return the range of shares, in percent.
 
-    >>> between(pd.Series([0.02, 0.011])), between(pd.Series([0.02, 0.02]), "+z.1f")
+    >>> percent_range(pd.Series([0.02, 0.011])), percent_range(pd.Series([0.02, 0.02]), "+z.1f")
     ('1.1 to 2.0', '+2.0')
     """
     low, high = (format(100 * share, form) for share in (shares.min(), shares.max()))
@@ -85,112 +87,94 @@ def markdown_table(table: pd.DataFrame, align: str = "right") -> str:
     return texts.to_markdown(index=False, colalign=align_all, disable_numparse=True)
 
 
-def facts(results: Results, comparison: Comparison) -> dict[str, Any]:
+def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
     """Return all facts of the report."""
-    table, rows = comparison.table, comparison.rows
+    table, differences = comparison.table, comparison.rows["differences"]
     same_conditions = results.timed_under_same_conditions(results.cells)
     majority = largest_class(results)
     return {
         "params": results.params,
         "counts": results.counts,
+        "classes": class_sizes(results.counts),
         "recipes": recipes(results),
         "preprocessing": preprocessing(results),
-        "recommendation": recommendation(table, rows["differences"], same_conditions),
-        "accuracy": accuracy(table, majority),
+        "recommendation": recommend(table, differences, same_conditions),
+        "accuracy": summarize_accuracies(table, majority),
         "largest_class": majority,
-        "recall": recall(results),
-        "differences": differences(rows["differences"]),
-        "claims": claims(comparison.verdicts),
+        "recall": recalls(results),
+        "differences": summarize_differences(differences),
+        "claims": summarize_claims(comparison.verdicts),
         "run_time": {
             "same_conditions": same_conditions,
             "conditions": TIMING_CONDITIONS,
-            "busy": busy(table),
-            "busy_from": BUSY,
-            "correlations": correlations(rows["costs"]),
+            "busy": cells_on_a_busy_machine(table),
+            "busy_from": BUSY_RATIO,
         },
-        "calibration_errors": table.set_index("cell")["calibration_error"].dropna(),
-        "misclassified": misclassification(comparison.misclassified),
-        "duplicates": near_duplication(table, comparison.duplicates),
-        "provenance": provenance(results),
+        "misclassified": summarize_misclassified(comparison.misclassified),
+        "duplicates": summarize_near_duplicates(table, comparison.duplicates),
+        "provenance": summarize_provenance(results),
     }
 
 
-def preprocessing(results: Results) -> pd.DataFrame:
-    """Return what is done to an image before the networks see it: a row per way of doing it."""
-    models: dict[str, dict[str, None]] = {}
-    lines: dict[str, dict[str, str]] = {}
-    for cell, values in results.figures["preprocessing"].items():
-        way = str(sorted(values.items()))
-        models.setdefault(way, {})[results.cells[str(cell)].model] = None
-        lines[way] = {
-            "shorter side": f"{values['resize']} pixels, {values['interpolation']}",
-            "center crop": f"{values['size']} x {values['size']}",
-            "mean": ", ".join(f"{value:.3g}" for value in values["mean"]),
-            "spread": ", ".join(f"{value:.3g}" for value in values["std"]),
-        }
-    return pd.DataFrame({"models": listed(models[way]), **lines[way]} for way in lines)
+def class_sizes(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return each class's numbers of training and validation images.
+
+    >>> class_sizes({"train": 3, "train_ants": 3, "val": 2, "val_ants": 2})
+    {'ants': (3, 2)}
+    """
+    classes = [key.removeprefix("val_") for key in counts if key.startswith("val_")]
+    return {name: (counts[f"train_{name}"], counts[f"val_{name}"]) for name in classes}
 
 
-def recipes(results: Results) -> pd.DataFrame:
-    """Return how the modes are trained: a row per recipe."""
+def recipes(results: Results) -> list[tuple[list[str], Recipe]]:
+    """Return the recipes, each with the modes that are trained with it."""
     params = results.params
-    return pd.DataFrame(
-        {
-            "modes": listed(modes),
-            "optimizer": f"SGD, momentum {recipe.momentum:g}",
-            "learning rate": f"{recipe.lr:g}",
-            "schedule": f"× {recipe.lr_gamma:g} every {counted(recipe.lr_step, 'epoch')}",
-            "batch size": f"{recipe.batch_size:,}",
-            "epochs": f"{recipe.epochs:,}",
-        }
-        for modes, recipe in ((params.modes, params.train), (["probe"], params.probe))
-    )
+    if params.train == params.probe:
+        return [([*params.modes, "probe"], params.train)]
+    return [([*params.modes], params.train), (["probe"], params.probe)]
 
 
-def recommendation(
+def preprocessing(results: Results) -> list[tuple[list[str], dict[str, Any]]]:
+    """Return the ways in which an image is prepared, each with the models that see it so."""
+    ways: list[tuple[list[str], dict[str, Any]]] = []
+    for cell, way in results.figures["preprocessing"].items():
+        model = results.cells[str(cell)].model
+        models = next((models for models, other in ways if other == way), None)
+        if models is None:
+            ways.append(([model], way))
+        elif model not in models:
+            models.append(model)
+    return ways
+
+
+def recommend(
     table: pd.DataFrame, differences: pd.DataFrame, same_conditions: bool
 ) -> dict[str, Any] | None:
-    """Return which cell to use, how sure that is, and what it costs.
+    """Return which cell to use, how sure that is, and what it costs; None if no run finished.
 
-    Returns
-    -------
-    dict or None
-        ``best``, the row of the most accurate cell at its best epoch (of several, the one with
-        the most accurate last epoch, then the fastest); ``worse``, the names of the cells that
-        differ from it; ``similar``, of those that do not; ``faster``, the row of the fastest of
-        these, if it is faster than the best one and was timed under the same conditions. None if
-        no run finished.
+    ``best`` is the row of the cell of rank 1; ``worse`` names the cells that differ from it,
+    ``similar`` those that do not; ``faster`` is the row of the fastest of these, if it is faster
+    than the best one and was timed under the same conditions.
     """
-    order = ["best_val_accuracy_mean", "last_val_accuracy_mean", "seconds_per_run_mean"]
-    ranked = table.dropna(subset=order[0]).sort_values(order, ascending=[False, False, True])
-    if ranked.empty:
+    if table["rank"].isna().all():
         return None
-    best = ranked.iloc[0]
+    best = table.loc[table["rank"].idxmin()]
     pairs = differences[differences["which"] == "best"]
     pairs = pairs[(pairs["cell"] == best.cell) | (pairs["other"] == best.cell)]
     others = pairs["cell"].where(pairs["cell"] != best.cell, pairs["other"])
     differ = pairs["differ"].astype(bool)
-    fastest = ranked[ranked["cell"].isin([best.cell, *others[~differ]])].nsmallest(
-        1, "seconds_per_run_mean"
-    )
-    is_faster = same_conditions and fastest["cell"].item() != best.cell
+    equal = table[table["cell"].isin([best.cell, *others[~differ]])]
+    fastest = equal.sort_values(["seconds_per_run_mean", "rank"]).iloc[0]
     return {
         "best": best,
         "worse": others[differ].tolist(),
         "similar": others[~differ].tolist(),
-        "faster": fastest.iloc[0] if is_faster else None,
+        "faster": fastest if same_conditions and fastest.cell != best.cell else None,
     }
 
 
 def largest_class(results: Results) -> dict[str, Any] | None:
-    """Return what always answering the largest class would reach; None if no run finished.
-
-    Returns
-    -------
-    dict or None
-        Its ``label``; the ``accuracy``, its share of the validation images; and the ``balanced``
-        accuracy.
-    """
+    """Return what always answering the largest class would reach; None if no run finished."""
     shares = results.labels.value_counts(normalize=True).sort_index()
     if shares.empty:
         return None
@@ -201,31 +185,24 @@ def largest_class(results: Results) -> dict[str, Any] | None:
     }
 
 
-def accuracy(table: pd.DataFrame, majority: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the table of accuracies as texts, without empty columns, and what to note about it.
+def summarize_accuracies(table: pd.DataFrame, majority: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the table of accuracies, without empty columns, and what to note about it.
 
-    Parameters
-    ----------
-    table
-        From `comparison.comparison_table`.
-    majority
-        From `largest_class`, for the last row.
+    Its last row is that of the largest class, if a run finished.
     """
     lines = pd.DataFrame(
         {
             "cell": row.cell + (f" ({row.diverged} of {row.seeds} diverged)" * bool(row.diverged)),
             "best epoch, %": _mean_and_std(row, "best"),
             "interval (95 %)": _range(row.best_val_accuracy_ci_low, row.best_val_accuracy_ci_high),
-            "balanced, % (95 %)": _with_range(row, "balanced_accuracy"),
             "last epoch, %": _mean_and_std(row, "last"),
-            "best − last, points": _with_range(row, "selection_optimism"),
+            "balanced, % (95 %)": _with_range(row, "balanced_accuracy"),
+            "without near-duplicates, %": _percent(row.accuracy_without_near_duplicates),
             "last loss": _text(row.val_loss_last_mean, ".3f"),
             "parameters": f"{row.parameters:,}",
             "trained": f"{row.trainable_parameters:,}",
             "seconds per run": _seconds(row.seconds_per_run_mean),
-            "wall seconds": _seconds(row.wall_seconds_per_run_mean),
             "write-up, %": _percent(row.published_best_val_accuracy),
-            "write-up, seconds": _text(row.published_train_seconds, ".0f"),
         }
         for row in table.itertuples()
     )
@@ -236,24 +213,19 @@ def accuracy(table: pd.DataFrame, majority: dict[str, Any] | None) -> dict[str, 
             "balanced, % (95 %)": _percent(majority["balanced"]),
         }
         lines = pd.concat([lines, pd.DataFrame([reached])], ignore_index=True).fillna(UNKNOWN)
-    finished = table["seeds"] - table["diverged"]
     return {
         "table": lines.loc[:, (lines != UNKNOWN).any()],
         "selection_optimism": table["selection_optimism"].dropna(),
         "diverged": int(table["diverged"].sum()),
-        "single_replicate": bool((finished == 1).any()),
+        "single_replicate": bool((table["seeds"] - table["diverged"] == 1).any()),
         "has_published": bool(table["published_best_val_accuracy"].notna().any()),
     }
 
 
-def recall(results: Results) -> dict[str, Any] | None:
+def recalls(results: Results) -> dict[str, Any] | None:
     """Return each cell's recall of each class at the best epoch, of many classes the lowest.
 
-    Returns
-    -------
-    dict or None
-        ``table`` of texts, a row per cell; ``classes``, how many there are. None if no run
-        finished.
+    ``table`` has a row per cell; ``classes`` is the number of all. None if no run finished.
     """
     best = results.predictions[results.predictions["which"] == "best"]
     if best.empty:
@@ -267,30 +239,24 @@ def recall(results: Results) -> dict[str, Any] | None:
     return {"table": texts.reset_index(), "classes": len(images)}
 
 
-def differences(rows: pd.DataFrame) -> dict[str, Any]:
+def summarize_differences(rows: pd.DataFrame) -> dict[str, Any]:
     """Return which pairs of cells differ at their best epochs, the largest difference first.
 
-    Returns
-    -------
-    dict
-        ``pairs``, how many there are, of which ``differ`` do; ``listed``, the first of these,
-        each with ``more_accurate``, ``less_accurate``, ``points``, ``low``, ``high``, ``holm``
-        (whether it does with Holm's correction; ``survive``, how many do) and
-        ``at_last``, whether they also differ at their last epochs (``same``, ``opposite`` or
-        ``none``); ``only_last``, the pairs that differ there alone; ``half_width``, the mean half
-        width of an interval in points, and ``images_needed`` for the clearest, where none differ;
-        ``expected``, how many of as many equal pairs would differ by chance;
-        ``single_replicate``, whether a pair has only one seed in common.
+    Of all ``pairs``, ``differ`` do, and ``survive`` of these with Holm's correction; ``expected``
+    is how many of as many equal pairs would by chance. ``clearest`` are the first of them, and
+    ``only_last`` those that differ at their last epochs alone, see `_difference`. ``half_width`` is
+    the mean half width of an interval in points, ``images_needed`` what the clearest pair would
+    take where none differ; ``single_replicate`` says if a pair has only one seed in common.
     """
     best, last = (rows[rows["which"] == which].set_index("pair") for which in ("best", "last"))
-    real = best[best["differ"].astype(bool)]
+    real, only_last = (part[part["differ"].astype(bool)] for part in (best, last))
+    only_last = only_last[~only_last.index.isin(real.index)]
     order = real["difference"].abs().sort_values(ascending=False, kind="stable").index
-    only_last = last[last["differ"].astype(bool) & ~last.index.isin(real.index)]
     return {
         "pairs": len(best),
         "differ": len(real),
         "survive": int(real["holm"].sum()),
-        "listed": [
+        "clearest": [
             _difference(real.loc[pair]) | {"at_last": _at_last(real.loc[pair], last.loc[pair])}
             for pair in order[:MOST_PAIRS]
         ],
@@ -303,18 +269,19 @@ def differences(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _difference(row: pd.Series) -> dict[str, Any]:
+    """Return a difference and its interval in points, from the more accurate cell's side."""
     names = (row["cell"], row["other"])
     more, less = names if row["difference"] > 0 else reversed(names)
     low, high = sorted((100 * abs(row["low"]), 100 * abs(row["high"])))
     points = 100 * abs(row["difference"])
-    return dict(
-        more_accurate=more,
-        less_accurate=less,
-        points=points,
-        low=low,
-        high=high,
-        holm=bool(row["holm"]),
-    )
+    return {
+        "more_accurate": more,
+        "less_accurate": less,
+        "points": points,
+        "low": low,
+        "high": high,
+        "holm": bool(row["holm"]),
+    }
 
 
 def _at_last(best: pd.Series, last: pd.Series) -> str:
@@ -323,28 +290,25 @@ def _at_last(best: pd.Series, last: pd.Series) -> str:
     return "same" if best["difference"] * last["difference"] > 0 else "opposite"
 
 
-def claims(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize_claims(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the verdicts on the claims.
 
-    Returns
-    -------
-    dict
-        ``total``, the number of claims; ``verdicts``, how many have each verdict, and if they were
-        not tested, for each reason; ``tested``, a table of texts with a row per tested claim.
+    ``verdicts`` says how many have each verdict, and if they were not tested, for each reason;
+    ``tested`` is a table with a row per tested claim.
     """
     tested = [
         {
             "claim": verdict["says"],
-            "verdict": verdict["verdict"] + _what_it_would_take(verdict),
+            "verdict": verdict["verdict"] + _what_would_decide(verdict),
             "effect (95 %)": "; ".join(
-                f"{_in_unit(verdict, effect['effect'])} ({_in_unit(verdict, effect['low'])} to "
-                f"{_in_unit(verdict, effect['high'])})"
+                f"{_effect(verdict, effect['effect'])} ({_effect(verdict, effect['low'])} to "
+                f"{_effect(verdict, effect['high'])})"
                 for effect in verdict["effects"]
             )
             + (", " if verdict["unit"].startswith("power") else " ")
             + verdict["unit"],
             "write-up": "; ".join(
-                _in_unit(verdict, effect["published"]) for effect in verdict["effects"]
+                _effect(verdict, effect["published"]) for effect in verdict["effects"]
             ),
         }
         for verdict in verdicts
@@ -362,37 +326,30 @@ def claims(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _what_it_would_take(verdict: dict[str, Any]) -> str:
-    """Return what would decide a claim that is inconclusive."""
+def _what_would_decide(verdict: dict[str, Any]) -> str:
     if verdict["verdict"] != "inconclusive":
         return ""
     if verdict["unit"] != "points":
         return "; more seeds may decide"
-    open_effects = [effect for effect in verdict["effects"] if effect["low"] <= 0 <= effect["high"]]
-    needed = [effect["images_needed"] for effect in open_effects]
+    undecided = [effect for effect in verdict["effects"] if effect["low"] <= 0 <= effect["high"]]
+    needed = [effect["images_needed"] for effect in undecided]
     if not all(needed):
         return "; more images alone would not decide"
     return f"; {max(needed):,} images would decide with an even chance"
 
 
-def _in_unit(verdict: dict[str, Any], figure: float) -> str:
+def _effect(verdict: dict[str, Any], figure: float) -> str:
     return f"{figure:+.1f}" if verdict["unit"] == "points" else f"{figure:.2f}"
 
 
-def busy(table: pd.DataFrame) -> list[str]:
+def cells_on_a_busy_machine(table: pd.DataFrame) -> list[str]:
     """Return the cells that were trained while the machine did other work."""
     ratio = table["wall_seconds_per_run_mean"] / table["seconds_per_run_mean"]
-    return table["cell"][ratio >= BUSY].tolist()
+    return table["cell"][ratio >= BUSY_RATIO].tolist()
 
 
-def correlations(costs: pd.DataFrame) -> dict[str, float]:
-    """Return the rank correlation of run time with each cost, where known, the highest first."""
-    by_cost = costs.drop_duplicates("cost").set_index("cost")["rank_correlation"].dropna()
-    return by_cost.astype(float).sort_values(ascending=False, kind="stable").to_dict()
-
-
-def misclassification(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the most misclassified images as a table of texts, and how many there are."""
+def summarize_misclassified(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the most misclassified images as a table, and how many there are."""
     first = rows.head(MOST_IMAGES)
     lines = pd.DataFrame(
         {
@@ -400,7 +357,6 @@ def misclassification(rows: pd.DataFrame) -> dict[str, Any]:
             "class": first["label"],
             "most often predicted": first["predicted"],
             "runs wrong": [f"{row.wrong} of {row.runs}" for row in first.itertuples()],
-            "mean probability of its class": first["probability"].map("{:.2f}".format),
         }
     )
     return {
@@ -410,71 +366,56 @@ def misclassification(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def near_duplication(table: pd.DataFrame, duplicates: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Return the near-duplicates, and the accuracies with and without them, as tables of texts."""
+def summarize_near_duplicates(
+    table: pd.DataFrame, duplicates: pd.DataFrame | None
+) -> dict[str, Any] | None:
+    """Return the near-duplicates, the first as a table, and how accuracies change without them."""
     if duplicates is None:
         return None
-    columns = ["best_val_accuracy_mean", "accuracy_without_near_duplicates"]
-    accuracies = table[columns].map(_percent)
-    accuracies.columns = ["best epoch, %", "without near-duplicates, %"]
-    pairs = duplicates.assign(similarity=duplicates["similarity"].map("{:.2f}".format))
-    pairs.columns = ["validation image", "most similar training image", "cosine similarity"]
+    change = table["accuracy_without_near_duplicates"] - table["best_val_accuracy_mean"]
+    pairs = duplicates.head(MOST_IMAGES)
+    pairs = pairs.assign(similarity=pairs["similarity"].map("{:.2f}".format))
+    pairs.columns = ["validation image", "most similar training image", "similarity"]
     return {
-        "accuracies": pd.concat([table["cell"], accuracies], axis=1),
         "pairs": pairs,
+        "images": len(duplicates),
         "similarity": duplicates["similarity"],
-        "change": (table[columns[1]] - table[columns[0]]).dropna(),
+        "change": change.dropna(),
     }
 
 
-def provenance(results: Results) -> dict[str, Any]:
-    """Return what the cells were made with and from, as tables of texts.
-
-    Returns
-    -------
-    dict
-        ``made_with``, the versions, processor and so on, with a column for the cells that have
-        them in common; ``digests``, a row per cell; ``outdated``, from `versions.outdated`.
-    """
-    groups: dict[str, dict[str, str]] = {}
-    cells: dict[str, list[str]] = {}
+def summarize_provenance(results: Results) -> dict[str, Any]:
+    """Return what the cells were made with, each with its cells, and which are outdated."""
+    made_with: dict[str, list[str]] = {}
     for cell, timing in results.timing.items():
-        values = timing["versions"] | {name: timing[key] for key, name in CONDITIONS.items()}
-        conditions = {name: _joined(value) for name, value in values.items()}
-        cells.setdefault(str(conditions), []).append(cell)
-        groups[str(conditions)] = conditions
-    made_with = pd.DataFrame(
-        {
-            "all cells" if len(groups) == 1 else listed(cells[group]): groups[group]
-            | {"revision": _revisions(results.timing[cell] for cell in cells[group])}
-            for group in groups
-        }
-    ).fillna(UNKNOWN)
-    digests = results.figures.filter(regex="_digest$").rename(columns=lambda name: name[:-7])
-    digests = digests.astype(object).where(digests.notna(), UNKNOWN).map(lambda text: text[:12])
+        made_with.setdefault(_conditions(timing), []).append(cell)
     return {
-        "made_with": made_with.rename_axis("made with").reset_index(),
-        "digests": digests.rename_axis("digest of").reset_index(),
-        "outdated": outdated(results.cells.values()),
+        "made_with": made_with,
+        "outdated": outdated_cells(results.cells.values()),
     }
 
 
-def _joined(value: Any) -> str:
+def _conditions(timing: Mapping[str, Any]) -> str:
+    """Return the versions, the machine and the revision that a cell was made with."""
+    values = timing["versions"] | {name: timing[key] for key, name in CONDITIONS.items()}
+    values |= {"revision": _revision(timing)}
+    texts = {name: _join_values(value) for name, value in values.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text != UNKNOWN)
+
+
+def _join_values(value: Any) -> str:
     values = value if isinstance(value, list) else [value]
-    return listed(UNKNOWN if one in (None, "") else one for one in values)
+    return join_words(UNKNOWN if one in (None, "") else one for one in values)
 
 
-def _revisions(timings: Iterable[Mapping[str, Any]]) -> str:
-    """Return the distinct revisions of some cells, and whether these had been edited."""
-    texts: dict[str, None] = {}
-    for timing in timings:
-        revisions, dirty = (
-            value if isinstance(value, list) else [value]
-            for value in (timing["revision"], timing["dirty"])
-        )
-        edited = " with uncommitted changes" if any(dirty) else ""
-        texts |= {revision[:12] + edited: None for revision in revisions if revision}
-    return listed(texts) or UNKNOWN
+def _revision(timing: Mapping[str, Any]) -> list[str]:
+    """Return the revisions of a cell's code, and whether it had been edited."""
+    revisions, dirty = (
+        value if isinstance(value, list) else [value]
+        for value in (timing["revision"], timing["dirty"])
+    )
+    edited = " with uncommitted changes" if any(dirty) else ""
+    return [revision[:12] + edited for revision in revisions if revision] or [UNKNOWN]
 
 
 def _text(value: float, form: str) -> str:
@@ -499,6 +440,6 @@ def _mean_and_std(row: Any, which: str) -> str:
 
 
 def _with_range(row: Any, column: str) -> str:
-    spread = _range(*(getattr(row, f"{column}_ci_{side}") for side in ("low", "high")))
+    interval = _range(*(getattr(row, f"{column}_ci_{side}") for side in ("low", "high")))
     value = _percent(getattr(row, column))
-    return value if spread == UNKNOWN else f"{value} ({spread})"
+    return value if interval == UNKNOWN else f"{value} ({interval})"

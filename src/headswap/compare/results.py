@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from headswap.compare.variance import Array, replicate_prior
-from headswap.compare.versions import made_by
+from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
-from headswap.io import read_json
+from headswap.io import explain_damage, read_json
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
 
@@ -55,61 +55,38 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Results:
-    """The results of all cells of a matrix.
-
-    Attributes
-    ----------
-    params
-        The parameters that name the cells.
-    cells
-        The cells by name, in the order of the parameters.
-    figures
-        A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``.
-    timing
-        For each cell the content of ``metrics/timing/<cell>.json``, where in `probe` each run's
-        share of the time that its features took is added to its times. A value is a list where it
-        was not the same for all runs and, in `probe`, the features; a version is a list of all.
-    curves, predictions
-        The tables of all cells in one, with a first column ``cell``.
-    counts
-        The numbers of images: ``metrics/dataset.json``.
-    published
-        The write-up's tables, ``summary`` and ``curves``, without networks that have a factory of
-        their own; empty if the write-up used other images or weights.
-    correct
-        For each cell and epoch which images were classified correctly: a boolean table with a row
-        per finished seed and a column per image.
-    """
+    """The results of all cells of a matrix, in the order of the parameters."""
 
     params: Params
     cells: dict[str, Cell]
     figures: pd.DataFrame
+    """A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``."""
     timing: dict[str, dict[str, Any]]
+    """For each cell the content of ``metrics/timing/<cell>.json``; in `probe` each run's share of
+    the time that its features took is added to its times. A value is a list where it was not the
+    same for all runs and, in `probe`, the features; a version is a list of all."""
     curves: pd.DataFrame
+    """The tables of all cells in one, with a first column ``cell``."""
     predictions: pd.DataFrame
+    """The same of the predictions."""
     counts: dict[str, int]
+    """The numbers of images: ``metrics/dataset.json``."""
     published: dict[str, pd.DataFrame]
+    """The write-up's tables, ``summary`` and ``curves``, without networks that have a factory of
+    their own; empty if the write-up used other images or weights."""
     correct: dict[tuple[str, str], pd.DataFrame]
+    """For each cell and epoch which images were classified correctly: a boolean table with a row
+    per finished seed and a column per image."""
 
     @property
     def labels(self) -> pd.Series:
         """The class of each validation image, by its name; empty if no run finished."""
         return self.predictions.drop_duplicates("image").set_index("image")["label"]
 
-    def contrast(self, weights: Mapping[str, float], which: Epoch = "best") -> Array:
-        """Return a weighted sum of several cells' correct predictions.
+    def weighted_correct(self, weights: Mapping[str, float], which: Epoch = "best") -> Array:
+        """Return a weighted sum of several cells' correct predictions, shape (replicates, images).
 
-        Parameters
-        ----------
-        weights
-            The weight of each cell, by name.
-        which
-            The epoch.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (replicates, images), for the seeds that all of the cells finished (maybe none).
+        The replicates are those of the seeds that all of the cells finished, maybe none.
         """
         correct = {cell: self.correct[cell, which] for cell in weights}
         seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in correct.values())))
@@ -119,15 +96,12 @@ class Results:
         return np.sum([weight * values[cell] for cell, weight in weights.items()], axis=0)
 
     def replicate_prior(self, which: Epoch = "best", without: str | None = None) -> Array | None:
-        """Return what the cells say about the replicates (see `spread`), maybe all but one."""
+        """Return what the cells say about the replicates (see `variance`), maybe all but one."""
         values = [self.correct[cell, which] for cell in self.cells if cell != without]
         return replicate_prior(of_cell for of_cell in values if len(of_cell))
 
     def seconds(self, cell: str) -> pd.Series:
-        """Return the seconds of each finished run, in `probe` with its share of the features.
-
-        Features are computed once for all runs, so their share is the same in each.
-        """
+        """Return the seconds of each finished run, in `probe` with its share of the features."""
         return pd.Series(self.timing[cell]["seconds_per_run"], dtype=float)
 
     def timed_under_same_conditions(self, cells: Iterable[str]) -> bool:
@@ -140,11 +114,8 @@ class Results:
 def read_results(params: Params) -> Results:
     """Read the results of the cells that the parameters name, and of no others.
 
-    Raises
-    ------
-    UserError
-        If a cell has no results yet, a file is damaged, or cells were validated on different
-        images.
+    A UserError says if a cell has no results yet, a file is damaged, or cells were validated on
+    different images.
     """
     cells = {cell.name: cell for cell in params.cells()}
     missing = [cell for cell in cells if not (CELL_METRICS / f"{cell}.json").exists()]
@@ -168,10 +139,11 @@ def read_results(params: Params) -> Results:
     for cell in cells:
         of_cell = predictions[predictions["cell"] == cell]
         _check_runs(cell, of_cell, figures[cell], timing[cell])
-        drawn = set(curves["seed"][curves["cell"] == cell])
-        if absent := sorted(set(of_cell["seed"]) - drawn):
-            seeds = ", ".join(map(str, absent))
-            raise _damaged(CURVES / f"{cell}.csv", f"no rows of seed {seeds}")
+        path = CURVES / f"{cell}.csv"
+        with explain_damage(path, _remedy(path)):
+            drawn = set(curves["seed"][curves["cell"] == cell])
+            if absent := sorted(set(of_cell["seed"]) - drawn):
+                raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
     _check_images(predictions)
     return Results(
         params=params,
@@ -193,20 +165,7 @@ def read_results(params: Params) -> Results:
 
 
 def correct_predictions(predictions: pd.DataFrame, which: Epoch) -> pd.DataFrame:
-    """Return which images each replicate of a cell classified correctly.
-
-    Parameters
-    ----------
-    predictions
-        The cell's table of predictions.
-    which
-        The epoch.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Boolean, with a row per seed and a column per image.
-    """
+    """Return which images (columns) each seed (rows) of a cell's predictions has right."""
     rows = predictions[predictions["which"] == which]
     rows = rows.assign(correct=rows["label"] == rows["predicted"])
     return rows.pivot(index="seed", columns="image", values="correct")
@@ -215,10 +174,7 @@ def correct_predictions(predictions: pd.DataFrame, which: Epoch) -> pd.DataFrame
 def confidence(results: Results, cell: str) -> tuple[Array, NDArray[np.bool_]]:
     """Return the predicted class's probability at the best epoch, and whether it was correct.
 
-    Returns
-    -------
-    probabilities, correct : numpy.ndarray
-        Shape (predictions,), over all finished replicates and images.
+    Both have shape (predictions,), over all finished replicates and images.
     """
     rows = results.predictions
     rows = rows[(rows["cell"] == cell) & (rows["which"] == "best")]
@@ -227,10 +183,7 @@ def confidence(results: Results, cell: str) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
-    """Return a cell's times, and in `probe` each run's share of the time of the features.
-
-    Where features and runs were timed under different conditions, both are listed.
-    """
+    """Return a cell's times, in `probe` with each run's share of those of the features."""
     timing = _read_json(TIMING / f"{cell.name}.json", "timing")
     records = [timing]
     if cell.mode == "probe":
@@ -244,7 +197,7 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
                 runs = timing[key] if isinstance(timing[key], list) else [timing[key]]
                 timing[key] = list(dict.fromkeys([*runs, embedding[key]]))
         records.append(embedding)
-    return {**timing, "versions": made_by(*records)}
+    return {**timing, "versions": merge_versions(*records)}
 
 
 def _check_runs(
@@ -252,12 +205,13 @@ def _check_runs(
 ) -> None:
     """Raise a UserError unless each finished run has one prediction per image, and a time."""
     path = PREDICTIONS / f"{cell}.csv"
-    images = predictions.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
-    if (images != predictions["image"].nunique()).any(axis=None):
-        raise _damaged(path, "not every run has one row per image")
-    runs = predictions.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
-    if {*runs, len(timing["seconds_per_run"])} != {figures["seeds"] - figures["diverged"]}:
-        raise _damaged(path, f"{cell} has different runs in predictions, timing and metrics")
+    with explain_damage(path, _remedy(path)):
+        images = predictions.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
+        if (images != predictions["image"].nunique()).any(axis=None):
+            raise ValueError("not every run has one row per image")
+        runs = predictions.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
+        if {*runs, len(timing["seconds_per_run"])} != {figures["seeds"] - figures["diverged"]}:
+            raise ValueError(f"{cell} has different runs in predictions, timing and metrics")
 
 
 def _check_images(predictions: pd.DataFrame) -> None:
@@ -275,23 +229,19 @@ def _check_images(predictions: pd.DataFrame) -> None:
 
 def _read_json(path: Path, kind: str) -> dict[str, Any]:
     """Read a JSON file; raise a UserError if it is damaged or lacks a required key."""
-    try:
+    with explain_damage(path, _remedy(path)):
         content = read_json(path)
         if lacking := sorted(set(KEYS[kind]) - set(content)):
             raise ValueError(f"no {', '.join(lacking)}")
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
     return content
 
 
 def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read a CSV file; raise a UserError if it is damaged or lacks a required column."""
-    try:
+    with explain_damage(path, _remedy(path)):
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise _damaged(path, error) from error
     return table
 
 
@@ -302,7 +252,6 @@ def _read_tables(cells: Iterable[str], folder: Path, columns: Iterable[str]) -> 
     return stacked.reset_index(level="cell").reset_index(drop=True)
 
 
-def _damaged(path: Path, reason: object) -> UserError:
+def _remedy(path: Path) -> str:
     shipped = PUBLISHED in path.parents
-    remedy = "git checkout data" if shipped else "dvc checkout, or git checkout"
-    return UserError(f"{path} cannot be read: {reason}\nRestore it with: {remedy}")
+    return f"Restore it with: {'git checkout data' if shipped else 'dvc checkout, or git checkout'}"

@@ -16,22 +16,14 @@ from headswap.progress import console
 
 FILE_WIDTH = 150
 """The width of the tables where the output does not go to a terminal."""
-LEAVE_OUT = (
-    *("wall seconds", "parameters", "trained", "last loss", "best − last, points"),
-    "write-up, seconds",
-    "balanced, % (95 %)",
+OPTIONAL_COLUMNS = (
+    *("parameters", "trained", "last loss", "without near-duplicates, %", "balanced, % (95 %)"),
 )
 """The columns that a narrow terminal does without, the first of them first."""
 
 
-def show(facts: Mapping[str, Any]) -> None:
-    """Print the verdicts on the claims, the differences, the accuracies, and the summary last.
-
-    Parameters
-    ----------
-    facts
-        From `report.facts`.
-    """
+def print_comparison(facts: Mapping[str, Any]) -> None:
+    """Print the verdicts on the claims, the differences, the accuracies, and the summary last."""
     tables = Console(width=console.width if console.is_terminal else FILE_WIDTH)
     if len(facts["claims"]["tested"]):
         tables.print(_table("What the write-up concluded", facts["claims"]["tested"], "left"))
@@ -40,7 +32,7 @@ def show(facts: Mapping[str, Any]) -> None:
     title = "Accuracy on the validation set: mean ± standard deviation over the replicates"
     lines = facts["accuracy"]["table"]
     unlimited = Console(width=1000)
-    for column in LEAVE_OUT:
+    for column in OPTIONAL_COLUMNS:
         if unlimited.measure(_table(title, lines, "right")).maximum > tables.width:
             lines = lines.drop(columns=column, errors="ignore")
     tables.print(_table(title, lines, "right"))
@@ -56,8 +48,7 @@ def show(facts: Mapping[str, Any]) -> None:
 def _print(template: str, facts: Mapping[str, Any]) -> None:
     """Print a filled template without Markdown's signs for bold and for literal characters."""
     text = re.sub(r"\\(\W|_)", r"\1", render(template, facts).replace("**", "")).strip()
-    if text:
-        console.print(text + "\n", markup=False)
+    console.print(text + "\n", markup=False)
 
 
 def _table(title: str, lines: pd.DataFrame, justify: Literal["left", "right"]) -> Table:

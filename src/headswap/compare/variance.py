@@ -36,46 +36,23 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Components:
-    """The variance of a mean over images and replicates, by its sources.
+    """The variance of a mean over images and replicates, by its sources; NaN if not known."""
 
-    Attributes
-    ----------
-    of_images
-        The variance due to the images, including the interaction of images and replicates.
-    interaction
-        That of the interaction alone; NaN for a single replicate.
-    of_replicates
-        That of the replicates' means, including the interaction; NaN for a single replicate.
-    replicates, images
-        The numbers of both.
-    """
-
-    of_images: float
-    interaction: float
-    of_replicates: float
+    of_images: float  # the images', including the interaction of images and replicates
+    interaction: float  # that of the interaction alone
+    of_replicates: float  # the replicates', including the interaction
     replicates: int
     images: int
 
 
 @dataclass(frozen=True)
-class MeanError:
-    """The distribution of a mean's error: a mixture of Student's distributions.
-
-    Attributes
-    ----------
-    of_images
-        The variance due to the images.
-    of_replicates, weights
-        Possible variances due to the replicates, without the interaction, and how probable they
-        are.
-    freedom
-        The degrees of freedom.
-    """
+class ErrorDistribution:
+    """The distribution of a mean's error: a mixture of Student's distributions."""
 
     of_images: float
-    of_replicates: Array
-    weights: Array
-    freedom: float
+    of_replicates: Array  # possible variances due to the replicates, without the interaction
+    weights: Array  # how probable each of these is
+    freedom: float  # degrees of freedom
 
     @property
     def quantile(self) -> float:
@@ -98,14 +75,9 @@ class MeanError:
 
 
 def components(values: ArrayLike, pseudo_square: float = 0.0) -> Components:
-    """Estimate the variance of a mean by its sources.
+    """Estimate the variance of the mean of values of shape (replicates, images) by its sources.
 
-    Parameters
-    ----------
-    values
-        Shape (replicates, images).
-    pseudo_square
-        Added to the sum of squares over images: the square of a pseudo-observation.
+    `pseudo_square`, the square of a pseudo-observation, is added to the sum of squares over images.
     """
     values = np.asarray(values, dtype=float)
     replicates, images = values.shape
@@ -122,16 +94,8 @@ def components(values: ArrayLike, pseudo_square: float = 0.0) -> Components:
 def replicate_prior(experiments: Iterable[ArrayLike]) -> Array | None:
     """Estimate how the replicates' variance is distributed over cells.
 
-    Parameters
-    ----------
-    experiments
-        The cells' values, each of shape (replicates, images). Those with a single replicate or
-        without an interaction say nothing.
-
-    Returns
-    -------
-    numpy.ndarray
-        The probability of each of `RATIOS`; None if no cell says anything.
+    Return the probability of each of `RATIOS`. Each cell's values have shape (replicates, images);
+    those with a single replicate or without an interaction say nothing. None if no cell does.
     """
     table = _log_normal_weights()
     log_evidence = np.zeros(table.shape[:-1])
@@ -146,19 +110,13 @@ def replicate_prior(experiments: Iterable[ArrayLike]) -> Array | None:
     return np.asarray(prior / prior.sum())
 
 
-def mean_error(parts: Components, prior: Array | None = None) -> MeanError:
+def error_distribution(parts: Components, prior: Array | None = None) -> ErrorDistribution:
     """Return the distribution of a mean's error.
 
-    Parameters
-    ----------
-    parts
-        The variance by its sources.
-    prior
-        From `replicate_prior`. Without one, or if the ratio of mean squares is beyond all
-        `RATIOS`, the values stand alone: Student's distribution, with
-        Satterthwaite's degrees of freedom [1]_. They follow from the replicates' variance before
-        the interaction is subtracted; otherwise a few replicates that agree by chance would count
-        as many.
+    Without a prior (from `replicate_prior`), or if the ratio of mean squares is beyond all
+    `RATIOS`, the values stand alone: Student's distribution, with Satterthwaite's degrees of
+    freedom [1]_. They follow from the replicates' variance before the interaction is subtracted;
+    otherwise a few replicates that agree by chance would count as many.
 
     References
     ----------
@@ -167,18 +125,18 @@ def mean_error(parts: Components, prior: Array | None = None) -> MeanError:
     """
     freedom, one = parts.images - 1.0, np.ones(1)
     if parts.replicates == 1:
-        return MeanError(parts.of_images, 0 * one, one, freedom)
+        return ErrorDistribution(parts.of_images, 0 * one, one, freedom)
     in_range = parts.of_replicates < RATIOS[-1] * parts.interaction
     if prior is not None and in_range:
         weights = prior * _likelihood(parts)
         of_replicates = RATIOS * parts.interaction
-        return MeanError(parts.of_images, of_replicates, weights / weights.sum(), freedom)
+        return ErrorDistribution(parts.of_images, of_replicates, weights / weights.sum(), freedom)
     total = max(parts.of_replicates, parts.interaction)
     variance = parts.of_images + total - parts.interaction
     if variance > 0:
         by_both = parts.of_images**2 / freedom + total**2 / (parts.replicates - 1)
         freedom = max(variance**2 / by_both, parts.replicates - 1)
-    return MeanError(parts.of_images, one * (total - parts.interaction), one, freedom)
+    return ErrorDistribution(parts.of_images, one * (total - parts.interaction), one, freedom)
 
 
 def _likelihood(parts: Components) -> Array:

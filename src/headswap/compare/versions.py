@@ -10,17 +10,10 @@ from headswap.params import Cell
 from headswap.paths import TIMING
 
 
-def made_by(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return all versions of each package that made a cell.
+def merge_versions(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return all versions of each package in some of the files ``metrics/timing/*.json``.
 
-    Parameters
-    ----------
-    *timings
-        The content of ``metrics/timing/<cell>.json`` and, in `probe`, of that of its features.
-
-    Examples
-    --------
-    >>> made_by({"versions": {"torch": "2.10"}, "weights_versions": {"torch": "2.9"}})
+    >>> merge_versions({"versions": {"torch": "2.10"}, "weights_versions": {"torch": "2.9"}})
     {'torch': ['2.10', '2.9']}
     """
     merged: dict[str, list[str]] = {}
@@ -32,23 +25,20 @@ def made_by(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
     return merged
 
 
-def outdated(cells: Iterable[Cell]) -> dict[str, list[str]]:
-    """Return which cells other versions made than those that are installed.
+def outdated_cells(cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """Return the names of the cells that other versions made than those that are installed.
 
-    Returns
-    -------
-    dict of str to list of str
-        For each difference, such as ``pillow 11.3.0, not 12.0.0``, the names of the cells that have
-        it. Cells without results have none.
+    They are listed by what differs, such as ``pillow 11.3.0, not 12.0.0``. Cells without results
+    are left out.
     """
     differences: dict[str, list[str]] = {}
     for cell in cells:
         names = [cell.name, *[f"{cell.model}-embed"] * (cell.mode == "probe")]
         try:
-            versions = made_by(*(read_json(TIMING / f"{name}.json") for name in names))
+            versions = merge_versions(*(read_json(TIMING / f"{name}.json") for name in names))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue  # not there yet, or damaged, which `compare` reports
-        installed = {package: _installed(package) for package in versions}
+        installed = {package: _installed_version(package) for package in versions}
         if others := [
             f"{package} {' and '.join(versions[package])}, not {installed[package]}"
             for package in versions
@@ -58,7 +48,7 @@ def outdated(cells: Iterable[Cell]) -> dict[str, list[str]]:
     return differences
 
 
-def _installed(package: str) -> str:
+def _installed_version(package: str) -> str:
     if package == "python":
         return platform.python_version()
     try:

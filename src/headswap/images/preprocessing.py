@@ -64,7 +64,7 @@ def preprocessing_from_network(network: object, name: str) -> Preprocessing:
         if given and not callable(given):  # a layer may have such a name
             try:
                 values = dict(given if isinstance(given, Mapping) else vars(given))
-                return _checked(values if attribute == "preprocessing" else _from_timm(values))
+                return _check_values(values if attribute == "preprocessing" else _from_timm(values))
             except (TypeError, ValueError, ZeroDivisionError) as error:
                 raise UserError(
                     f"factories.{name}: its network's {attribute} cannot be used: {error}.\n"
@@ -87,7 +87,7 @@ def _from_timm(values: dict[str, Any]) -> dict[str, Any]:
     return {"size": size, "resize": resize, "interpolation": interpolation, **known}
 
 
-def _checked(values: dict[str, Any]) -> Preprocessing:
+def _check_values(values: dict[str, Any]) -> Preprocessing:
     names = [value.name for value in fields(Preprocessing)]
     if unknown := sorted(set(values) - set(names)):
         raise ValueError(f"{unknown[0]!r} is none of {', '.join(names)}")

@@ -100,21 +100,13 @@ def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
 
 def best_cell() -> str:
     """Return the best cell of the comparison."""
-    rows = _compared(METRICS)
-    if not rows:
-        raise UserError(
-            f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
-            "Give a cell before the images, or compare all with: dvc repro"
-        )
-    best = min(
-        rows,
-        key=lambda row: (
-            -float(row["best_val_accuracy_mean"]),
-            -float(row["last_val_accuracy_mean"]),
-            float(row["seconds_per_run_mean"] or "inf"),
-        ),
+    for row in _compared(METRICS):
+        if row.get("rank") == "1":
+            return row["cell"]
+    raise UserError(
+        f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
+        "Give a cell before the images, or compare all with: dvc repro"
     )
-    return best["cell"]
 
 
 def _compared(metrics: Path) -> list[dict[str, str]]:

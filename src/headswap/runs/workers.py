@@ -159,7 +159,13 @@ def _child(task: Task, folder: str) -> Iterator[tuple[Any, Connection]]:
         warm_up()
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_run_task, args=(task, folder, sender), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except EOFError:
+            raise UserError(
+                f"{task.name} could not be started, because of the error that is shown above.\n"
+                "Correct it, then run: dvc repro"
+            ) from None
         sender.close()
     try:
         yield process, receiver
