@@ -3,23 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 # With CPU=1 uv takes torch from PyTorch's own index of builds for CPUs.
 INSTALL := $(if $(CPU),uv pip install --python .venv --torch-backend cpu,pip install --progress-bar on)
+# Two processes; one thread each, as the processes that train.
+PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 ifdef HEADSWAP_MIRROR
 # A relative path would break inside `dvc exp run --temp`; an address is left as it is.
 export HEADSWAP_MIRROR := $(if $(findstring ://,$(HEADSWAP_MIRROR)),$(HEADSWAP_MIRROR),$(abspath $(HEADSWAP_MIRROR)))
 endif
 
-.PHONY: help demo test repro lint clean
+.PHONY: help demo test test-slow repro lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
 
 demo: .venv/installed  ## the pipeline on generated images, in demo/ (no download)
 	@sh scripts/demo.sh
 
-test: .venv/installed  ## all tests (HEADSWAP_MIRROR adds those on the photographs)
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: .venv/installed  ## the quick tests, for every change
+	$(PYTEST) --dist worksteal -m "not slow"
+
+test-slow: .venv/installed  ## kills, clusters, whole pipelines; HEADSWAP_MIRROR adds real photographs
+	$(PYTEST) --dist loadfile -m slow
 
 repro: .venv/installed  ## the real experiment, as described in params.yaml
 	@[ -e .git ] || git rev-parse 2> /dev/null || dvc config --local core.no_scm true # a download without Git
@@ -28,11 +33,12 @@ repro: .venv/installed  ## the real experiment, as described in params.yaml
 	headswap runs
 	dvc repro
 
-lint: .venv/installed  ## style, format, types, and which wing imports which
+lint: .venv/installed  ## style, format, types, who imports whom, and what the documents name
 	ruff check .
 	ruff format --check .
-	mypy src/headswap
+	mypy
 	lint-imports
+	python scripts/check_docs.py
 
 clean:  ## delete runs/, demo/ and dvc_plots/ (DVC's cache stays)
 	rm -rf runs demo dvc_plots

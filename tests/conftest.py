@@ -157,10 +157,9 @@ def prepared(prepared_once, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trained_once(tmp_path_factory):
-    folder = project(tmp_path_factory.mktemp("trained") / "project")
+def trained_once(prepared_once, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        enter(folder, patch)
+        folder = copy_of(prepared_once, tmp_path_factory.mktemp("trained"), patch)
         edit(models=["tiny", "resnet18"], train={"epochs": 2}, probe={"epochs": 4})
         train_all()
     return folder
@@ -180,6 +179,12 @@ def own_trained(trained_once, tmp_path, monkeypatch):
     return copy_of(trained_once, tmp_path, monkeypatch)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Let a comparison leave out what takes most of its time: test_plots.py looks at pictures."""
+    monkeypatch.setattr("headswap.compare.plots.draw_png", lambda *_: b"")
+
+
 def state(folder):
     """Return the size and the time of each file."""
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix != ".pyc"]
@@ -188,12 +193,14 @@ def state(folder):
 
 
 def prepare():
-    """Write images, weights and features of all models into the working folder."""
-    headswap("fetch")
-    headswap("verify")
+    """Write images, weights and features of all models into the working folder, where none are."""
+    if not Path("data/images").exists():
+        headswap("fetch")
+        headswap("verify")
     for model in models():
-        headswap("weights", model)
-        headswap("embed", model)
+        if not Path(f"data/embeddings/{model}.safetensors").exists():
+            headswap("weights", model)
+            headswap("embed", model)
 
 
 def train_all():

@@ -1,5 +1,6 @@
 """A cell: its runs, its outputs, what trains it again and what does not."""
 
+import os
 import re
 import resource
 import signal
@@ -94,6 +95,18 @@ def test_results_do_not_depend_on_workers_folder_order_or_other_models(
     there = results()
     assert here.keys() == there.keys()
     assert [name for name in here if here[name] != there[name]] == []
+
+
+def test_without_workers_the_command_trains_in_its_own_process(prepared, monkeypatch):
+    processes, train_once = [], run.train
+
+    def observed(*arguments, **options):
+        processes.append(os.getpid())
+        return train_once(*arguments, **options)
+
+    monkeypatch.setattr(run, "train", observed)
+    train()
+    assert processes == [os.getpid()] * 2
 
 
 @pytest.mark.slow

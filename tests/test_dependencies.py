@@ -1,19 +1,19 @@
 """Whatever can change an output is a dependency of its stage, or part of its runs' cache key."""
 
 import ast
-import importlib
-import os
+import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import grimp
 import pytest
-from conftest import ROOT, copy_of, edit, enter, project
+from conftest import ROOT, edit, enter, headswap, project, sh, train_all
 from ruamel.yaml import YAML
 
-from headswap import params
+from headswap import cli, params
 from headswap.io import sha256
 from headswap.runs.keys import cache_key, code_digest
 from headswap.runs.provenance import machine
@@ -21,7 +21,7 @@ from headswap.runs.provenance import machine
 HARMLESS = {
     "headswap": "loads a trained network for users; no stage calls it",
     "headswap.__main__": "chooses the copy of the package",
-    "headswap.cli": "reads arguments, calls one function of a wing, prints",
+    "headswap.cli": "reads arguments, calls one function of a subpackage, prints",
     "headswap.compare": "empty",
     "headswap.compare.versions": "a note on the terminal (and `compare` depends on its folder)",
     "headswap.download": "what it brings is verified by its digest",
@@ -47,84 +47,142 @@ STAGES = {
 """For each stage the arguments of its command."""
 WITH_A_CLOCK = ("timing", "comparison.", "claims", "costs", "time.")
 """Parts of the names of outputs that depend on measured times."""
+ITEM = {"model": "tiny", "mode": "finetune"}
+OTHER = {
+    "dataset": {"url": "photos", "manifest": "data/other.csv"},
+    "models": ["tiny", "alexnet"],
+    "modes": ["frozen"],
+    "seeds": [7],
+    "weights": "imagenet",
+    "train": {"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1},
+    "probe": {"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1},
+    "embed": {"views": 3, "seed": 5},
+    "image": {"size": 48, "resize": 80},
+    "precision": "bfloat16",
+}
+"""Another value of each parameter that has one here; weights carry what depends on `factories`."""
 
 
-def headswap(*arguments, source=ROOT / "src", **variables):
-    """Run a command of a copy of the package; return its standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "headswap", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(source), **variables},
+def declared(stage):
+    """Return what dvc.yaml declares for a stage of `ITEM`."""
+    entry = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]
+
+    def filled(path):
+        path = next(iter(path)) if isinstance(path, dict) else path
+        for name, value in ITEM.items():
+            path = path.replace(f"${{item.{name}}}", value)
+        return path.replace("${dataset.manifest}", "data/manifest.csv")
+
+    paths = [filled(path) for path in entry["deps"]]
+    code = [path.removeprefix("${code}/") for path in paths if path.startswith("${code}/")]
+    outs = [filled(path) for path in [*entry.get("outs", []), *entry.get("metrics", [])]]
+    return SimpleNamespace(
+        code=code,
+        files=[path for path in paths if not path.startswith("${code}/")],
+        outs=outs,
+        params=entry.get("params", []),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr
 
 
-def run_all(source, **variables):
-    """Run all stages; return for each what it printed on standard error."""
-    printed = {}
-    for stage, arguments in STAGES.items():
-        printed[stage] = headswap(*arguments, source=source, **variables)
-        if stage == "train":
-            printed[stage] += headswap("train", "tiny", "frozen", source=source, **variables)
-    return printed
-
-
-def dependencies(stage):
-    """Return the paths under src that a stage depends on."""
-    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    return [
-        dependency.removeprefix("${code}/")
-        for dependency in stages[stage]["deps"]
-        if dependency.startswith("${code}/")
+def digests(paths):
+    """Return the digests of files, and of those in folders, that have no clock in them."""
+    found = [
+        f for path in map(Path, paths) for f in ([path] if path.is_file() else path.rglob("*.*"))
     ]
-
-
-def outputs():
-    """Return the digests of all files that a stage wrote and that have no clock in them."""
-    folders = ("data/images", "data/weights", "data/embeddings", "metrics", "models", "plots")
-    paths = [path for folder in folders for path in Path(folder).rglob("*.*") if path.is_file()]
-    named = {path.as_posix(): path for path in [*paths, *Path("data").glob("*.zip")]}
     return {
-        name: sha256(path)
-        for name, path in sorted(named.items())
-        if not any(word in name for word in WITH_A_CLOCK)
+        file.as_posix(): sha256(file)
+        for file in sorted(found)
+        if file.is_file() and not any(word in file.as_posix() for word in WITH_A_CLOCK)
     }
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory):
-    """Run all stages in a project of its own; return it, and what they printed."""
-    folder = project(tmp_path_factory.mktemp("once") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        enter(folder, patch)
-        printed = run_all(ROOT / "src", PYTHONPROFILEIMPORTTIME="1", PYTHONHASHSEED="1")
-    return folder, printed
+def imports():
+    return grimp.build_graph("headswap", exclude_type_checking_imports=True)
+
+
+def reached(graph, stage):
+    """Return the modules that the command of a stage imports, directly or not, early or late."""
+    code = ast.parse(Path(cli.__file__).read_text())
+    functions = {node.name: node for node in code.body if isinstance(node, ast.FunctionDef)}
+    names, todo, modules = {stage}, [stage], set()
+    while todo:
+        for node in ast.walk(functions[todo.pop()]):
+            if isinstance(node, ast.Name) and node.id in functions.keys() - names:
+                names.add(node.id)
+                todo.append(node.id)
+            if isinstance(node, ast.ImportFrom):
+                modules.add(node.module)
+    modules = {module for module in modules if module.startswith("headswap.")}
+    while True:
+        found = modules.union(*(graph.find_upstream_modules(module) for module in modules))
+        for module in found:  # those that are named by strings
+            text = Path(importlib.util.find_spec(module).origin).read_text()
+            found = found | set(re.findall(r'"(headswap[\w.]+):\w+"', text))
+        if found == modules:
+            return modules
+        modules = found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_module_that_a_stage_imports_is_a_dependency_or_harmless(imports, stage):
+    allowed = declared(stage).code + VERIFIED_LATER.get(stage, [])
+    modules = reached(imports, stage) - HARMLESS.keys()
+    assert modules
+    paths = {module.removeprefix("headswap.").replace(".", "/") for module in modules}
+    assert not [
+        path for path in paths if path.split("/")[0] not in allowed and f"{path}.py" not in allowed
+    ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_the_files_and_parameters_that_it_declares_and_no_others(
+    own_trained, no_pictures, tmp_path, monkeypatch, stage
+):
+    if stage == "compare":
+        headswap("compare")
+    needs = declared(stage)
+    expected = digests(needs.outs)
+    assert expected
+    parameters = YAML(typ="safe").load(Path("params.yaml"))
+    for path in map(Path, [*needs.files, "dvc.yaml", "my_networks.py"]):
+        target = tmp_path / "alone" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target)
+    monkeypatch.chdir(tmp_path / "alone")
+    for name, value in OTHER.items():
+        if name in needs.params:
+            continue
+        if isinstance(value, dict):
+            kept = {key for key in value if f"{name}.{key}" in needs.params}
+            parameters[name] |= {key: value[key] for key in value.keys() - kept}
+        elif stage != "check":
+            parameters[name] = value
+    if "modes" not in needs.params and stage == "train":
+        parameters["modes"] = ["finetune"]
+    YAML().dump(parameters, Path("params.yaml"))
+    headswap(*STAGES[stage])
+    assert digests(needs.outs) == expected
+
+
+def outputs():
+    return digests(["data", "metrics", "models", "plots"])
 
 
 @pytest.mark.slow
-def test_every_module_that_a_stage_imports_is_a_dependency_or_harmless(once):
-    missing = {}
-    for stage, lines in once[1].items():
-        modules = set(re.findall(r"\| +(headswap[\w.]*)$", lines, re.MULTILINE))
-        assert {"headswap.cli", "headswap.io"} <= modules
-        allowed = dependencies(stage) + VERIFIED_LATER.get(stage, [])
-        for module in modules - HARMLESS.keys():
-            path = module.removeprefix("headswap.").replace(".", "/")
-            if not any(path == d.removesuffix(".py") or path.split("/")[0] == d for d in allowed):
-                missing.setdefault(stage, []).append(module)
-    assert missing == {}
-
-
-@pytest.mark.slow
-def test_neither_harmless_modules_nor_the_hash_seed_change_an_output(once, tmp_path, monkeypatch):
-    monkeypatch.chdir(once[0])
+def test_neither_harmless_modules_nor_the_hash_seed_change_an_output(
+    workspace, tmp_path, monkeypatch
+):
+    train_all()
+    headswap("compare")
     expected, order = outputs(), order_of_keys()
     assert len(expected) > 30 and len(order) > 5
     enter(project(tmp_path / "changed"), monkeypatch)
     change_harmless_modules(Path("src/headswap"))
-    run_all(Path("src").absolute(), PYTHONHASHSEED="2")
+    *before, compare = STAGES.values()
+    for arguments in (*before, ("train", "tiny", "frozen"), compare):
+        sh("python", "-m", "headswap", *arguments, PYTHONHASHSEED="2")
+    assert "changed" in Path("metrics/comparison.md").read_text()
     found = outputs()
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
@@ -175,19 +233,17 @@ def test_comments_docstrings_and_format_do_not_change_the_code_digest(tmp_path):
     assert code_digest(package) == before
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(
-        path.relative_to(ROOT / "src/headswap").as_posix()
-        for wing in ("train", "images")
-        for path in (ROOT / "src/headswap" / wing).rglob("*.py")
-    ),
-)
-def test_a_statement_in_any_module_of_the_training_changes_the_code_digest(tmp_path, path):
+def test_a_statement_in_any_module_of_the_training_changes_the_code_digest(tmp_path):
     package = copy_package(tmp_path)
     before = code_digest(package)
-    (package / path).write_text((package / path).read_text() + "\nOTHER = 1\n")
-    assert code_digest(package) != before
+    paths = [*package.glob("train/**/*.py"), *package.glob("images/**/*.py")]
+    assert len(paths) > 10
+    for path in paths:
+        text = path.read_text()
+        path.write_text(text + "\nOTHER = 1\n")
+        assert code_digest(package) != before, path
+        path.write_text(text)
+    assert code_digest(package) == before
 
 
 def test_a_new_module_changes_the_code_digest_and_one_of_the_comparison_does_not(tmp_path):
@@ -203,49 +259,55 @@ def copy_package(folder):
     return shutil.copytree(ROOT / "src/headswap", folder / "headswap")
 
 
-@pytest.fixture
-def ready(once, tmp_path, monkeypatch):
-    """Return a project in which all stages ran."""
-    return copy_of(once[0], tmp_path, monkeypatch)
-
-
-@pytest.mark.slow
-def test_a_cache_key_is_computed_without_torch(ready):
-    edit(device="cpu")
-    script = (
-        "import sys; from headswap import params; from headswap.runs.keys import cache_key;"
-        "key = cache_key(params.Cell('tiny', 'frozen'), params.load());"
-        "sys.exit('torch' in sys.modules or key['device'] != 'cpu')"
-    )
-    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
         {"precision": "bfloat16"},
-        {"image": params.Image(size=32, resize=40)},
-        {"train": params.Recipe(epochs=1, batch_size=4, lr=1.0, momentum=0, lr_step=1, lr_gamma=1)},
+        {"device": "cuda"},
+        {"image": {"size": 32}},
+        {"image": {"resize": 80}},
+        *({"train": {name: value}} for name, value in OTHER["train"].items()),
+        "data/images/index.csv",
+        "data/weights/tiny.safetensors",
     ],
-    ids=lambda change: next(iter(change)),
+    ids=str,
 )
-def test_the_parameters_of_a_cell_are_part_of_its_cache_key(ready, change):
-    loaded, cell = params.load(), params.Cell("tiny", "frozen")
-    key = cache_key(cell, loaded)
-    assert cache_key(cell, loaded) == key
-    assert cache_key(cell, loaded.model_copy(update=change)) != key
-    assert cache_key(cell, loaded.model_copy(update={"seeds": [7]})) == key
+def test_what_a_run_depends_on_is_part_of_its_cache_key(prepared, change):
+    cell = params.Cell("tiny", "frozen")
+    key = cache_key(cell, params.load())
+    edit(seeds=[7], probe={"lr": 0.5})
+    assert cache_key(cell, params.load()) == key
+    if isinstance(change, dict):
+        edit(**change)
+    else:
+        replace_last_byte(change)
+    assert cache_key(cell, params.load()) != key
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
-def test_what_a_benchmark_imports_exists(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("headswap"):
-            for name in node.names:
-                module = importlib.import_module(node.module)
-                if not hasattr(module, name.name):
-                    importlib.import_module(f"{node.module}.{name.name}")
+def test_the_features_are_part_of_the_cache_key_of_a_probe(prepared):
+    cell = params.Cell("tiny", "probe")
+    key = cache_key(cell, params.load())
+    edit(train={"lr": 0.5}, seeds=[7])
+    assert cache_key(cell, params.load()) == key
+    replace_last_byte("data/embeddings/tiny.safetensors")
+    assert cache_key(cell, params.load()) != key
+
+
+def replace_last_byte(path):
+    """Let a file have another last character."""
+    content = Path(path).read_bytes()
+    end = len(content.rstrip()) - 1
+    Path(path).write_bytes(content[:end] + bytes([content[end] ^ 1]) + content[end + 1 :])
+
+
+def test_what_a_benchmark_imports_exists():
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("headswap"):
+                for name in node.names:
+                    module = importlib.import_module(node.module)
+                    if not hasattr(module, name.name):
+                        importlib.import_module(f"{node.module}.{name.name}")
 
 
 def test_only_edited_code_marks_a_revision_as_changed(tmp_path, monkeypatch):

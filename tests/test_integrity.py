@@ -1,44 +1,50 @@
 """A result is recorded only for the code and the parameters that made it."""
 
+import os
+import pkgutil
 import re
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import copy_of, edit, enter, headswap, project
-from typer.testing import CliRunner
+from conftest import ROOT, edit, headswap, results, sh
 
 from headswap import params
-from headswap.cli import app
-from headswap.data.verify import verify_images
+from headswap.__main__ import use_code_of_project
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.runs.keys import cache_key
+from headswap.runs.store import find_damage
 from headswap.snapshot import dependencies, unchanged
 from headswap.train.features import write_features
 from headswap.train.run import train_run
 
-BIN = Path(sys.executable).parent
+
+def test_a_project_runs_its_own_copy_of_the_code(workspace, monkeypatch):
+    started = []
+    monkeypatch.setattr("os.execv", lambda *command: started.append(command))
+    monkeypatch.setattr("sys.argv", ["headswap", "check"])
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    use_code_of_project()
+    assert started == [(sys.executable, [sys.executable, "headswap", "check"])]
+    assert os.environ["PYTHONPATH"] == str(workspace / "src")
+    monkeypatch.chdir(ROOT)
+    use_code_of_project()
+    assert len(started) == 1
 
 
-def run(*command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize("command", [[BIN / "headswap"], [sys.executable, "-m", "headswap"]])
-def test_a_copy_of_the_project_runs_its_own_code(workspace, command):
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["headswap"], ["python", "-m", "headswap"]])
+def test_a_command_in_a_copy_of_the_project_runs_the_copys_code(workspace, command):
     module = Path("src/headswap/data/manifest.py")
     text = module.read_text()
     assert "return dict(sorted(counts.items()))" in text
     old = "dict(sorted(counts.items()))"
     module.write_text(text.replace(old, "{**dict(sorted(counts.items())), 'copy': 7}"))
-    run(*command, "fetch")
-    run(*command, "verify")
+    sh(*command, "fetch")
+    sh(*command, "verify")
     assert read_json("metrics/dataset.json")["copy"] == 7
 
 
@@ -67,55 +73,36 @@ def test_edited_parameters_are_named(workspace):
         edit_meanwhile("train", train={"lr": 0.5})
 
 
-def test_a_stage_whose_parameters_were_edited_fails_and_keeps_its_runs(workspace):
-    for stage in (["fetch"], ["verify"], ["weights", "tiny"]):
-        headswap(*stage)
-    edit(seeds=[0], train={"epochs": 30})
-    command = [BIN / "headswap", "train", "tiny", "frozen"]
-    stage = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in stage.stdout:
-        if "epoch 1/" in line:
-            break
-    edit(train={"lr": 0.5})
-    _, errors = stage.communicate(timeout=120)
-    assert stage.returncode == 1 and "train.lr was" in errors and "Traceback" not in errors
-    assert len(list(Path("runs/tiny-frozen").glob("*/seed-0/run.json"))) == 1
-    edit(train={"lr": 0.01})
-    assert "epoch 1/" not in run(*command)
-    assert Path("models/tiny-frozen").exists()
-
-
-@pytest.mark.parametrize("stage", ["fetch", "verify"])
-def test_an_edit_while_images_are_fetched_or_verified_fails_the_stage(
-    workspace, monkeypatch, stage
+@pytest.mark.parametrize(
+    ("stage", "function", "edited"),
+    [
+        (["fetch"], "headswap.data.fetch.fetch_archive", {"dataset": {"url": "photos.zip"}}),
+        (["verify"], "headswap.data.verify.verify_images", {"dataset": {"url": "photos.zip"}}),
+        (["train", "tiny", "frozen"], "headswap.runs.cells.train_cell", {"train": {"lr": 0.5}}),
+    ],
+)
+def test_a_stage_whose_parameters_are_edited_fails_and_keeps_its_runs(
+    prepared, monkeypatch, stage, function, edited
 ):
-    headswap("fetch")
+    original = pkgutil.resolve_name(function)
 
-    def verified_while_edited(*arguments, **options):
-        edit(dataset={"url": "photos.zip"})
-        return verify_images(*arguments, **options)
+    def edited_meanwhile(*arguments):
+        result = original(*arguments)
+        edit(**edited)
+        return result
 
-    monkeypatch.setattr("headswap.data.verify.verify_images", verified_while_edited)
-    monkeypatch.setattr(
-        "headswap.data.fetch.fetch_archive", lambda _: edit(dataset={"url": "x.zip"})
-    )
-    done = CliRunner().invoke(app, [stage])
-    assert done.exit_code == 1 and "dataset.url was generated, is " in str(done.exception)
-
-
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory):
-    folder = project(tmp_path_factory.mktemp("trained") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        enter(folder, patch)
-        for stage in (["fetch"], ["verify"], ["weights", "tiny"], ["train", "tiny", "frozen"]):
-            headswap(*stage)
-    return folder
+    with monkeypatch.context() as patch:
+        patch.setattr(function, edited_meanwhile)
+        message = headswap(*stage, code=1)[1]
+    assert re.search(r"dataset.url was generated, is |train.lr was 0.01, is 0.5", message)
+    edit(train={"lr": 0.01}, dataset={"url": "generated"})
+    assert "epoch 1/" not in headswap(*stage)[0]
 
 
 @pytest.fixture
-def trained(trained_once, tmp_path, monkeypatch):
-    copy_of(trained_once, tmp_path, monkeypatch)
+def run(own_trained):
+    """Return the folder of a finished run, of whose cell there are two."""
+    edit(models=["tiny"])
     (folder,) = Path("runs/tiny-frozen").glob("*/seed-0")
     return folder
 
@@ -125,28 +112,29 @@ FILES = ["best.safetensors", "last.safetensors", "probabilities.safetensors", "t
 
 @pytest.mark.parametrize("change", ["deleted", "emptied", "a byte"])
 @pytest.mark.parametrize("name", [*FILES, "run.json"])
-def test_a_damaged_file_of_a_finished_run_is_named_and_the_run_is_trained_again(
-    trained, name, change
-):
-    path = trained / name
-    before = {file.name: file.read_bytes() for file in trained.glob("*.safetensors")}
-    before |= {file: file.read_bytes() for file in Path("plots").rglob("*.csv")}
-    if change == "deleted":
-        path.unlink()
-    else:
-        content = b"" if change == "emptied" else b"?" + path.read_bytes()[1:]
-        path.write_bytes(content)
+def test_a_damaged_file_of_a_finished_run_is_found(run, name, change):
+    assert find_damage(run) == []
+    path = run / name
+    content = path.read_bytes()
+    path.unlink()
+    if change != "deleted":
+        path.write_bytes(b"" if change == "emptied" else b"?" + content[1:])
+    assert find_damage(run) == [name]
+
+
+def test_a_damaged_run_is_named_and_trained_again_to_the_same_bytes(run):
+    before = results()
+    (run / "last.safetensors").write_bytes(b"")
     shutil.rmtree("models")
     printed = headswap("train", "tiny", "frozen")[0]
-    assert f"seed-0: {name} missing or damaged" in printed
-    assert "seed 0: epoch 3/3" in printed and "seed 1: epoch" not in printed
-    after = {file.name: file.read_bytes() for file in trained.glob("*.safetensors")}
-    assert before == after | {file: file.read_bytes() for file in Path("plots").rglob("*.csv")}
+    assert "seed-0: last.safetensors missing or damaged" in printed
+    assert "seed 0: epoch 2/2" in printed and "seed 1: epoch" not in printed
+    after = results()
+    assert len(after) > 5 and after.items() <= before.items()
     assert "missing" not in headswap("train", "tiny", "frozen")[0]
 
 
-def test_a_damaged_part_of_the_features_is_computed_again(trained, monkeypatch):
-    headswap("embed", "tiny")
+def test_a_damaged_part_of_the_features_is_computed_again(run, monkeypatch):
     expected = Path("data/embeddings/tiny.safetensors").read_bytes()
 
     def stop(*_):
@@ -163,17 +151,17 @@ def test_a_damaged_part_of_the_features_is_computed_again(trained, monkeypatch):
 
 
 @pytest.mark.parametrize(("content", "changed"), [("", False), ("{", True), ("[]", True)])
-def test_runs_that_cannot_be_read_are_trained_again(trained, content, changed):
+def test_runs_that_cannot_be_read_are_trained_again(run, content, changed):
     for path in Path("runs/tiny-frozen").glob("*/seed-*/run.json"):
         path.write_text(content)
     if changed:
         edit(train={"lr": 0.02})
     printed = headswap("train", "tiny", "frozen")[0]
-    assert "seed 0: epoch 3/3" in printed and "seed 1: epoch 3/3" in printed
+    assert "seed 0: epoch 2/2" in printed and "seed 1: epoch 2/2" in printed
 
 
 @pytest.mark.parametrize("what", ["images", "weights"])
-def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(trained, what):
+def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(run, what):
     cell, chosen = params.Cell("tiny", "frozen"), params.load()
     key = cache_key(cell, chosen)
     path = {
@@ -186,12 +174,12 @@ def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(trained, 
         if figures:
             epochs.append(done)
             content = path.read_bytes()
-            Path("replaced").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            Path("replaced").write_bytes(content[:-1] + bytes([(content[-1] + 1) % 256]))
             Path("replaced").replace(path)
 
     with pytest.raises(UserError, match=f"other {what}"):
         train_run(cell, chosen, 7, key, replace)
-    assert epochs == [1, 2, 3] and not (trained.parent / "seed-7").exists()
+    assert epochs == [1, 2] and not (run.parent / "seed-7").exists()
 
 
 def install(folder, package, version):
@@ -203,11 +191,9 @@ def install(folder, package, version):
 
 @pytest.mark.parametrize("package", ["pillow", "efficientnet_lite_pytorch"])
 def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
-    trained, tmp_path, monkeypatch, package
+    run, no_pictures, tmp_path, monkeypatch, package
 ):
     edit(modes=["frozen"])
-    headswap("embed", "tiny")
-    headswap("probe", "tiny")
     assert "versions" not in headswap("check")[0]
     install(tmp_path / "packages", package, "99.9")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), *sys.path])
@@ -234,15 +220,14 @@ def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
     assert "versions" not in headswap("check")[0]
 
 
-def test_settings_that_change_arithmetic_are_recorded_and_reported(trained, monkeypatch):
-    edit(modes=["frozen"], seeds=[0])
-    headswap("embed", "tiny")
+def test_settings_that_change_arithmetic_are_recorded_and_reported(run, no_pictures, monkeypatch):
+    edit(modes=["frozen"], probe={"epochs": 1})
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
-    run(BIN / "headswap", "probe", "tiny")
+    headswap("probe", "tiny")
     timing = read_json("metrics/timing/tiny-probe.json")
     assert timing["arithmetic"] == "ATEN_CPU_CAPABILITY=default"
     assert read_json("metrics/timing/tiny-frozen.json")["arithmetic"] == ""
     headswap("compare")
     report = Path("metrics/comparison.md").read_text()
-    assert "not all made in the same way" in report
+    assert "not all in the same way" in report
     assert r"ATEN\_CPU\_CAPABILITY=default" in report or "ATEN_CPU_CAPABILITY=default" in report

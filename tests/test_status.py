@@ -3,28 +3,18 @@
 import json
 import os
 import re
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import BIN, edit, finish, read_until, sh, start, train_all
-from test_queue import prepare
+from conftest import SLOW, edit, finish, headswap, read_until, sh, start
 
 
-def status(**variables):
-    """Return the lines of the command, which runs without torch."""
-    done = subprocess.run(
-        [BIN / "headswap", "status"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "COLUMNS": "80", **variables},
-    )
-    assert done.returncode == 0, done.stderr
-    modules = re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE)
-    assert "headswap.runs.status" in modules and "torch" not in modules
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    return done.stdout.splitlines()
+def status():
+    lines = headswap("status")[0].splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    return lines
 
 
 def test_a_cell_says_what_it_waits_for(workspace):
@@ -47,8 +37,8 @@ def test_a_stage_of_dvc_that_trains_nothing_yet_is_reported(workspace, runs):
     assert status()[-1] == ("DVC is running a stage." if runs else nothing)
 
 
-def test_finished_cells_and_what_is_left_are_counted(workspace):
-    train_all()
+def test_finished_cells_and_what_is_left_are_counted(own_trained):
+    edit(models=["tiny"])
     assert status() == [
         "tiny-finetune  2/2 runs",
         "tiny-frozen    2/2 runs",
@@ -62,27 +52,23 @@ def test_finished_cells_and_what_is_left_are_counted(workspace):
     assert status()[-1] == "All 6 runs of 3 cells are finished. Collect what is new: dvc repro"
     edit(seeds=[0, 1, 2], probe={"lr": 0.05})
     assert status()[1:3] == ["tiny-frozen    2/3 runs", "tiny-probe     0/3 runs"]
-    assert re.fullmatch(r"cell 1 of 3, run 5 of 9, about \d+ s left", status()[3])
+    whole = r"cell 1 of 3, run 5 of 9, about \d+ s left"
+    assert re.fullmatch(whole, status()[3])
     assert not list(Path("runs").rglob("progress.json"))
 
-
-def test_a_stage_that_trains_says_how_far_the_whole_is(workspace):
-    train_all()
-    edit(seeds=[0, 1, 2])
-    output = sh("headswap", "train", "tiny", "frozen")
-    assert re.match(r"The whole pipeline: cell 1 of 3, run 7 of 9, about \d+ s left\n", output)
+    printed = headswap("train", "tiny", "frozen")[0]
+    assert re.match(rf"The whole pipeline: {whole}\n", printed)
     Path("data/weights/tiny.safetensors").write_bytes(b"")
-    edit(probe={"epochs": 1})
-    assert "pipeline" not in sh("headswap", "probe", "tiny")
+    assert "pipeline" not in headswap("probe", "tiny")[0]
 
 
 @pytest.mark.slow
-def test_epochs_are_counted_while_they_are_trained_and_after_an_interruption(workspace):
-    prepare(epochs=400)
-    sh("dvc", "repro", "weights", "embed")
-    stage = start("headswap", "runs", HEADSWAP_WORKERS="2")
+def test_epochs_are_counted_while_they_are_trained_and_after_an_interruption(prepared, monkeypatch):
+    edit(**SLOW, train={"epochs": 400, "batch_size": 2}, seeds=[0, 1, 2])
+    monkeypatch.setenv("HEADSWAP_WORKERS", "2")
+    stage = start("headswap", "train", "slow", "finetune")
     read_until(stage, "seed 1: epoch 2/400")
-    cell, *_, whole = status(HEADSWAP_WORKERS="2")
+    cell, *_, whole = status()
     assert re.fullmatch(r"slow-finetune  0/3 runs  epoch \d+, \d+ of 400", cell)
     assert re.fullmatch(r"cell 1 of 3, run 1 of 9, about \d+ (s|min|h \d+ min) left", whole)
     stage.kill()
@@ -92,12 +78,11 @@ def test_epochs_are_counted_while_they_are_trained_and_after_an_interruption(wor
     assert last == "No run is being trained now. To go on: dvc repro"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a terminal of some width")
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("script"), reason="needs a terminal"
+)
 def test_a_line_is_not_broken_at_40_columns(workspace):
-    output = subprocess.run(
-        ["script", "-qec", "stty cols 40; unset COLUMNS; headswap status", "/dev/null"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "xterm"},
-    ).stdout.splitlines()
+    typed = "stty cols 40; unset COLUMNS; headswap status"
+    output = sh("script", "-qec", typed, "/dev/null", TERM="xterm").splitlines()
     assert len(output) == 5 and all(len(line) <= 40 for line in output)

@@ -5,7 +5,7 @@ import pandas as pd
 from headswap.compare import plots, report, terminal
 from headswap.compare.comparison import Comparison, compare
 from headswap.compare.results import EPOCHS, read_results
-from headswap.io import write_json, write_text
+from headswap.io import write_csv, write_json, write_text
 from headswap.params import Params
 from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, TIMING
 
@@ -24,8 +24,10 @@ def write_comparison(params: Params) -> None:
     write_json(METRICS / "summary.json", summary_metrics(comparison))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))
-    write_text(METRICS / "misclassified.csv", comparison.misclassified.round(6).to_csv(index=False))
-    write_text(METRICS / "near_duplicates.csv", comparison.near_duplicates.to_csv(index=False))
+    wrong = comparison.misclassified.round(6)
+    write_csv(METRICS / "misclassified.csv", wrong.columns, wrong.itertuples(index=False))
+    pairs = comparison.near_duplicates
+    write_csv(METRICS / "near_duplicates.csv", pairs.columns, pairs.itertuples(index=False))
     write_text(METRICS / "comparison.md", report.render("report.md", facts))
     plots.write_pictures(comparison.rows, results.cells, gallery)
     terminal.print_comparison(facts)

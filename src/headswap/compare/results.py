@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from headswap.compare.variance import Array, replicate_prior
 from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
-from headswap.io import explain_damage, read_json
+from headswap.io import explain_damage, read_json, without_apostrophe
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
 
@@ -249,7 +249,15 @@ def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    return table
+    return without_apostrophes(table)
+
+
+def without_apostrophes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as it was before `write_csv` made its texts harmless for spreadsheets."""
+    texts = table.columns.intersection(TEXT_COLUMNS)
+    return table.assign(
+        **{name: table[name].map(without_apostrophe, na_action="ignore") for name in texts}
+    )
 
 
 def _read_tables(cells: Iterable[str], folder: Path, columns: Iterable[str]) -> pd.DataFrame:

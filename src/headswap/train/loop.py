@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,24 +21,12 @@ from headswap.train.checkpoint import (
     save_checkpoint,
     trainable_state,
 )
-from headswap.train.dataset import Batches
+from headswap.train.dataset import Batches, Dataset
 from headswap.train.devices import Stopwatch
 from headswap.train.networks import cast_frozen_weights
 from headswap.train.seeds import derive
 from headswap.train.speed.low_rank import LowRankUpdates
 from headswap.train.speed.validation import CachedValidation
-
-
-class Dataset(Protocol):
-    """What a network is trained on: `dataset.ImageDataset` or `dataset.FeatureDataset`."""
-
-    labels: dict[str, torch.Tensor]
-
-    def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
-        """Yield the training batches of an epoch."""
-
-    def val_batches(self) -> Batches:
-        """Yield the validation batches."""
 
 
 def train(
