@@ -70,7 +70,7 @@ def test_the_photographs_of_a_phone(workspace):
     assert "Screenshots/ has 1 photographs and all are HEIC" in refused
     Path("photos/Screenshots").rename("Screenshots")  # "or move the folder away"
     printed = prepare("--val", "0.3")
-    assert "data/photos.csv lists 11 images." in printed and "more than once (2)" in printed
+    assert "data/photos.csv lists 11 images." in printed and "near-duplicates (2)" in printed
     for name in (".nomedia", "Ameisen im Garten 🐜/.trash/", "Ameisen im Garten 🐜/IMG_3.HEIC"):
         assert f"\n  {name}\n" in printed
     (found,) = Path("data/images").rglob("🐝 groß.jpg")
@@ -101,7 +101,7 @@ def test_what_a_script_collected_on_the_web(workspace):
     printed = prepare("--val", "0.3")
     assert "data/photos.csv lists 18 images." in printed
     assert ".jpg?w=300, no name of an image (2)" in printed
-    assert "the same image in two classes (1)" in printed
+    assert "near-duplicates in two classes (1)" in printed
 
 
 def test_the_network_drive_of_a_laboratory(workspace):

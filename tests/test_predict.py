@@ -17,7 +17,7 @@ from PIL import Image
 from headswap import params
 from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
-from headswap.io import read_json
+from headswap.io import read_json, write_json
 from headswap.predict.folders import best_cell
 
 VAL = "data/images/val"
@@ -126,7 +126,12 @@ def test_unreadable_files_are_named_and_the_others_are_classified(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("resnet18-frozn", VAL), "no cell or image resnet18-frozn; did you mean resnet18-frozen?"),
+        (("resnet18-frozn", VAL), "image or folder resnet18-frozn; did you mean resnet18-frozen?"),
+        (
+            ("new/",),
+            "There is no cell, image or folder new/.\nName images or folders that are there",
+        ),
+        (("new/photos",), "There is no cell, image or folder new/photos."),
         (("tiny-probe",), "such as: headswap predict tiny-probe data/images/val"),
         (("tiny-probe", "empty"), "There is no image in empty.\nImages are files whose names end"),
         (("tiny-probe", "empty/*.jpg"), "There is no image in empty/*.jpg"),
@@ -152,6 +157,19 @@ def test_a_moved_folder_is_used_by_its_path_and_outside_of_the_project(
     assert headswap("predict", folder, image)[0] == expected
     monkeypatch.chdir(tmp_path)
     assert headswap("predict", "mine", image)[0] == expected
+
+
+def test_a_model_folder_of_other_versions_is_told_or_refused_in_words(trained, tmp_path):
+    folder = shutil.copytree("models/resnet18-finetune", tmp_path / "mine")
+    record = read_json(folder / "model.json")
+    write_json(folder / "model.json", {**record, "versions": {"torch": "1.0"}})
+    said = headswap("predict", folder, f"{VAL}/ants/003.png")[1]
+    assert "It was trained with torch 1.0; with " in said
+    for values in ({**record["preprocessing"], "fit": "pad"}, ["size"], None):
+        write_json(folder / "model.json", {**record, "preprocessing": values})
+        message = refused("predict", folder, f"{VAL}/ants/003.png")
+        assert f"{folder}/model.json does not say how images are to be prepared" in message
+        assert "Another version wrote it.\n" in message
 
 
 def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(own_trained):
@@ -212,8 +230,7 @@ def test_ctrl_c_says_what_is_true_of_a_command_that_is_no_stage(trained, tmp_pat
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             assert process.wait() == 1
-            assert process.stderr.read().endswith(
-                "\nStopped. No file is half written. Run the same command again.\n"
-            )
+            said = "\nStopped. No file is half written. Run the same command again"
+            assert said in process.stderr.read()
         assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / "exported").exists()
