@@ -25,8 +25,10 @@ from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
 LONG_TABLE = 12
 """Rows; a longer table is folded."""
+MOST_WRONG = 50
+"""How many rows of misclassified images are shown of a cell."""
 AFTER_PHOTOGRAPHS = "<h2>Cautions</h2>"
-"""What follows in the report on the photographs that were wrong, of which the page lists all."""
+"""What follows in the report on the photographs that were wrong, of which the page lists more."""
 
 
 def write_page(params: Params, output: Path) -> None:
@@ -45,6 +47,7 @@ def write_page(params: Params, output: Path) -> None:
         before=before,
         after=heading + after,
         wrong=_wrong_images(params),
+        most_wrong=MOST_WRONG,
         script=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg]
         pictures=pictures,
     )

@@ -20,8 +20,15 @@ Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
 Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
-TIMING_CONDITIONS = ("processor", "cores", "device", "workers", "arithmetic")
-"""What a time depends on besides the cell; only times under the same conditions are compared."""
+TIMING_CONDITIONS = {
+    "processor": "processor",
+    "cores": "cores",
+    "device": "device",
+    "workers": "runs at a time at most:",
+    "arithmetic": "arithmetic",
+}
+"""What a time depends on besides the cell, by its key, in the words of the report; only times under
+the same conditions are compared."""
 
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
 DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | {
@@ -48,7 +55,7 @@ KEYS = {
         "versions",
     ),
     "embed": ("seconds", "wall_seconds", *TIMING_CONDITIONS, "versions"),
-    "dataset": ("images", "train", "val", "in_both_splits"),
+    "dataset": ("images", "train", "val"),
 }
 """The required keys of each kind of JSON file."""
 

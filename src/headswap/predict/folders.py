@@ -71,7 +71,7 @@ def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None
     """Return the accuracy of a cell with its interval; None if these runs were not compared.
 
     It is the ``mean`` at the best epoch, and ``low`` and ``high``, its 95 % interval for other
-    images and other replicates.
+    images and, if there are several ``runs``, other runs.
     """
     runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
     for row in _compared(folder.resolve().parents[1] / METRICS):
@@ -79,7 +79,7 @@ def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None
             mean = float(row["best_val_accuracy_mean"])
             low, high = (float(row[f"best_val_accuracy_ci_{end}"]) for end in ("low", "high"))
             if runs and math.isclose(mean, statistics.fmean(runs), abs_tol=1e-5):
-                return {"mean": mean, "low": low, "high": high}
+                return {"mean": mean, "low": low, "high": high, "runs": len(runs)}
     return None
 
 
@@ -96,7 +96,7 @@ def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
     if known := interval(folder, record):
         text += (
             f"; the cell's mean is {known['mean']:.1%}, with a 95% interval of {known['low']:.1%} "
-            f"to {known['high']:.1%} for other images and runs"
+            f"to {known['high']:.1%} for other images{' and runs' * (known['runs'] > 1)}"
         )
     made, here = record["versions"]["torch"], version("torch")
     note = f" It was trained with torch {made}; with {here} it may round differently."
