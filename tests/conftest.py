@@ -248,11 +248,10 @@ def headswap(*arguments, code=0):
 def index_images(folder):
     """Write the index of a folder of images, as `verify` does."""
     from headswap.data.listing import list_images
-    from headswap.data.manifest import read_entries
     from headswap.data.verify import read_unpacked
     from headswap.images.index import write_index
 
-    rows, unreadable = read_unpacked(folder, read_entries(list_images(folder)))
+    rows, unreadable = read_unpacked(folder, list_images(folder).images)
     assert not unreadable
     write_index(folder, rows)
 

@@ -23,7 +23,6 @@ from headswap.data.synthetic import draw_insect
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.images.reading import read_image
-from headswap.io import refuse_outputs
 
 HEIC = b"\0\0\0\x18ftypheic" + bytes(99)
 JPEG = draw("red")
@@ -160,28 +159,6 @@ def test_images_that_changed_since_they_were_verified_are_not_trained_on(workspa
 
 
 # Odd files and file systems
-
-
-def test_folders_of_stages_are_known_in_any_case_where_the_file_system_ignores_it(
-    empty, monkeypatch
-):
-    """The file system is simulated: two methods find files whatever the case of their names."""
-
-    def find(path):
-        names = [path.name for path in path.parent.iterdir()] if path.parent.is_dir() else []
-        return next((n for n in names if n.casefold() == path.name.casefold()), None)
-
-    Path("data/images").mkdir(parents=True)
-    refuse_outputs("Data/Images", "FOLDER")  # here these are two folders
-    real = os.path.samefile
-    monkeypatch.setattr(Path, "exists", lambda path: not path.name or find(path) is not None)
-    monkeypatch.setattr(
-        Path,
-        "samefile",
-        lambda path, other: real(path.with_name(find(path)), other.with_name(find(other))),
-    )
-    with pytest.raises(UserError, match="Data/Images overlaps data/images"):
-        refuse_outputs("Data/Images", "FOLDER")
 
 
 def as_another_user(function):

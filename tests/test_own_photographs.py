@@ -31,12 +31,13 @@ UNSPLIT = {
 
 
 @pytest.mark.parametrize(
-    "url", ["data/images", "data/archive.zip", "runs/../models/x", ".", "link"]
+    "url", ["data/images", "data/archive.zip", "runs/../models/x", ".", "link", "Data/Images"]
 )
 def test_photographs_where_a_stage_writes_are_refused(empty, url):
     write_folder(IMAGES, "data/images")
     Path("link").symlink_to("data/images")
     write_folder(IMAGES, "models/x")
+    write_folder(IMAGES, "Data/Images")  # which some file systems take for data/images
     write_zip(IMAGES, "data/archive.zip")
     write_manifest_elsewhere = Path("m.csv")
     write_manifest_elsewhere.write_text("path,bytes,sha256\n")
