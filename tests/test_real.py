@@ -1,13 +1,12 @@
 """Real learning: real photographs, real ImageNet weights, through the whole pipeline."""
 
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from conftest import TESTS, edit, project
+from conftest import edit, project
 
 from headswap import load_model, params
 from headswap.compare.near_duplicates import near_duplicates
@@ -38,7 +37,6 @@ def photographs(tmp_path_factory):
     folder = project(tmp_path_factory.mktemp("real") / "project")
     before = Path.cwd()
     os.chdir(folder)
-    sys.path.insert(0, str(TESTS))
     edit(
         dataset={"url": "https://download.pytorch.org/tutorial/hymenoptera_data.zip"},
         models=[NAME],
@@ -56,7 +54,6 @@ def photographs(tmp_path_factory):
     write_weights(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
     yield chosen
     os.chdir(before)
-    sys.path.remove(str(TESTS))
 
 
 def best_accuracy(mode, chosen):
