@@ -129,15 +129,15 @@ REFUSALS = {
     "Float64": r"has weights in torch\.float64.*add: network\.float\(\)",
     "Lazy": r"has lazy layers.*show it an image: network.eval\(\)\(torch.zeros\(1, 3, 224, 224\)\)",
     "data_parallel": r"is wrapped in DataParallel.*return network\.module",
-    "AView": r"does not work with 11 classes: shape .*let nothing after fc .*: no view",
-    "ASlice": r"does not work with 11 classes: it returns the shape \(2, 10\)",
-    "CalledTwice": r"calls its last layer, fc, 2 times.*let its forward call it once",
-    "AnotherName": r"calls its last layer, fc, 0 times.*by that name",
-    "ReadsTheWeight": r"needs more of fc than its output: 'Identity' object has no attribute",
+    "AView": r"eval mode with Linear\(.* in place of fc: shape .*\(no view, reshape or index\)",
+    "ASlice": r"eval mode with Linear\(.* in place of fc: calls of fc: 1, output: \(2, 10\)",
+    "CalledTwice": r"fails in eval mode .* calls of fc: 2.*let its forward call fc, by that name, once",
+    "AnotherName": r"fails in eval mode .* calls of fc: 0.*let its forward call fc, by that name",
+    "ReadsTheWeight": r"eval mode with Identity\(\) .*: 'Identity' object.*use nothing else of fc",
     "AppliesTheWeight": r"does not end in a linear layer",
-    "FailsInTraining": r"fails in train mode: no labels.*make its forward work in train mode",
-    "WithoutGradients": r"lets no gradient reach fc\..*take torch\.no_grad\(\)",
-    "ADetachedBody": r"lets no gradient reach what is before fc\..*\.detach\(\) out of its forward",
+    "FailsInTraining": r"fails in train mode .*: no labels.*in both modes",
+    "WithoutGradients": r"computes no gradients: .*take torch\.no_grad\(\)",
+    "ADetachedBody": r"computes no gradients: none reaches what is before fc.*\.detach\(\) out of",
 }
 
 

@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.module import register_module_forward_hook
 
 from headswap.errors import UserError
 from headswap.train.factories import factory_origin, import_factory
@@ -18,11 +19,6 @@ Factories = dict[str, str]
 
 AUTOCAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers whose weights autocast casts and nothing else reads; subclasses may differ."""
-
-
-def available() -> list[str]:
-    """Return the names of torchvision's classification networks."""
-    return torchvision.models.list_models(module=torchvision.models)
 
 
 def check_models(models: list[str], factories: Factories) -> None:
@@ -68,8 +64,9 @@ def build(name: str, factories: Factories) -> nn.Module:
 
 
 def _check_name(name: str) -> None:
-    if name not in available():
-        close = difflib.get_close_matches(name.lower(), available(), 3)
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UserError(
             f"models: {name} is not a network of torchvision; {hint}"
@@ -115,18 +112,15 @@ def find_head(network: nn.Module, name: str, size: int = 224) -> str:
     The network, which messages call `name`, is run once, in eval mode, on an image of `size` pixels
     a side.
     """
-    calls: list[tuple[str, Any]] = []
-    hooks = []
-    for path, module in network.named_modules():
+    calls: list[tuple[nn.Module, Any]] = []
+
+    def record(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(module, nn.Linear):
-            hooks.append(
-                module.register_forward_hook(
-                    lambda _module, _inputs, output, path=path: calls.append((path, output))
-                )
-            )
+            calls.append((module, output))
+
     network.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), register_module_forward_hook(record):
             output = network(_images(1, size))
     except Exception as error:
         raise UserError(
@@ -134,70 +128,57 @@ def find_head(network: nn.Module, name: str, size: int = 224) -> str:
             "Set image.size and image.resize to what it was made for, correct its factory, or "
             "remove it from models."
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     _check_output(network, name, output)
-    if not (calls and output.ndim == 2 and torch.equal(calls[-1][1], output)):
+    if not (calls and output.ndim == 2 and output.equal(calls[-1][1])):
         raise UserError(
             f"{name} does not end in a linear layer, so it has no head to replace.\n"
             "Remove it from models, or give a factory whose network ends in a torch.nn.Linear."
         )
-    return calls[-1][0]
+    return next(path for path, module in network.named_modules() if module is calls[-1][0])
 
 
 def check_training(network: nn.Module, head: str, name: str, size: int) -> None:
     """Raise a UserError unless a factory's network can be trained with another head.
 
-    It is changed: run on two images of `size` pixels a side, in eval and in train mode, with
-    gradients.
+    It is changed: run on two images of `size` pixels a side, and backwards.
     """
-
-    def run(layer: nn.Module, width: int, what: str, remedy: str) -> torch.Tensor:
-        calls: list[Any] = []
-        layer.register_forward_hook(lambda *call: calls.append(call))
+    old: Any = network.get_submodule(head)
+    identity, new = (
+        nn.Identity(),
+        new_head(old.in_features, old.out_features + 1, torch.Generator()),
+    )
+    calls: list[torch.Size] = []
+    for layer in (identity, new):
+        layer.register_forward_hook(lambda _, inputs, output: calls.append(output.shape))
+    network.requires_grad_(True)
+    for training, layer in ((False, new), (False, identity), (True, new)):
+        calls.clear()
         replace_layer(network, head, layer)
+        network.train(training)
         try:
             output = network(_images(2, size))
+            if isinstance(output, torch.Tensor) and calls != [output.shape]:
+                raise ValueError(f"calls of {head}: {len(calls)}, output: {tuple(output.shape)}")
         except Exception as error:
-            raise _refusal(name, f"{what}: {error}", remedy) from error
+            mode = "train" if training else "eval"
+            raise _refusal(
+                name,
+                f"fails in {mode} mode with {layer} in place of {head}: {error}",
+                f"let its forward call {head}, by that name, once, return what that returns (no "
+                f"view, reshape or index), and use nothing else of {head}, in both modes",
+            ) from error
         _check_output(network, name, output)
-        if len(calls) != 1:
-            times = f"calls its last layer, {head}, {len(calls)} times"
-            raise _refusal(name, times, "let its forward call it once, by that name")
-        if output.shape != (2, width):
-            raise _refusal(name, f"{what}: it returns the shape {tuple(output.shape)}", remedy)
-        return output
-
-    old: Any = network.get_submodule(head)
-    classes = old.out_features + 1
-    new = new_head(old.in_features, classes, torch.Generator())
-    network.requires_grad_(True).eval()
-    run(
-        new,
-        classes,
-        f"does not work with {classes} classes",
-        f"let nothing after {head} depend on their number: no view, reshape or index",
-    )
-    run(
-        nn.Identity(),
-        old.in_features,
-        f"needs more of {head} than its output",
-        f"let its forward call {head}, and read none of its attributes",
-    )
-    network.train()
-    output = run(new, classes, "fails in train mode", "make its forward work in train mode, too")
-    if output.requires_grad:
+    rest = [value for path, value in network.named_parameters() if not path.startswith(f"{head}.")]
+    try:
         output.sum().backward()
-    reached = {path for path, value in network.named_parameters() if value.grad is not None}
-    of_head = {f"{head}.weight", f"{head}.bias"}
-    others = {path for path, _ in network.named_parameters()} - of_head
-    if not of_head <= reached or others and not others & reached:
+        if rest and all(value.grad is None for value in rest):
+            raise RuntimeError(f"none reaches what is before {head}")
+    except RuntimeError as error:
         raise _refusal(
             name,
-            f"lets no gradient reach {f'what is before {head}' if of_head <= reached else head}",
+            f"computes no gradients: {error}",
             "take torch.no_grad(), torch.inference_mode() and .detach() out of its forward",
-        )
+        ) from error
 
 
 def _images(number: int, size: int) -> torch.Tensor:
@@ -206,13 +187,15 @@ def _images(number: int, size: int) -> torch.Tensor:
 
 def _check_output(network: nn.Module, name: str, output: Any) -> None:
     if not isinstance(output, torch.Tensor):
+        mode, otherwise = (
+            ("train", " if module.training else output") if network.training else ("eval", "")
+        )
         logits = "output.logits" if hasattr(output, "logits") else "output[0]"
-        mode = "train" if network.training else "eval"
         raise _refusal(
             name,
             f"returns a {type(output).__name__} in {mode} mode, not a tensor of logits",
             "take it out: network.register_forward_hook(lambda module, inputs, output: "
-            f"{logits}{' if module.training else output' if network.training else ''})",
+            f"{logits}{otherwise})",
         )
 
 
