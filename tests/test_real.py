@@ -1,12 +1,11 @@
 """Real learning: real photographs, real ImageNet weights, through the whole pipeline."""
 
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TESTS, edit, project
+from conftest import edit, project
 
 from headswap import load_model, params
 from headswap.compare.comparison import near_duplicates
@@ -37,7 +36,6 @@ def photographs(tmp_path_factory):
     folder = project(tmp_path_factory.mktemp("real") / "project")
     before = Path.cwd()
     os.chdir(folder)
-    sys.path.insert(0, str(TESTS))
     edit(
         dataset={"url": "https://download.pytorch.org/tutorial/hymenoptera_data.zip"},
         models=[NAME],
@@ -55,7 +53,6 @@ def photographs(tmp_path_factory):
     write_weights(NAME, chosen, WEIGHTS / f"{NAME}.safetensors")
     yield chosen
     os.chdir(before)
-    sys.path.remove(str(TESTS))
 
 
 def best_accuracy(mode, chosen):

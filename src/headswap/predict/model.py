@@ -14,6 +14,7 @@ from headswap.io import read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
 from headswap.train.dataset import center_crop, decode, normalize
+from headswap.train.factories import check_code
 from headswap.train.loop import make_autocast
 from headswap.train.networks import build, new_head, replace_layer
 from headswap.train.weights import load_tensors
@@ -86,7 +87,8 @@ def load_model(folder: str | PathLike[str], seed: int | None = None) -> Classifi
     record = read_record(folder)
     trained, _ = read_tensors(_weights_file(folder, record, seed), "pt")
     name, head = record["backbone"]["name"], record["backbone"]["head"]
-    factory = record["backbone"]["factory"]
+    if factory := record["backbone"]["factory"]:
+        check_code(name, factory, record["backbone"].get("code"))
     network = build(name, {name: factory} if factory else {})
     try:
         features: Any = network.get_submodule(head).in_features
