@@ -1,14 +1,13 @@
 """Write the files that training would write, for given correct predictions."""
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
 
 from headswap import params
+from headswap.images.index import Row, write_index
 from headswap.io import read_json, write_csv, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -113,22 +112,22 @@ def write_images(count, counts=None, classes=CLASSES):
     by_class = {f"{split}_{name}": 5 for split in ("train", "val") for name in classes}
     record = {**counts, **by_class} if counts else read_json("data/published/dataset.json")
     write_json("metrics/dataset.json", record)
-    for number in range(count):
-        path = Path("data/images/val", image_name(number, classes))
+    random = np.random.default_rng(0)
+    names = [f"val/{image_name(number, classes)}" for number in range(count)]
+    index_images({name: random.bytes(8).hex() for name in names})
+
+
+def index_images(hashes):
+    """Write images of one colour, and their index with these perceptual hashes by their paths."""
+    shutil.rmtree("data/images", ignore_errors=True)
+    rows = []
+    for number, (name, phash) in enumerate(hashes.items()):
+        path = Path("data/images", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (number * 5 % 256, 90, 200)).save(path)
-
-
-def write_embeddings(model, val, train):
-    """Write a backbone's features, shape (images, features) each."""
-    names = {
-        "val": [f"val/{image_name(number)}" for number in range(len(val))],
-        "train": [f"train/{image_name(number)}" for number in range(len(train))],
-    }
-    Path("data/embeddings").mkdir(parents=True, exist_ok=True)
-    tensors = {"val": np.float32(val), "train_centred": np.float32(train)}
-    metadata = {"headswap": json.dumps({"names": names})}
-    save_file(tensors, f"data/embeddings/{model}.safetensors", metadata=metadata)
+        split, label, _ = name.split("/")
+        rows.append(Row(name, split, label, "", 40, 30, path.stat().st_size, "", phash))
+    write_index("data/images", rows)
 
 
 def load_params(models, weights="imagenet"):
@@ -146,5 +145,4 @@ def write_alexnet(images):
     write_images(images)
     for cell, accuracy in zip(chosen.cells(), (0.8, 0.9, 0.95), strict=True):
         write_cell(cell, random.random((3, images)) < accuracy)
-    write_embeddings("alexnet", random.normal(size=(images, 8)), random.normal(size=(60, 8)))
     return chosen

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from fake_cells import write_alexnet, write_cell, write_embeddings, write_images
+from fake_cells import image_name, index_images, write_alexnet, write_cell, write_images
 
 from headswap.compare import plot_rows, plots
 from headswap.compare.comparison import compare
@@ -44,7 +44,8 @@ def first(count, replicates=3):
 
 
 def test_table_and_summary_agree_with_the_predictions(chosen):
-    table = compared(chosen).table
+    comparison = compared(chosen)
+    table = comparison.table
     predictions = pd.read_csv("plots/predictions/alexnet-frozen.csv")
     best = predictions[predictions["which"] == "best"]
     by_seed = (best["label"] == best["predicted"]).groupby(best["seed"]).mean()
@@ -54,11 +55,11 @@ def test_table_and_summary_agree_with_the_predictions(chosen):
     assert row["best_val_accuracy_std"] == pytest.approx(by_seed.std(), abs=1e-6)
     assert row["best_val_accuracy_ci_low"] < by_seed.mean() < row["best_val_accuracy_ci_high"]
     assert row["published_best_val_accuracy"] == pytest.approx(0.947712)
-    summary = summary_metrics(table)
+    summary = summary_metrics(comparison)
     assert summary["alexnet-frozen.best"] == row["best_val_accuracy_mean"]
     recalls = (best["label"] == best["predicted"]).groupby(best["label"]).mean()
     assert summary["alexnet-frozen.balanced"] == pytest.approx(recalls.mean(), abs=1e-6)
-    assert len(summary) == 9
+    assert len(summary) == 10 and summary["near_duplicates"] == 0
 
 
 def test_cells_are_ranked_by_best_epoch_then_last_epoch_then_time(chosen):
@@ -291,12 +292,6 @@ def test_curves_without_a_finished_seed_are_refused(chosen):
         read_results(chosen)
 
 
-def test_features_of_other_images_are_refused(chosen):
-    write_embeddings("alexnet", np.ones((IMAGES + 1, 8)), np.ones((60, 8)))
-    with pytest.raises(UserError, match="data/embeddings.*images"):
-        compared(chosen)
-
-
 def test_cells_that_were_validated_on_other_images_are_not_compared(chosen):
     write_cell(FROZEN, np.ones((3, IMAGES - 2)))
     with pytest.raises(UserError, match="not validated on the same images"):
@@ -305,7 +300,8 @@ def test_cells_that_were_validated_on_other_images_are_not_compared(chosen):
 
 def test_a_damaged_photograph_is_named_and_nothing_is_written(chosen):
     write_cell(FROZEN, np.tile(np.arange(IMAGES) != 3, (3, 1)))
-    Path("data/images/val/bees/003.jpg").write_bytes(b"no photograph")
+    photograph = Path("data/images/val/bees/003.jpg")
+    photograph.write_bytes(b"x" * photograph.stat().st_size)
     with pytest.raises(UserError, match=r"bees/003\.jpg cannot be read(.|\n)*dvc repro verify"):
         write_comparison(chosen)
     assert not Path("metrics/summary.json").exists()
@@ -331,25 +327,47 @@ def test_an_image_is_taken_for_the_class_that_most_runs_predict(chosen):
     assert list(rows["wrong"]) == list(rows["runs"]) == [3]
 
 
-def test_near_duplicates_are_found_by_content_and_accuracy_is_given_without_them(chosen):
+def index_with_copies(copies, train=60):
+    """Index the images so that the first `copies` of validation repeat the first of training."""
     random = np.random.default_rng(2)
-    val, train = random.normal(size=(IMAGES, 16)), random.normal(size=(60, 16))
-    train[33] = 3 * val[7]
-    write_embeddings("alexnet", val, train)
-    correct = np.ones((3, IMAGES), dtype=bool)
-    correct[:, 7] = False
-    write_cell(PROBE, correct)
+    hashes = {f"train/{image_name(number)}": random.bytes(8).hex() for number in range(train)}
+    copied = [*hashes.values()][:copies]
+    others = [random.bytes(8).hex() for _ in range(IMAGES - copies)]
+    names = [f"val/{image_name(number)}" for number in range(IMAGES)]
+    index_images({**hashes, **dict(zip(names, copied + others, strict=True))})
+    return hashes
+
+
+def test_every_near_duplicate_is_left_out_counted_and_listed(chosen):
+    index_with_copies(12)
+    for cell in CELLS:
+        write_cell(cell, first(12))
+    write_comparison(chosen)
+    table = pd.read_csv("metrics/comparison.csv")
+    assert (table["accuracy_without_near_duplicates"] == 0).all()
+    pairs = pd.read_csv("metrics/near_duplicates.csv")
+    names = sorted(image_name(number) for number in range(12))
+    assert list(pairs["val"]) == [f"val/{name}" for name in names]
+    assert list(pairs["train"]) == [f"train/{name}" for name in names]
+    assert set(pairs["bits"]) == {0}
+    assert read_json("metrics/summary.json")["near_duplicates"] == 12
+    assert "12 of 153 validation images nearly repeat" in Path("metrics/comparison.md").read_text()
+
+
+def test_only_validation_images_that_repeat_training_images_count(chosen):
+    alike = {f"train/ants/{number}.jpg": "f" * 16 for number in range(2)}
+    index_images(alike | {f"val/{image_name(number)}": "0" * 16 for number in range(IMAGES)})
     comparison = compared(chosen)
-    nearest = comparison.duplicates.iloc[0].tolist()
-    assert nearest == ["val/bees/007.jpg", "train/bees/033.jpg", 1.0]
-    table = comparison.table.set_index("cell")
-    assert table.loc["alexnet-probe", "accuracy_without_near_duplicates"] == 1.0
+    assert comparison.near_duplicates.empty
+    table = comparison.table
+    assert (table["accuracy_without_near_duplicates"] == table["best_val_accuracy_mean"]).all()
 
 
-def test_without_pretrained_features_near_duplicates_are_not_searched_for(chosen):
-    for path in Path("data/embeddings").iterdir():
-        path.unlink()
-    table = table_of(chosen.model_copy(update={"weights": "random"}))
-    assert table["accuracy_without_near_duplicates"].isna().all()
-    with pytest.raises(UserError, match="There is no .*alexnet.safetensors yet"):
-        compared(chosen)
+def test_without_near_duplicates_their_file_has_a_header_alone(chosen):
+    write_comparison(chosen)
+    assert Path("metrics/near_duplicates.csv").read_text() == "val,train,bits\n"
+
+
+def test_a_validation_set_of_copies_alone_leaves_no_accuracy_without_them(chosen):
+    index_with_copies(IMAGES)
+    assert table_of(chosen)["accuracy_without_near_duplicates"].isna().all()

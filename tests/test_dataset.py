@@ -215,8 +215,9 @@ def test_the_index_lists_the_verified_images_upright_with_their_sizes_and_digest
     fetch_archive(photos, "archive.zip")
     manifest = verify_images(photos, "archive.zip", "images")
     index = read_index("images")
-    assert {row.path: (row.bytes, row.sha256) for row in index.rows} == manifest
+    assert {row.path: (row.bytes, row.sha256, "") for row in index.rows} == manifest
     assert {(row.width, row.height) for row in index.rows} == {(30, 20)}
+    assert {row.phash for row in index.rows} == {"8000000000000000"}  # of a single colour
     assert index.classes == ["ants", "bees"] and index.labels("val") == [0, 1]
     assert index.names == {
         "train": ["train/ants/a.jpg", "train/bees/b.jpeg"],
@@ -340,26 +341,18 @@ def test_a_folder_with_a_single_class_is_refused(photos):
         write_manifest(list_images("photos"), "photos.csv")
 
 
-def test_duplicates_and_classes_of_one_image_are_quality_issues():
-    manifest = parse_manifest(
-        "path,bytes,sha256\n"
-        + "".join(
-            f"{name},9,{digit * 64}\n"
-            for name, digit in [
-                *[("train/a/1.jpg", "0"), ("train/a/2.jpg", "1"), ("train/b/3.jpg", "1")],
-                *[("val/a/4.jpg", "0"), ("val/b/5.jpg", "2"), ("val/b/6.jpg", "3")],
-                ("val/b/7.jpg", "3"),
-            ]
-        ),
-        "photos.csv",
-    )
-    assert list(find_quality_issues(manifest).items()) == [
-        ("the same image in both splits", ["train/a/1.jpg, val/a/4.jpg"]),
-        ("the same image in two classes", ["train/a/2.jpg, train/b/3.jpg"]),
+def test_near_duplicates_and_classes_of_one_image_are_quality_issues():
+    hashes = {
+        **{"train/a/1.jpg": "00ff", "train/a/2.jpg": "1111", "train/b/3.jpg": "1113"},
+        **{"val/a/4.jpg": "00fe", "val/b/5.jpg": "2222", "val/b/6.jpg": "eeee"},
+        **{"val/b/7.jpg": "ee11", "val/b/8.jpg": "ee15"},
+    }
+    assert list(find_quality_issues({n: h * 4 for n, h in hashes.items()}).items()) == [
+        ("near-duplicates in both splits", ["train/a/1.jpg, val/a/4.jpg"]),
+        ("near-duplicates in two classes", ["train/a/2.jpg, train/b/3.jpg"]),
         ("a class of one image", ["train/b", "val/a"]),
-        ("the same image more than once", ["val/b/6.jpg, val/b/7.jpg"]),
+        ("near-duplicates", ["val/b/7.jpg, val/b/8.jpg"]),
     ]
-    assert count_images(manifest)["in_both_splits"] == 1
 
 
 # Archives that are fetched

@@ -229,4 +229,5 @@ def test_settings_that_change_arithmetic_are_recorded_and_reported(run, no_pictu
     assert read_json("metrics/timing/tiny-frozen.json")["arithmetic"] == ""
     headswap("compare")
     report = Path("metrics/comparison.md").read_text()
+    assert "not all in the same way" in report
     assert "ATEN_CPU_CAPABILITY=default and –" in report.replace("\\", "")

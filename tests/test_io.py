@@ -1,5 +1,6 @@
 """Files are replaced as a whole, by any number of writers, and killed ones leave nothing."""
 
+import csv
 import json
 import os
 import stat
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from headswap.errors import UserError
-from headswap.io import atomic_write, digest, write_json, write_text
+from headswap.io import atomic_write, digest, read_csv, write_csv, write_json, write_text
 
 WRITER = """
 import sys
@@ -66,11 +67,16 @@ def test_many_threads_may_write_a_file_at_the_same_time(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+def test_a_folder_is_replaced_as_a_whole_and_only_where_that_is_meant(tmp_path):
     for name in ("old", "new"):
-        with atomic_write(tmp_path / "folder") as folder:
+        with atomic_write(tmp_path / "folder", replace_folder=True) as folder:
             folder.mkdir()
             (folder / name).touch()
+    refused = pytest.raises(UserError, match="Directory not empty")
+    with refused, atomic_write(tmp_path / "folder") as folder:
+        folder.mkdir()
+    with pytest.raises(UserError, match="Is a directory"):
+        write_text(tmp_path / "folder", "a file")
     assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == ["new"]
 
 
@@ -93,6 +99,14 @@ def test_json_without_a_representation_is_refused(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "file", float("nan"))
     assert names(tmp_path) == []
+
+
+def test_no_text_of_a_table_starts_a_formula_and_all_are_read_as_they_were(tmp_path):
+    texts = ["=cmd()", "+1", "-1", "@a", "\ta", "\ra", "'=a", "''+a", "'tis", "a=b", "a\rb", "ä\n,"]
+    write_csv(tmp_path / "t.csv", ["=x", "y"], [(text, -0.5) for text in texts])
+    assert read_csv(tmp_path / "t.csv") == [{"=x": text, "y": "-0.5"} for text in texts]
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        assert not [row for row in csv.reader(file) if row[0][0] in "=+-@\t\r"]
 
 
 def test_a_digest_depends_on_values_not_on_the_order_of_keys():

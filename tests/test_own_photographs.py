@@ -189,7 +189,7 @@ def test_a_manifest_in_capitals_with_semicolons_and_dots_is_read():
         f"./{split}/{label}/1.jpg;5;{'AB' * 32}" for split in ("train", "val") for label in "ab"
     ]
     manifest = parse_manifest("\n".join(["path;bytes;sha256", *lines]), "m.csv")
-    assert manifest["train/a/1.jpg"] == (5, "ab" * 32)
+    assert manifest["train/a/1.jpg"] == (5, "ab" * 32, "")
 
 
 def test_a_local_archive_is_not_shadowed_by_the_mirrors(empty, monkeypatch):

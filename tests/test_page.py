@@ -125,6 +125,17 @@ def test_cells_without_a_finished_run_have_no_list_of_wrong_images(compared):
     assert "<details>" not in Path("report.html").read_text()
 
 
+def test_of_many_wrong_images_the_page_says_how_many_it_leaves_out(compared, monkeypatch):
+    monkeypatch.setattr("headswap.compare.page.MOST_WRONG", 3)
+    write_cell(Cell("alexnet", "frozen"), np.zeros((2, 30)))
+    write_page(compared, Path("report.html"))
+    (part,) = re.findall(
+        r"<summary>alexnet-frozen: (.*?)</details>", Path("report.html").read_text(), re.DOTALL
+    )
+    assert part.startswith("30 images<") and part.count("<td>2</td>") == 3
+    assert "and 27 more rows: <code>plots/predictions/alexnet-frozen.csv<" in part
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
 def test_a_browser_without_a_network_draws_all_plots(compared, tmp_path):
     write_page(compared, Path("report.html"))

@@ -17,8 +17,8 @@ from PIL import Image
 from headswap import params
 from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
-from headswap.io import read_json
-from headswap.predict.folders import best_cell
+from headswap.io import read_json, write_csv
+from headswap.predict.folders import best_cell, describe
 
 VAL = "data/images/val"
 
@@ -167,6 +167,18 @@ def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(ow
     table["best_val_accuracy_mean"] -= 0.01
     table.to_csv("metrics/comparison.csv")
     assert headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")[1] == alone
+
+
+@pytest.mark.parametrize(("count", "others"), [(1, "images"), (2, "images and runs")])
+def test_the_interval_of_one_run_is_for_other_images_alone(empty, count, others):
+    Path("metrics").mkdir()
+    names = ("mean", "ci_low", "ci_high")
+    columns = ["cell", *(f"best_val_accuracy_{name}" for name in names)]
+    write_csv("metrics/comparison.csv", columns, [["a-probe", 0.9, 0.8, 0.95]])
+    run = {"seed": 0, "diverged": None, "best": {"accuracy": 0.9}}
+    record = {"cell": "a-probe", "kept": run, "counts": {"val": 40}, "versions": {"torch": "2"}}
+    said = describe(Path("models/a-probe"), record | {"runs": [run] * count}, "kept")
+    assert f"interval of 80.0% to 95.0% for other {others}." in said
 
 
 def test_the_best_cell_is_the_one_that_the_comparison_ranks_first(empty):

@@ -24,9 +24,9 @@ def test_a_recorded_table_follows_from_the_recorded_predictions(run, tmp_path, m
     shutil.copytree(ROOT / "data" / "published", tmp_path / "data" / "published")
     monkeypatch.chdir(tmp_path)
     results = read_results(params.load())
-    # Neither the features, which near-duplicates follow from, nor the ranks are recorded.
+    # Neither the images' index, which near-duplicates follow from, nor the ranks are recorded.
     without = ["accuracy_without_near_duplicates", "rank"]
-    table = comparison_table(results, None).drop(columns=without)
+    table = comparison_table(results, []).drop(columns=without)
     recorded = pd.read_csv("metrics/comparison.csv")[table.columns]
     pd.testing.assert_frame_equal(table, recorded, check_dtype=False)
     drawn = {

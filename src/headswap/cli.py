@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -40,6 +41,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: object, **kwargs: object) -> None:
         try:
+            for name, value in kwargs.items():
+                if str(value).startswith("--"):
+                    raise UserError(
+                        f"--{name} is without its value: {value} follows.\n"
+                        f"Write one between them; headswap {function.__name__} --help says which."
+                    )
             function(*args, **kwargs)
         except UserError as error:
             _fail(f"headswap {function.__name__}: {error}")
@@ -135,11 +142,12 @@ def verify() -> None:
     _print_outdated(params)
     from headswap.data.manifest import find_quality_issues, write_counts
     from headswap.data.verify import verify_images
+    from headswap.images.index import read_index
 
     images = verify_images(params.dataset)
     write_counts(images)
     print(f"{len(images)} images are as the manifest says.")
-    _print_issues(find_quality_issues(images))
+    _print_issues(find_quality_issues({row.path: row.phash for row in read_index().rows}))
 
 
 @command
@@ -149,6 +157,10 @@ def manifest(
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
     use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option("--drop-duplicates", help="Leave out copies, also resized or saved anew."),
+    ] = False,
 ) -> None:
     """List a folder of your own images in a manifest."""
     from headswap.data.listing import list_images, print_left_out
@@ -157,13 +169,17 @@ def manifest(
 
     output = output or _default_output(folder)
     listing = list_images(folder)
-    images = write_manifest(listing, output, val, seed)
+    images = write_manifest(listing, output, val, seed, drop_duplicates)
     print(f"{output} lists {len(images)} images.")
     print_classes(images)
     for note in listing.notes:
         print(note)
     print_left_out(listing)
-    _print_issues(find_quality_issues(images))
+    issues = find_quality_issues(listing.hashes)
+    _print_issues(issues)
+    if any(kind.startswith("near-duplicates") for kind in issues):
+        command = f"headswap manifest {quote(folder)} --output {quote(output)} --drop-duplicates"
+        print(f"To leave near-duplicates out: {command}")
     if use:
         set_dataset(folder, output)
     dataset = None
@@ -321,12 +337,15 @@ def predict(
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
+    from headswap.io import output_path
     from headswap.predict.files import find_named_images, misclassified_images, split_arguments
     from headswap.predict.folders import best_cell, find_folder
 
     cell, images = split_arguments(arguments or [])
     if misclassified and arguments:
         raise UserError("--misclassified takes a cell and no images.\nLeave one of them out.")
+    if cell:
+        find_folder(cell)
     if not misclassified and not images:
         example = " ".join(["headswap predict", *([cell] if cell else []), "data/images/val"])
         raise UserError(f"No image is given.\nName files, folders or patterns, such as: {example}")
@@ -336,6 +355,16 @@ def predict(
         print(f"The best cell of the comparison is {name}.", file=sys.stderr)
     folder = find_folder(name)
     paths = misclassified_images() if misclassified else find_named_images(images)
+    # Of the photographs only one with such a name could be overwritten.
+    read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
+    if csv:
+        csv = output_path(csv, "--csv", ".csv", read)
+        read.append(csv)
+    if json:
+        json = output_path(json, "--json", ".json", read)
+        read.append(json)
+    if explain:
+        explain = output_path(explain, "--explain", inputs=[*read, *images])
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     from headswap.predict.predict import classify
@@ -350,9 +379,11 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, too.")] = False,
 ) -> None:
     """Write a trained network for use without headswap."""
+    from headswap.io import output_path
     from headswap.predict.folders import find_folder
 
     source = find_folder(cell)
+    folder = output_path(folder, "FOLDER", inputs=[source])
     from headswap.predict.export import export as write_export
 
     compared = write_export(source, folder, onnx)

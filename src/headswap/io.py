@@ -5,13 +5,14 @@ import csv
 import fcntl
 import glob
 import hashlib
-import io
 import json
 import os
+import re
 import shutil
 import stat
+import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,28 @@ from typing import Any
 from safetensors import safe_open
 
 from headswap.errors import UserError
-from headswap.paths import OUTPUTS
+from headswap.paths import OUTPUTS, SHIPPED_MANIFEST, SOURCES
 
 StrPath = str | PathLike[str]
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""What a spreadsheet takes for a formula begins so, or is one that already has apostrophes."""
+MANIFEST = "path,bytes,sha256"
+"""How a manifest of images begins."""
+STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/.+/fd/\d+")
 
 
 @contextlib.contextmanager
-def atomic_write(path: StrPath, *failures: type[Exception], durable: bool = True) -> Iterator[Path]:
+def atomic_write(
+    path: StrPath, *failures: type[Exception], durable: bool = True, replace_folder: bool = False
+) -> Iterator[Path]:
     """Write a file or folder under a temporary name; rename it when the block ends well.
 
     Yields where to write, in a temporary folder beside `path` that is removed afterwards. Several
     processes may write the same file at a time: each has its own temporary name, and the last one's
     file remains. A UserError says that the disk is full or read-only; `failures` are what a library
     raises, besides OSError, if it cannot write. A `durable` file is flushed to the disk before it
-    is renamed, so that a power cut cannot leave it empty.
+    is renamed, so that a power cut cannot leave it empty. A folder that is not empty is replaced
+    only by a caller that says so.
     """
     path = Path(path)
     kinds: tuple[type[Exception], ...] = (OSError, *failures)
@@ -46,7 +55,7 @@ def atomic_write(path: StrPath, *failures: type[Exception], durable: bool = True
                 if durable:
                     with open(folder / path.name, "rb") as file:
                         os.fsync(file.fileno())
-            if path.is_dir():
+            if replace_folder and path.is_dir():
                 path.rename(folder / "old")
             os.replace(folder / path.name, path)
     except kinds as error:
@@ -81,7 +90,12 @@ def _temporary_folder(path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Write a text file in UTF-8, atomically."""
+    """Write a text file in UTF-8, atomically; what is no regular file is written into."""
+    if _is_stream(path):
+        sys.stdout.flush()
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        return
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -91,13 +105,41 @@ def write_json(path: StrPath, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: StrPath, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table with a header line."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def write_csv(path: StrPath, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table with a header line.
+
+    A text that spreadsheets would take for a formula gets an apostrophe before it, which `read_csv`
+    removes.
+    """
+    lines = _Lines()
+    csv.writer(lines).writerows([_as_text(cell) for cell in row] for row in (columns, *rows))
+    write_text(path, "".join(line.removesuffix("\r\n") + "\n" for line in lines))
+
+
+class _Lines(list[str]):
+    """Lines as a file. With another end of line `csv` would not quote a carriage return."""
+
+    write = list.append
+
+
+def _as_text(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
+
+
+def without_apostrophe(cell: str) -> str:
+    """Return the text that `write_csv` was given.
+
+    >>> without_apostrophe("'=1+1"), without_apostrophe("'tis")
+    ('=1+1', "'tis")
+    """
+    return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
+
+
+def read_csv(path: StrPath) -> list[dict[str, str]]:
+    """Read a table that `write_csv` wrote; ValueError or csv.Error if it is none."""
+    with open(path, encoding="utf-8", newline="") as file:
+        columns, *rows = ([without_apostrophe(cell) for cell in row] for row in csv.reader(file))
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def is_address(url: str) -> bool:
@@ -125,15 +167,76 @@ def refuse_outputs(path: StrPath, name: str) -> None:
     So it is through links and ``..``, too, or in another case where the file system ignores that.
     `name` is what the path is, for the message.
     """
-    given = _comparable(local_path(path))
-    for output in OUTPUTS:
-        written = _comparable(output)
-        if given.is_relative_to(written) or written.is_relative_to(given):
-            raise UserError(
-                f"{name}: {path} overlaps {output}, which headswap writes and deletes.\n"
-                "Move your own files to a folder of another name beside it, say photos/, and "
-                "name that."
-            )
+    if output := _overlap(local_path(path), OUTPUTS):
+        raise UserError(
+            f"{name}: {path} overlaps {output}, which headswap writes and deletes.\n"
+            "Move your own files to a folder of another name beside it, say photos/, and "
+            "name that."
+        )
+
+
+def output_path(
+    path: StrPath,
+    name: str,
+    ending: str = "",
+    inputs: Iterable[StrPath] = (),
+    renew_manifest: bool = False,
+) -> Path:
+    """Return where to write what the user wants at `path`: there, or where a link leads.
+
+    A UserError says that it would take the place of something else. A file's `ending` is such as
+    ``.csv``; without one, a new or an empty folder is meant. `inputs` are the files and folders
+    that the same command reads. What is no regular file, such as ``/dev/stdout``, is written into.
+    """
+    if ending and _is_stream(path):
+        return Path(path)
+    target, why = Path(path).resolve(), ""
+    sources = [one for one in SOURCES if not (renew_manifest and one == SHIPPED_MANIFEST)]
+    if owner := _overlap(target, (*OUTPUTS, *sources)):
+        why = f"overlaps {owner}, which is a part of the project"
+    elif read := _overlap(target, inputs):
+        why = f"overlaps {read}, which is also in this command"
+    elif not ending and target.exists() and not target.is_dir():
+        why = "is a file"
+    elif target.is_dir() and (ending or any(target.iterdir())):
+        why = "is a folder" if ending else "is a folder that is not empty"
+    elif target.exists() and target.stat().st_size and ending:
+        is_manifest = _is_manifest(target)
+        if renew_manifest and not is_manifest:
+            why = "is there already and is no manifest"
+        elif is_manifest and not renew_manifest:
+            why = "is a manifest of images"
+        elif target.suffix.lower() != ending:
+            why = f"is there already and is no {ending} file"
+    if why:
+        raise UserError(
+            f"{name}: {path} {why}; it is not overwritten.\n"
+            f"Name another {'file' if ending else 'folder'}, such as new{ending}."
+        )
+    return target if Path(path).is_symlink() else Path(path)
+
+
+def _is_stream(path: StrPath) -> bool:
+    """Return whether a path is a device, a pipe, or a file that this process has opened."""
+    absolute = Path(os.path.abspath(path))
+    is_special = absolute.exists() and not (absolute.is_file() or absolute.is_dir())
+    return is_special or bool(STREAM.fullmatch(str(absolute)))
+
+
+def _is_manifest(path: Path) -> bool:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        heading = file.read(2 * len(MANIFEST))
+    return heading.replace('"', "").replace(";", ",").startswith(MANIFEST)
+
+
+def _overlap(path: Path, others: Iterable[StrPath]) -> StrPath | None:
+    """Return the first of some files and folders that `path` is, is in, or holds."""
+    given = _comparable(path)
+    for other in others:
+        known = _comparable(Path(other))
+        if given.is_relative_to(known) or known.is_relative_to(given):
+            return other
+    return None
 
 
 def _comparable(path: Path) -> Path:

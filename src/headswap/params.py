@@ -250,6 +250,9 @@ def set_dataset(url: str, manifest: str) -> None:
     yaml.indent(mapping=2, sequence=4, offset=2)
     tree = yaml.load(Path(FILE).read_text(encoding="utf-8"))
     tree["dataset"] |= {"url": url, "manifest": manifest}
+    for comments in tree["dataset"].ca.items.values():
+        if comments[2]:
+            comments[2].start_mark.column = 0  # right behind the value, however short that is now
     text = StringIO()
     yaml.dump(tree, text)
     write_text(FILE, text.getvalue())

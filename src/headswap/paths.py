@@ -23,3 +23,9 @@ OUTPUTS = (
     *(Path("plots"), Path("dvc_plots"), Path("demo")),
 )
 """What stages and `make` write, replace and delete."""
+
+SOURCES = (
+    *(Path("src"), Path("scripts"), Path("networks"), SHIPPED_MANIFEST, PUBLISHED),
+    *(Path("dvc.yaml"), Path("dvc.lock"), Path("params.yaml")),
+)
+"""What stages read, besides what others write and photographs."""

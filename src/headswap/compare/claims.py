@@ -23,6 +23,7 @@ from headswap.paths import PUBLISHED
 
 CLAIMS = PUBLISHED / "claims.yaml"
 VERDICTS = {1: "supported", 0: "inconclusive", -1: "contradicted"}
+ONE_RUN = "one run each: add seeds"
 
 
 class Claim(BaseModel):
@@ -88,8 +89,9 @@ def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
     """Test a claim; return its entry of ``metrics/claims.json``.
 
     The ``verdict`` is ``supported`` if the interval of every comparison lies on the claimed side,
-    ``contradicted`` if one lies on the other side, else ``inconclusive``; or ``not tested``, with
-    the reason in ``why``. Of each comparison ``effects`` has the ``effect`` in the ``unit``, its
+    ``contradicted`` if one lies on the other side, else ``inconclusive``; where a cell has a single
+    run, ``inconclusive`` without intervals, and else without them ``not tested``: both with the
+    reason in ``why``. Of each comparison ``effects`` has the ``effect`` in the ``unit``, its
     interval ``low`` and ``high``, the write-up's (``published``), and ``images_needed`` for a
     decision: None if there is one already, or no number would suffice.
     """
@@ -100,7 +102,7 @@ def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
     return {
         "id": claim.id,
         "says": claim.says,
-        "verdict": VERDICTS[min(signs)] if signs else "not tested",
+        "verdict": VERDICTS[min(signs, default=0)] if signs or reason == ONE_RUN else "not tested",
         "why": reason,
         "unit": _unit(claim),
         "effects": [
@@ -123,7 +125,7 @@ def _unit(claim: Claim) -> str:
 
 
 def _reason_not_tested(claim: Claim, results: Results) -> str | None:
-    """Return why a claim cannot be tested, the same words for all claims with that reason."""
+    """Return why a claim is not tested, the same words for all claims with that reason."""
     params = results.params
     if any(cell not in results.cells for cell in claim.cells):
         return "about cells that are not in the matrix"
@@ -132,20 +134,18 @@ def _reason_not_tested(claim: Claim, results: Results) -> str | None:
         return f"about torchvision's network, and {', '.join(replaced)} has a factory of its own"
     if results.figures.loc[claim.cells, "diverged"].any():
         return "some of the runs diverged"
+    if claim.quantity == "accuracy":
+        if params.weights != "imagenet":
+            return f"about ImageNet weights, and these are {params.weights}"
+        if results.published["summary"].empty:
+            return "about other images"
+    if (results.figures.loc[claim.cells, "seeds"] == 1).any():
+        return ONE_RUN
     if claim.quantity == "seconds":
-        if any(len(results.seconds(cell)) < 2 for cell in claim.cells):
-            return "one run per cell has no spread: add seeds"
         if not results.timed_under_same_conditions(claim.cells):
             return f"the conditions of timing differed ({', '.join(TIMING_CONDITIONS)})"
         if claim.per and not all(_log_cost_ratio(claim, cells, results) for cells in claim.compare):
             return f"the cells have the same {claim.per}"
-        return None
-    if params.weights != "imagenet":
-        return f"about ImageNet weights, and these are {params.weights}"
-    if results.published["summary"].empty:
-        return "about other images"
-    if any(len(results.weighted_correct(weights)) < 2 for weights in claim.compare):
-        return "fewer than two seeds were finished by all of the cells: add seeds"
     return None
 
 

@@ -15,13 +15,18 @@ from headswap.compare.intervals import (
     estimate_mean_of_replicates,
     reliability,
 )
-from headswap.compare.near_duplicates import near_duplicates
 from headswap.compare.results import EPOCHS, Results, confidence
 from headswap.compare.variance import Array, replicate_prior
+from headswap.images.index import read_index
+from headswap.images.near_duplicates import near_duplicate_pairs
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
-RANKED_BY = ["best_val_accuracy_mean", "last_val_accuracy_mean", "seconds_per_run_mean"]
-"""What decides which cell is the best; the first counts most."""
+RANKED_BY = {
+    "best_val_accuracy_mean": "its best epoch",
+    "last_val_accuracy_mean": "its last epoch",
+    "seconds_per_run_mean": "its time",
+}
+"""What decides which cell is the best, in the words of the report; the first counts most."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,16 @@ class Comparison:
     """Those of each picture, by its name."""
     verdicts: list[dict[str, Any]]
     misclassified: pd.DataFrame
-    duplicates: pd.DataFrame | None
+    near_duplicates: pd.DataFrame
 
 
 def compare(results: Results) -> Comparison:
     """Compare the cells.
 
-    A UserError says if the claims or the embeddings are missing, damaged, or of other images.
+    A UserError says if the claims or the index of the images are missing or damaged.
     """
-    duplicates = near_duplicates(results)
-    table = comparison_table(results, duplicates)
+    pairs = near_duplicates()
+    table = comparison_table(results, pairs["val"].str.removeprefix("val/").tolist())
     same_conditions = results.timed_under_same_conditions(results.cells)
     rows = {
         "accuracy": plot_rows.accuracies(results, table),
@@ -54,12 +59,27 @@ def compare(results: Results) -> Comparison:
         "time": plot_rows.times(results, table),
     }
     verdicts = [evaluate_claim(claim, results) for claim in read_claims()]
-    return Comparison(table, rows, verdicts, most_misclassified(results), duplicates)
+    return Comparison(table, rows, verdicts, most_misclassified(results), pairs)
 
 
-def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.DataFrame:
+def near_duplicates() -> pd.DataFrame:
+    """Return the pairs of a validation and a training image that are near-duplicates.
+
+    ``val`` and ``train`` are their paths in `paths.IMAGES`; ``bits``, by which the rows are sorted,
+    is how many of their hashes' 64 bits differ.
+    """
+    index = read_index()
+    val, train = ([row for row in index.rows if row.split == split] for split in ("val", "train"))
+    pairs = near_duplicate_pairs([row.phash for row in val], [row.phash for row in train])
+    rows = [(val[first].path, train[second].path, bits) for first, second, bits in pairs]
+    table = pd.DataFrame(rows, columns=["val", "train", "bits"])
+    return table.sort_values(["bits", "val", "train"], ignore_index=True)
+
+
+def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:
     """Return the figures of all cells, next to the write-up's.
 
+    `repeated` names the validation images that are near-duplicates of training images.
     ``rank`` is 1 for the best cell. An ``_alone_ci`` is the interval that follows from the cell
     alone. ``balanced_accuracy`` is the mean of the classes' recalls at the best epoch.
     ``selection_optimism`` is the accuracy at the best epoch less that at the last; its interval is
@@ -68,7 +88,7 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
     all of a cell without a finished run.
     """
     accuracies = pd.DataFrame([_accuracies(results, cell) for cell in results.cells]).round(6)
-    others = pd.DataFrame([_others(results, cell, duplicates) for cell in results.cells])
+    others = pd.DataFrame([_others(results, cell, repeated) for cell in results.cells])
     cells = pd.DataFrame({"cell": list(results.cells)})
     published = results.published["summary"].set_index("cell").add_prefix("published_")
     figures = results.figures.drop(columns="preprocessing").reset_index(drop=True)
@@ -78,8 +98,8 @@ def comparison_table(results: Results, duplicates: pd.DataFrame | None) -> pd.Da
 
 
 def _ranks(table: pd.DataFrame) -> pd.Series:
-    ranked = table.dropna(subset=RANKED_BY[0])
-    ranked = ranked.sort_values(RANKED_BY, ascending=[False, False, True])
+    ranked = table.dropna(subset="best_val_accuracy_mean")
+    ranked = ranked.sort_values(list(RANKED_BY), ascending=[False, False, True])
     return pd.Series(range(1, len(ranked) + 1), ranked.index).reindex(table.index).astype("Int64")
 
 
@@ -114,16 +134,14 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
     }
 
 
-def _others(results: Results, cell: str, duplicates: pd.DataFrame | None) -> dict[str, float]:
+def _others(results: Results, cell: str, repeated: list[str]) -> dict[str, float]:
     best, last = (results.correct[cell, which] for which in EPOCHS)
     optimism, calibration_error, without_duplicates = UNKNOWN, np.nan, np.nan
     if len(best):
         prior = _optimism_prior(results, cell)
         optimism = estimate_mean_of_replicates(best.astype(float) - last, prior)
         _, calibration_error = reliability(*confidence(results, cell))
-        if duplicates is not None:
-            kept = best.columns.difference(duplicates["val"].str.removeprefix("val/"))
-            without_duplicates = best[kept].to_numpy().mean()
+        without_duplicates = best[best.columns.difference(repeated)].mean(axis=1).mean()
     wall_seconds = pd.Series(results.timing[cell]["wall_seconds_per_run"], dtype=float)
     return {
         "selection_optimism": round(optimism.value, 6),

@@ -3,11 +3,11 @@
 import pandas as pd
 
 from headswap.compare import plots, report, terminal
-from headswap.compare.comparison import compare
+from headswap.compare.comparison import Comparison, compare
 from headswap.compare.results import EPOCHS, read_results
-from headswap.io import write_json, write_text
+from headswap.io import write_csv, write_json, write_text
 from headswap.params import Params
-from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, METRICS, PREDICTIONS, TIMING
+from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, TIMING
 
 
 def write_comparison(params: Params) -> None:
@@ -21,10 +21,13 @@ def write_comparison(params: Params) -> None:
     facts = report.collect_facts(results, comparison)
     gallery = plots.gallery_rows(comparison.misclassified)
     delete_other_results(params)
-    write_json(METRICS / "summary.json", summary_metrics(comparison.table))
+    write_json(METRICS / "summary.json", summary_metrics(comparison))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))
-    write_text(METRICS / "misclassified.csv", comparison.misclassified.round(6).to_csv(index=False))
+    wrong = comparison.misclassified.round(6)
+    write_csv(METRICS / "misclassified.csv", wrong.columns, wrong.itertuples(index=False))
+    pairs = comparison.near_duplicates
+    write_csv(METRICS / "near_duplicates.csv", pairs.columns, pairs.itertuples(index=False))
     write_text(METRICS / "comparison.md", report.render("report.md", facts))
     plots.write_pictures(comparison.rows, results.cells, gallery)
     terminal.print_comparison(facts)
@@ -37,21 +40,24 @@ def delete_other_results(params: Params) -> None:
     the stage would not be up to date. DVC's cache and ``runs/`` keep them.
     """
     cells = {cell.name for cell in params.cells()}
-    models = set(params.models)
     names = dict.fromkeys((CELL_METRICS, CURVES, PREDICTIONS), cells)
-    names |= {TIMING: cells | {f"{model}-embed" for model in models}, EMBEDDINGS: models}
+    names[TIMING] = cells | {f"{model}-embed" for model in params.models}
     for folder, expected in names.items():
         for path in folder.glob("[!.]*"):
             if path.stem not in expected:
                 path.unlink()
 
 
-def summary_metrics(table: pd.DataFrame) -> dict[str, float | None]:
-    """Return the flat metrics that DVC compares between branches: three keys per cell."""
+def summary_metrics(comparison: Comparison) -> dict[str, float | None]:
+    """Return the flat metrics that DVC compares between branches: three keys per cell.
+
+    ``near_duplicates`` counts the validation images that have any.
+    """
     columns = {"balanced": "balanced_accuracy"}
     columns |= {which: f"{which}_val_accuracy_mean" for which in EPOCHS}
-    return {
+    metrics = {
         f"{row['cell']}.{key}": None if pd.isna(row[column]) else row[column]
-        for _, row in table.iterrows()
+        for _, row in comparison.table.iterrows()
         for key, column in columns.items()
     }
+    return metrics | {"near_duplicates": comparison.near_duplicates["val"].nunique()}

@@ -17,26 +17,27 @@ from markdown_it.token import Token
 from PIL import Image
 
 from headswap.compare.plots import TEMPLATES
+from headswap.compare.results import without_apostrophes
 from headswap.errors import UserError
-from headswap.io import refuse_outputs, write_text
+from headswap.io import output_path, write_text
 from headswap.params import Params
 from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
 LONG_TABLE = 12
 """Rows; a longer table is folded."""
+MOST_WRONG = 50
+"""How many rows of misclassified images are shown of a cell."""
 AFTER_PHOTOGRAPHS = "<h2>Cautions</h2>"
-"""What follows in the report on the photographs that were wrong, of which the page lists all."""
+"""What follows in the report on the photographs that were wrong, of which the page lists more."""
 
 
 def write_page(params: Params, output: Path) -> None:
     """Write the report with its pictures in it.
 
-    A UserError says if a file of the comparison is missing, or the output is a folder or what a
-    stage writes.
+    A UserError says if a file of the comparison is missing, or the output would take the place of
+    something else.
     """
-    if output.is_dir():
-        raise UserError(f"{output} is a folder.\nName a file: --output {output / 'report.html'}")
-    refuse_outputs(output, "--output")
+    output = output_path(output, "--output", ".html")
     report, pictures = _render_report()
     before, heading, after = report.partition(AFTER_PHOTOGRAPHS)
     template = jinja2.Environment(autoescape=True).from_string(
@@ -46,6 +47,7 @@ def write_page(params: Params, output: Path) -> None:
         before=before,
         after=heading + after,
         wrong=_wrong_images(params),
+        most_wrong=MOST_WRONG,
         script=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg]
         pictures=pictures,
     )
@@ -97,6 +99,7 @@ def _wrong_images(params: Params) -> dict[str, pd.DataFrame]:
     for cell in params.cells():
         table = io.BytesIO(_read(PREDICTIONS / f"{cell.name}.csv"))
         rows = pd.read_csv(table, dtype={"label": str, "predicted": str}, keep_default_na=False)
+        rows = without_apostrophes(rows)
         if not rows.empty:
             rows = rows[(rows["which"] == "best") & (rows["label"] != rows["predicted"])]
             wrong[cell.name] = rows.value_counts(["image", "label", "predicted"]).reset_index()

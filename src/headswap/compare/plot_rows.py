@@ -111,9 +111,10 @@ def differences(results: Results) -> pd.DataFrame:
     """Return for each pair of cells and epoch how much more accurate the first is.
 
     ``seeds`` is the number that both finished (pairs without any are left out); ``difference`` of
-    accuracies has its interval, ``low`` and ``high``, and ``differ`` says whether that excludes
-    zero; ``holm``, whether it also does so with Holm's correction [1]_ for the number of pairs of
-    that epoch; ``images_needed`` for an interval that excludes zero if it does not.
+    accuracies has its interval, ``low`` and ``high``. With two seeds or more ``differ`` says
+    whether that excludes zero; ``holm``, whether it also does so with Holm's correction [1]_ for
+    the number of such pairs of that epoch; ``images_needed`` for an interval that excludes zero if
+    it does not. A single seed says nothing about others, and gives no verdict.
 
     References
     ----------
@@ -127,15 +128,18 @@ def differences(results: Results) -> pd.DataFrame:
             values = results.weighted_correct({cell: 1, other: -1}, which)
             if len(values):
                 estimate = estimate_difference(values, priors[which])
+                repeated = len(values) > 1
                 names = {"pair": f"{cell} − {other}", "cell": cell, "other": other, "which": which}
                 figures = {
                     "seeds": len(values),
                     "difference": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
-                    "differ": bool(estimate.sign),
-                    "p_value": estimate.p_value,
-                    "images_needed": None if estimate.sign else estimate.images_needed,
+                    "differ": repeated and bool(estimate.sign),
+                    "p_value": estimate.p_value if repeated else np.nan,
+                    "images_needed": estimate.images_needed
+                    if repeated and not estimate.sign
+                    else None,
                 }
                 rows.append(names | figures)
     columns = ["pair", "cell", "other", "which", "seeds", "difference", "low", "high", "differ"]

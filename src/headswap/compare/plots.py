@@ -37,7 +37,7 @@ def write_pictures(
     rows: dict[str, pd.DataFrame], cells: dict[str, Cell], gallery: pd.DataFrame
 ) -> None:
     """Write the folder of pictures: each one's rows as ``<name>.json``, and ``<name>.png``."""
-    with atomic_write(COMPARISON_PLOTS) as folder:
+    with atomic_write(COMPARISON_PLOTS, replace_folder=True) as folder:
         folder.mkdir()
         for name, table in rows.items():
             if name != "differences":

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from headswap.compare.comparison import Comparison
+from headswap.compare.comparison import RANKED_BY, Comparison
 from headswap.compare.intervals import LEVEL
 from headswap.compare.results import TIMING_CONDITIONS, Results
 from headswap.compare.versions import outdated_cells
+from headswap.images.near_duplicates import MOST_BITS
 from headswap.markdown import escaped, fill_template
 from headswap.params import Recipe
 
@@ -25,14 +26,6 @@ MOST_IMAGES = 6
 """How many misclassified images, and how many near-duplicates, are listed."""
 BUSY_RATIO = 1.25
 """From which ratio of wall time to the processor's on a machine counts as busy."""
-CONDITIONS = {
-    "processor": "processor",
-    "cores": "cores",
-    "device": "device",
-    "workers": "runs at a time at most:",
-    "arithmetic": "arithmetic",
-}
-"""The `results.TIMING_CONDITIONS` in the words of the report."""
 
 
 def render(template: str, facts: Mapping[str, Any]) -> str:
@@ -92,38 +85,28 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
     table, differences = comparison.table, comparison.rows["differences"]
     same_conditions = results.timed_under_same_conditions(results.cells)
     majority = largest_class(results)
+    wall = table["wall_seconds_per_run_mean"] / table["seconds_per_run_mean"]
     return {
         "params": results.params,
         "counts": results.counts,
-        "classes": class_sizes(results.counts),
+        "classes": [key.removeprefix("val_") for key in results.counts if key.startswith("val_")],
         "recipes": recipes(results),
         "preprocessing": preprocessing(results),
+        "one_run_each": (table["seeds"] - table["diverged"]).max() == 1,
         "recommendation": recommend(table, differences, same_conditions),
-        "accuracy": summarize_accuracies(table, majority),
+        "accuracy": summarize_accuracies(comparison, majority),
         "largest_class": majority,
         "recall": recalls(results),
         "differences": summarize_differences(differences),
         "claims": summarize_claims(comparison.verdicts),
-        "run_time": {
-            "same_conditions": same_conditions,
-            "conditions": TIMING_CONDITIONS,
-            "busy": cells_on_a_busy_machine(table),
-            "busy_from": BUSY_RATIO,
-        },
+        "timing_differs_in": [] if same_conditions else list(TIMING_CONDITIONS),
+        "busy": table["cell"][wall >= BUSY_RATIO].tolist(),
+        "busy_from": BUSY_RATIO,
         "misclassified": summarize_misclassified(comparison.misclassified),
-        "duplicates": summarize_near_duplicates(table, comparison.duplicates),
-        "provenance": summarize_provenance(results),
+        "near_duplicates": summarize_near_duplicates(table, comparison.near_duplicates),
+        "made_with": made_with(results),
+        "outdated": outdated_cells(results.cells.values()),
     }
-
-
-def class_sizes(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Return each class's numbers of training and validation images.
-
-    >>> class_sizes({"train": 3, "train_ants": 3, "val": 2, "val_ants": 2})
-    {'ants': (3, 2)}
-    """
-    classes = [key.removeprefix("val_") for key in counts if key.startswith("val_")]
-    return {name: (counts[f"train_{name}"], counts[f"val_{name}"]) for name in classes}
 
 
 def recipes(results: Results) -> list[tuple[list[str], Recipe]]:
@@ -136,39 +119,47 @@ def recipes(results: Results) -> list[tuple[list[str], Recipe]]:
 
 def preprocessing(results: Results) -> list[tuple[list[str], dict[str, Any]]]:
     """Return the ways in which an image is prepared, each with the models that see it so."""
-    ways: list[tuple[list[str], dict[str, Any]]] = []
-    for cell, way in results.figures["preprocessing"].items():
-        model = results.cells[str(cell)].model
-        models = next((models for models, other in ways if other == way), None)
-        if models is None:
-            ways.append(([model], way))
-        elif model not in models:
-            models.append(model)
-    return ways
+    ways = results.figures["preprocessing"]
+    of_model = {cell.model: ways[name] for name, cell in results.cells.items()}
+    distinct = {str(way): way for way in of_model.values()}
+    return [
+        ([model for model, other in of_model.items() if other == way], way)
+        for way in distinct.values()
+    ]
 
 
 def recommend(
     table: pd.DataFrame, differences: pd.DataFrame, same_conditions: bool
 ) -> dict[str, Any] | None:
-    """Return which cell to use, how sure that is, and what it costs; None if no run finished.
+    """Return which cell is the best, how sure that is, and what it costs; None if no run finished.
 
-    ``best`` is the row of the cell of rank 1; ``worse`` names the cells that differ from it,
-    ``similar`` those that do not; ``faster`` is the row of the fastest of these, if it is faster
-    than the best one and was timed under the same conditions.
+    ``best`` is the row of the cell of rank 1; ``tied`` names those that are as accurate, and
+    ``tied_by`` what ranks it before them. ``worse`` names the cells that differ from it, of which
+    ``survive`` also do with Holm's correction, ``similar`` those that do not differ, and
+    ``undecided`` those with a single seed in common; ``faster`` is the row of the fastest of the
+    similar ones, if it is faster than the best one and was timed under the same conditions.
     """
-    if table["rank"].isna().all():
+    ranked = table.dropna(subset="rank").sort_values("rank").reset_index(drop=True)
+    if ranked.empty:
         return None
-    best = table.loc[table["rank"].idxmin()]
+    best, second = ranked.iloc[0], ranked.iloc[min(1, len(ranked) - 1)]
+    tied = ranked["cell"][ranked["best_val_accuracy_mean"] == best.best_val_accuracy_mean]
+    different = (words for column, words in RANKED_BY.items() if best[column] != second[column])
     pairs = differences[differences["which"] == "best"]
     pairs = pairs[(pairs["cell"] == best.cell) | (pairs["other"] == best.cell)]
     others = pairs["cell"].where(pairs["cell"] != best.cell, pairs["other"])
-    differ = pairs["differ"].astype(bool)
-    equal = table[table["cell"].isin([best.cell, *others[~differ]])]
+    differ, undecided = pairs["differ"].astype(bool), pairs["seeds"] == 1
+    similar = others[~differ & ~undecided].tolist()
+    equal = ranked[ranked["cell"].isin([best.cell, *similar])]
     fastest = equal.sort_values(["seconds_per_run_mean", "rank"]).iloc[0]
     return {
         "best": best,
+        "tied": tied.tolist()[1:],
+        "tied_by": next(different, "its place in `params.yaml`"),
         "worse": others[differ].tolist(),
-        "similar": others[~differ].tolist(),
+        "survive": int(pairs["holm"].sum()),
+        "similar": similar,
+        "undecided": others[undecided].tolist(),
         "faster": fastest if same_conditions and fastest.cell != best.cell else None,
     }
 
@@ -185,11 +176,12 @@ def largest_class(results: Results) -> dict[str, Any] | None:
     }
 
 
-def summarize_accuracies(table: pd.DataFrame, majority: dict[str, Any] | None) -> dict[str, Any]:
+def summarize_accuracies(comparison: Comparison, majority: dict[str, Any] | None) -> dict[str, Any]:
     """Return the table of accuracies, without empty columns, and what to note about it.
 
     Its last row is that of the largest class, if a run finished.
     """
+    table = comparison.table
     lines = pd.DataFrame(
         {
             "cell": row.cell + (f" ({row.diverged} of {row.seeds} diverged)" * bool(row.diverged)),
@@ -197,7 +189,9 @@ def summarize_accuracies(table: pd.DataFrame, majority: dict[str, Any] | None) -
             "interval (95 %)": _range(row.best_val_accuracy_ci_low, row.best_val_accuracy_ci_high),
             "last epoch, %": _mean_and_std(row, "last"),
             "balanced, % (95 %)": _with_range(row, "balanced_accuracy"),
-            "without near-duplicates, %": _percent(row.accuracy_without_near_duplicates),
+            "without near-duplicates, %": UNKNOWN
+            if comparison.near_duplicates.empty
+            else _percent(row.accuracy_without_near_duplicates),
             "last loss": _text(row.val_loss_last_mean, ".3f"),
             "parameters": f"{row.parameters:,}",
             "trained": f"{row.trainable_parameters:,}",
@@ -217,8 +211,7 @@ def summarize_accuracies(table: pd.DataFrame, majority: dict[str, Any] | None) -
         "table": lines.loc[:, (lines != UNKNOWN).any()],
         "selection_optimism": table["selection_optimism"].dropna(),
         "diverged": int(table["diverged"].sum()),
-        "single_replicate": bool((table["seeds"] - table["diverged"] == 1).any()),
-        "has_published": bool(table["published_best_val_accuracy"].notna().any()),
+        "single_replicate": (table["seeds"] - table["diverged"] == 1).any(),
     }
 
 
@@ -242,13 +235,17 @@ def recalls(results: Results) -> dict[str, Any] | None:
 def summarize_differences(rows: pd.DataFrame) -> dict[str, Any]:
     """Return which pairs of cells differ at their best epochs, the largest difference first.
 
-    Of all ``pairs``, ``differ`` do, and ``survive`` of these with Holm's correction; ``expected``
-    is how many of as many equal pairs would by chance. ``clearest`` are the first of them, and
-    ``only_last`` those that differ at their last epochs alone, see `_difference`. ``half_width`` is
-    the mean half width of an interval in points, ``images_needed`` what the clearest pair would
-    take where none differ; ``single_replicate`` says if a pair has only one seed in common.
+    Of all ``pairs`` with more than one seed in common, ``differ`` do, and ``survive`` of these with
+    Holm's correction; ``expected`` is how many of as many equal pairs would by chance. ``clearest``
+    are the first of them, and ``only_last`` those that differ at their last epochs alone, see
+    `_difference`. ``half_width`` is the mean half width of an interval in points, ``images_needed``
+    what the clearest pair would take where none differ; ``with_one_seed`` counts the pairs that
+    have a single seed in common.
     """
-    best, last = (rows[rows["which"] == which].set_index("pair") for which in ("best", "last"))
+    repeated = rows["seeds"] > 1
+    best, last = (
+        rows[repeated & (rows["which"] == which)].set_index("pair") for which in ("best", "last")
+    )
     real, only_last = (part[part["differ"].astype(bool)] for part in (best, last))
     only_last = only_last[~only_last.index.isin(real.index)]
     order = real["difference"].abs().sort_values(ascending=False, kind="stable").index
@@ -264,7 +261,7 @@ def summarize_differences(rows: pd.DataFrame) -> dict[str, Any]:
         "half_width": 50 * (best["high"] - best["low"]).mean(),
         "images_needed": best["images_needed"].min(),
         "expected": (1 - LEVEL) * len(best),
-        "single_replicate": bool((best["seeds"] == 1).any()),
+        "with_one_seed": int((~repeated & (rows["which"] == "best")).sum()),
     }
 
 
@@ -322,6 +319,7 @@ def summarize_claims(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "total": len(verdicts),
         "verdicts": Counter(labels),
+        "about_these_cells": any(verdict["verdict"] != "not tested" for verdict in verdicts),
         "tested": pd.DataFrame(tested),
     }
 
@@ -342,12 +340,6 @@ def _effect(verdict: dict[str, Any], figure: float) -> str:
     return f"{figure:+.1f}" if verdict["unit"] == "points" else f"{figure:.2f}"
 
 
-def cells_on_a_busy_machine(table: pd.DataFrame) -> list[str]:
-    """Return the cells that were trained while the machine did other work."""
-    ratio = table["wall_seconds_per_run_mean"] / table["seconds_per_run_mean"]
-    return table["cell"][ratio >= BUSY_RATIO].tolist()
-
-
 def summarize_misclassified(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the most misclassified images as a table, and how many there are."""
     first = rows.head(MOST_IMAGES)
@@ -366,56 +358,43 @@ def summarize_misclassified(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def summarize_near_duplicates(
-    table: pd.DataFrame, duplicates: pd.DataFrame | None
-) -> dict[str, Any] | None:
-    """Return the near-duplicates, the first as a table, and how accuracies change without them."""
-    if duplicates is None:
-        return None
+def summarize_near_duplicates(table: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
+    """Return how many images have near-duplicates, and how accuracies change without them.
+
+    ``table`` has the most similar training image of the first.
+    """
     change = table["accuracy_without_near_duplicates"] - table["best_val_accuracy_mean"]
-    pairs = duplicates.head(MOST_IMAGES)
-    pairs = pairs.assign(similarity=pairs["similarity"].map("{:.2f}".format))
-    pairs.columns = ["validation image", "most similar training image", "similarity"]
+    images = pairs.drop_duplicates("val")
+    first = images.head(MOST_IMAGES).astype(str)
+    first.columns = ["validation image", "training image", "bits that differ"]
     return {
-        "pairs": pairs,
-        "images": len(duplicates),
-        "similarity": duplicates["similarity"],
+        "images": len(images),
         "change": change.dropna(),
+        "table": first,
+        "most_bits": MOST_BITS,
     }
 
 
-def summarize_provenance(results: Results) -> dict[str, Any]:
-    """Return what the cells were made with, each with its cells, and which are outdated."""
-    made_with: dict[str, list[str]] = {}
+def made_with(results: Results) -> dict[str, list[str]]:
+    """Return the versions, the machines and the revisions, each with the cells made with them."""
+    found: dict[str, list[str]] = {}
     for cell, timing in results.timing.items():
-        made_with.setdefault(_conditions(timing), []).append(cell)
-    return {
-        "made_with": made_with,
-        "outdated": outdated_cells(results.cells.values()),
-    }
+        values = timing["versions"] | {name: timing[key] for key, name in TIMING_CONDITIONS.items()}
+        edited = " with uncommitted changes" if any(_as_list(timing["dirty"])) else ""
+        revisions = [
+            revision[:12] + edited for revision in _as_list(timing["revision"]) if revision
+        ]
+        texts = {
+            name: join_words(UNKNOWN if one in (None, "") else one for one in _as_list(value))
+            for name, value in {**values, "revision": revisions or None}.items()
+        }
+        text = ", ".join(f"{name} {text}" for name, text in texts.items() if text != UNKNOWN)
+        found.setdefault(text, []).append(cell)
+    return found
 
 
-def _conditions(timing: Mapping[str, Any]) -> str:
-    """Return the versions, the machine and the revision that a cell was made with."""
-    values = timing["versions"] | {name: timing[key] for key, name in CONDITIONS.items()}
-    values |= {"revision": _revision(timing)}
-    texts = {name: _join_values(value) for name, value in values.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items() if text != UNKNOWN)
-
-
-def _join_values(value: Any) -> str:
-    values = value if isinstance(value, list) else [value]
-    return join_words(UNKNOWN if one in (None, "") else one for one in values)
-
-
-def _revision(timing: Mapping[str, Any]) -> list[str]:
-    """Return the revisions of a cell's code, and whether it had been edited."""
-    revisions, dirty = (
-        value if isinstance(value, list) else [value]
-        for value in (timing["revision"], timing["dirty"])
-    )
-    edited = " with uncommitted changes" if any(dirty) else ""
-    return [revision[:12] + edited for revision in revisions if revision] or [UNKNOWN]
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _text(value: float, form: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from headswap.compare.variance import Array, replicate_prior
 from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
-from headswap.io import explain_damage, read_json
+from headswap.io import explain_damage, read_json, without_apostrophe
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
 
@@ -20,8 +20,15 @@ Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
 Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
-TIMING_CONDITIONS = ("processor", "cores", "device", "workers", "arithmetic")
-"""What a time depends on besides the cell; only times under the same conditions are compared."""
+TIMING_CONDITIONS = {
+    "processor": "processor",
+    "cores": "cores",
+    "device": "device",
+    "workers": "runs at a time at most:",
+    "arithmetic": "arithmetic",
+}
+"""What a time depends on besides the cell, by its key, in the words of the report; only times under
+the same conditions are compared."""
 
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
 DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | {
@@ -48,7 +55,7 @@ KEYS = {
         "versions",
     ),
     "embed": ("seconds", "wall_seconds", *TIMING_CONDITIONS, "versions"),
-    "dataset": ("images", "train", "val", "in_both_splits"),
+    "dataset": ("images", "train", "val"),
 }
 """The required keys of each kind of JSON file."""
 
@@ -242,7 +249,15 @@ def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    return table
+    return without_apostrophes(table)
+
+
+def without_apostrophes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as it was before `write_csv` made its texts harmless for spreadsheets."""
+    texts = table.columns.intersection(TEXT_COLUMNS)
+    return table.assign(
+        **{name: table[name].map(without_apostrophe, na_action="ignore") for name in texts}
+    )
 
 
 def _read_tables(cells: Iterable[str], folder: Path, columns: Iterable[str]) -> pd.DataFrame:

@@ -27,9 +27,12 @@ def print_comparison(facts: Mapping[str, Any]) -> None:
     tables = Console(width=console.width if console.is_terminal else FILE_WIDTH)
     if len(facts["claims"]["tested"]):
         tables.print(_table("What the write-up concluded", facts["claims"]["tested"], "left"))
+    if facts["claims"]["about_these_cells"]:
         _print("claims.md", facts)
     _print("differences.md", facts)
-    title = "Accuracy on the validation set: mean ± standard deviation over the replicates"
+    title = "Accuracy on the validation set"
+    if not facts["one_run_each"]:
+        title += ": mean ± standard deviation over the replicates"
     lines = facts["accuracy"]["table"]
     unlimited = Console(width=1000)
     for column in OPTIONAL_COLUMNS:

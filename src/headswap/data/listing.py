@@ -36,7 +36,8 @@ class Listing:
     If it ``is_split``, it has folders for training and validation with the classes in them, and the
     names of ``images`` are ``<split>/<class>/<image>``; else ``<class>/<image>``. The ``notes`` say
     what was understood: ``valid/ is taken for val/``. ``left_out`` has, for each reason, the names
-    of files and folders that are no images or classes.
+    of files and folders that are no images or classes, or not used. ``hashes`` are the perceptual
+    ones of the images, by their paths in the manifest, once that is written.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Listing:
     images: dict[str, Path] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 def list_images(folder: str | PathLike[str]) -> Listing:
@@ -173,7 +175,7 @@ def _check_listing(listing: Listing) -> None:
         return
     labels = {name.split("/")[0] for name in listing.images}
     if len(labels) < 2:
-        seen = [name for names in listing.left_out.values() for name in names]
+        seen = [f"{name} ({why})" for why, names in listing.left_out.items() for name in names]
         raise UserError(
             f"{printable(listing.folder)} has "
             + (f"a single class, {labels.pop()}" if labels else "no images in folders of classes")

@@ -1,25 +1,27 @@
 """The manifest: which images a data set has, each with its size and SHA-256."""
 
+import contextlib
 import csv
 import hashlib
 import io
-import os
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
+from scipy import sparse
 
+from headswap.data.facts import Facts, read_facts
 from headswap.data.listing import Listing, check_classes
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import SPLITS, is_image
-from headswap.images.reading import UnreadableImage, decode_image
-from headswap.io import read_bytes, refuse_outputs, write_csv, write_json
+from headswap.images.near_duplicates import near_duplicate_pairs
+from headswap.io import output_path, write_csv, write_json
 from headswap.paths import DATASET_METRICS, SHIPPED_MANIFEST
 from headswap.progress import console
 
@@ -29,10 +31,14 @@ MOST_CLASSES = 30
 
 
 class Entry(NamedTuple):
-    """What an image's file must be: its size in bytes, and its SHA-256 in hexadecimal digits."""
+    """What an image's file must be: its size in bytes, and its SHA-256 in hexadecimal digits.
+
+    One that is a near-duplicate of another image, and so is left out, names that.
+    """
 
     size: int
     sha256: str
+    duplicate_of: str = ""
 
 
 Manifest = dict[str, Entry]
@@ -44,39 +50,47 @@ def write_manifest(
     path: str | PathLike[str],
     val: float | None = None,
     seed: int = 0,
+    drop_duplicates: bool = False,
 ) -> Manifest:
-    """Read all images of a user's folder; write and return its manifest.
+    """Read all images of a user's folder; write its manifest, and return the images to use.
 
     `val` is the share of the images to validate on, in a folder of classes. If it is None and
     `path` is an older manifest, images that it lists stay in their splits, and its share is used
-    for the others.
+    for the others. If that left near-duplicates out, they are left out again.
     """
-    refuse_outputs(path, "--output")
-    old = _old_manifest(path)
+    target = output_path(path, "--output", ".csv", renew_manifest=True)
+    listed: Manifest = {}
+    with contextlib.suppress(UserError):  # there is none, or one with mistakes
+        listed = read_manifest(path)
+    old = without_duplicates(listed)
     _check_share(listing, val, old, path)
-    entries = read_entries(listing)
+    facts = _read_images(listing)
+    copies = find_copies(facts) if drop_duplicates or len(old) < len(listed) else {}
+    _note_copies(listing, copies)
+    entries = {name: Entry(one.bytes, one.sha256) for name, one in facts.items()}
+    images = {name: entry for name, entry in entries.items() if name not in copies}
+    names = {name: name if listing.is_split else f"train/{name}" for name in entries}
     if not listing.is_split:
         known = old if val is None else {}
         count = sum(name.startswith("val/") for name in old)
-        entries = split_images(entries, val or count / len(old), seed, known)
-    write_csv(path, COLUMNS, [(name, *entry) for name, entry in sorted(entries.items())])
-    return entries
+        images = split_images(images, val or count / len(old), seed, known)
+        names |= {name.partition("/")[2]: name for name in images}
+    if copies:
+        check_classes(images, f"{printable(listing.folder)} without near-duplicates")
+    listing.hashes = {name: facts[found].phash for found, name in names.items() if name in images}
+    left_out = {
+        names[name]: entries[name]._replace(duplicate_of=names[other])
+        for name, other in copies.items()
+    }
+    columns = (*COLUMNS, "duplicate_of") if copies else COLUMNS
+    rows = [(name, *entry)[: len(columns)] for name, entry in sorted((images | left_out).items())]
+    write_csv(target, columns, rows)
+    return images
 
 
-def _old_manifest(path: str | PathLike[str]) -> Manifest:
-    """Return the manifest that `path` is to replace, none if there is no such file."""
-    if not Path(path).exists():
-        return {}
-    try:
-        return read_manifest(path)
-    except UserError:
-        text = Path(path).read_bytes()[:200] if Path(path).is_file() else b""
-        if text.startswith((b"path", b"\xef\xbb\xbfpath")):  # a manifest with mistakes
-            return {}
-        raise UserError(
-            f"{path} is there already and is no manifest; it is not overwritten.\n"
-            "Name another file: headswap manifest FOLDER --output data/photos.csv"
-        ) from None
+def without_duplicates(manifest: Manifest) -> Manifest:
+    """Return the images of a manifest that are used."""
+    return {name: entry for name, entry in manifest.items() if not entry.duplicate_of}
 
 
 def _check_share(
@@ -100,41 +114,47 @@ def _check_share(
         )
 
 
-def read_entries(listing: Listing) -> Manifest:
-    """Return size and SHA-256 of the images of a listing, all of which are read, on all cores.
-
-    A UserError names every image that cannot be read.
-    """
-    reasons, entries = {}, {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(_read_entry, listing.images.values())
-        total, hidden = len(listing.images), not console.is_terminal
-        shown = track(results, "reading", total, console=console, transient=True, disable=hidden)
-        for name, (entry, reason) in zip(listing.images, shown, strict=True):
-            entries[name] = entry
-            if reason:
-                reasons[listing.images[name]] = reason
+def _read_images(listing: Listing) -> dict[str, Facts]:
+    """Return the facts of a listing's images; a UserError names all that cannot be read."""
+    facts, reasons = read_facts(listing.images)
     if reasons:
-        lines = [f"{printable(path)}: {reason}" for path, reason in reasons.items()]
+        lines = [f"{printable(listing.images[name])}: {why}" for name, why in reasons.items()]
         raise UserError(
             f"{printable(listing.folder)} has {len(reasons)} images that cannot be read:\n"
             f"{bulleted(lines, len(lines))}\n"
             "Replace or remove them, then run the same command again."
         )
-    return entries
+    return facts
 
 
-def _read_entry(path: Path) -> tuple[Entry, str]:
-    """Return an image's size and digest, and why it cannot be read, empty if it can."""
-    try:
-        content = read_bytes(path)
-        entry = Entry(len(content), hashlib.sha256(content).hexdigest())
-        decode_image(content, path)
-    except UnreadableImage as error:
-        return entry, error.why
-    except UserError as error:
-        return Entry(0, ""), str(error).splitlines()[0]
-    return entry, ""
+def find_copies(facts: Mapping[str, Facts]) -> dict[str, str]:
+    """Return the images to leave out as near-duplicates, each with one that it is a copy of.
+
+    In one class the first in order of name is kept; of copies in two classes none is, because one
+    of their classes is wrong.
+    """
+    names = sorted(facts)
+    hashes = [facts[name].phash for name in names]
+    pairs = [(names[one], names[other]) for one, other, _ in near_duplicate_pairs(hashes)]
+    copies: dict[str, str] = {}
+    for one, other in pairs:
+        if _label(one) != _label(other):
+            copies |= {one: other, other: one}
+    for one, other in pairs:
+        if one not in copies:
+            copies.setdefault(other, one)
+    return copies
+
+
+def _note_copies(listing: Listing, copies: Mapping[str, str]) -> None:
+    for name, other in sorted(copies.items()):
+        same = _label(name) == _label(other)
+        why = "near-duplicates" if same else "near-duplicates in two classes, of which one is wrong"
+        listing.left_out[why].append(f"{name}, of {other}")
+
+
+def _label(name: str) -> str:
+    return PurePosixPath(name).parent.name
 
 
 def split_images(
@@ -206,7 +226,8 @@ def parse_manifest(text: str, name: str) -> Manifest:
                 line = delimiter.join(map(str, row.values()))[:100]
                 mistakes.append(f"line {rows.line_num}: {printable(line)} ({wrong})")
             else:
-                manifest["/".join(parts)] = Entry(int(size), digest.lower())
+                copy_of = row.get("duplicate_of") or ""
+                manifest["/".join(parts)] = Entry(int(size), digest.lower(), copy_of)
     except csv.Error as error:
         mistakes.append(f"line {rows.line_num}: {error}")
     if mistakes or not manifest:
@@ -215,7 +236,7 @@ def parse_manifest(text: str, name: str) -> Manifest:
             f"as train/<class>/<image> or val/<class>/<image>).\n{bulleted(mistakes)}\n"
             "Restore it with `git checkout`, or make one: headswap manifest FOLDER"
         )
-    check_classes(manifest, name)
+    check_classes(without_duplicates(manifest), name)
     return manifest
 
 
@@ -264,34 +285,35 @@ def write_counts(manifest: Manifest) -> None:
     write_json(DATASET_METRICS, count_images(manifest))
 
 
-def find_quality_issues(manifest: Manifest) -> dict[str, list[str]]:
+def find_quality_issues(hashes: Mapping[str, str]) -> dict[str, list[str]]:
     """Return what makes a comparison on these images less reliable, by kind, the worst first.
 
-    >>> manifest = {
-    ...     "train/a/1.jpg": Entry(9, "c0"),
-    ...     "val/a/2.jpg": Entry(9, "c0"),
-    ...     "val/a/3.jpg": Entry(9, "c1"),
-    ... }
-    >>> find_quality_issues(manifest)
-    {'the same image in both splits': ['train/a/1.jpg, val/a/2.jpg'], 'a class of one image': \
+    `hashes` has the perceptual hash of each image by its path.
+
+    >>> hashes = {"train/a/1.jpg": "c0" * 8, "val/a/2.jpg": "c0" * 8, "val/a/3.jpg": "f1" * 8}
+    >>> find_quality_issues(hashes)
+    {'near-duplicates in both splits': ['train/a/1.jpg, val/a/2.jpg'], 'a class of one image': \
 ['train/a']}
     """
     issues: dict[str, list[str]] = {
-        "the same image in both splits": [],
-        "the same image in two classes": [],
+        "near-duplicates in both splits": [],
+        "near-duplicates in two classes": [],
         "a class of one image": [],
-        "the same image more than once": [],
+        "near-duplicates": [],
     }
-    names_by_digest: dict[str, list[str]] = {}
-    for name, entry in manifest.items():
-        names_by_digest.setdefault(entry.sha256, []).append(name)
-    for names in names_by_digest.values():
-        if len(names) > 1:
-            splits, labels, _ = zip(*(name.split("/") for name in names), strict=True)
-            kind = "in both splits" if len(set(splits)) > 1 else "in two classes"
-            kind = kind if len({*splits}) > 1 or len({*labels}) > 1 else "more than once"
-            issues[f"the same image {kind}"].append(", ".join(names))
-    class_sizes = Counter(name.rpartition("/")[0] for name in manifest)
+    names = sorted(hashes)
+    pairs = [pair[:2] for pair in near_duplicate_pairs([hashes[name] for name in names])]
+    ones, others = zip(*pairs, strict=True) if pairs else ((), ())
+    links = sparse.coo_array((np.ones(len(pairs)), (ones, others)), (len(names), len(names)))
+    groups: dict[int, list[str]] = defaultdict(list)
+    for name, group in zip(names, sparse.csgraph.connected_components(links)[1], strict=True):
+        groups[group].append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            splits, labels, _ = map(set, zip(*(name.split("/") for name in group), strict=True))
+            kind = " in both splits" if len(splits) > 1 else " in two classes" * (len(labels) > 1)
+            issues[f"near-duplicates{kind}"].append(", ".join(group))
+    class_sizes = Counter(name.rpartition("/")[0] for name in names)
     issues["a class of one image"] = [name for name, size in class_sizes.items() if size == 1]
     return {kind: lines for kind, lines in issues.items() if lines}
 

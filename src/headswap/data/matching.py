@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from headswap.data.listing import SPLIT_NAMES
-from headswap.data.manifest import Entry, Manifest
+from headswap.data.manifest import Entry, Manifest, without_duplicates
 from headswap.images.folders import is_image
 
 MANY = 20
@@ -32,8 +32,11 @@ def match_files(files: Sequence[File], manifest: Manifest) -> tuple[dict[int, st
     Of several files with the same content, as many are images as are listed, and first those that
     have a listed name. Images are returned by the places of their files; the differences are a
     line for each image that is missing or has changed, and for each extra one: an image that lies
-    in a class's folder beside those of listed images or, where one is missing, anywhere.
+    in a class's folder beside those of listed images or, where one is missing, anywhere. Images
+    that the manifest leaves out may be there or not.
     """
+    left_out = {entry[:2] for entry in manifest.values() if entry.duplicate_of}
+    manifest = without_duplicates(manifest)
     unfound: dict[Entry, list[str]] = {}
     for name, entry in manifest.items():
         unfound.setdefault(entry, []).append(name)
@@ -52,7 +55,11 @@ def match_files(files: Sequence[File], manifest: Manifest) -> tuple[dict[int, st
             if place not in found and (taken := take(file, same_name)):
                 found[place] = taken
     missing = sorted(name for names in unfound.values() for name in names)
-    unlisted = [file for place, file in enumerate(files) if place not in found]
+    unlisted = [
+        file
+        for place, file in enumerate(files)
+        if place not in found and (file.size, file.sha256) not in left_out
+    ]
     places = {_class_folders(files[place].name) for place in found}
     return found, _describe(missing, unlisted, places, manifest)
 

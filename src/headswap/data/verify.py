@@ -2,21 +2,19 @@
 
 import hashlib
 import lzma
-import os
 import stat
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 
-from headswap.data.manifest import Manifest, parse_manifest, read_manifest
+from headswap.data.facts import read_facts
+from headswap.data.manifest import Manifest, parse_manifest, read_manifest, without_duplicates
 from headswap.data.matching import File, match_files
 from headswap.data.synthetic import MANIFEST
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import is_image
 from headswap.images.index import Row, write_index
-from headswap.images.reading import UnreadableImage, read_image
 from headswap.io import atomic_write, is_address
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE, IMAGES
@@ -46,7 +44,7 @@ def verify_images(
             else:
                 manifest, name = read_manifest(dataset.manifest), dataset.manifest
             members, differences = match_archive(file, manifest)
-            with atomic_write(images) as folder:
+            with atomic_write(images, replace_folder=True) as folder:
                 for path, member in members.items():
                     (folder / path).parent.mkdir(parents=True, exist_ok=True)
                     (folder / path).write_bytes(file.read(member))
@@ -61,7 +59,7 @@ def verify_images(
             f"{archive} is damaged: {error}.\n"
             "Get a good copy with: dvc repro --force --single-item fetch"
         ) from None
-    return manifest
+    return without_duplicates(manifest)
 
 
 def archive_fits(archive: str | PathLike[str], manifest: Manifest) -> bool:
@@ -118,30 +116,18 @@ def _member_name(info: zipfile.ZipInfo) -> str:
 
 
 def read_unpacked(folder: Path, manifest: Manifest) -> tuple[list[Row], list[str]]:
-    """Read the images of a manifest that are in a folder, on all cores.
+    """Read the images of a manifest that are in a folder.
 
     The first list has a row of the index for each image, the second a line for each that cannot
     be read.
     """
-    rows, unreadable = [], []
-    names = [name for name in sorted(manifest) if (folder / name).exists()]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = pool.map(_size_or_reason, [folder / name for name in names])
-        for name, size in zip(names, sizes, strict=True):
-            if isinstance(size, str):
-                unreadable.append(f"unreadable: {name} ({size})")
-            else:
-                split, label, _ = name.split("/")
-                rows.append(Row(name, split, label, "", *size, *manifest[name]))
-    return rows, unreadable
-
-
-def _size_or_reason(path: Path) -> tuple[int, int] | str:
-    """Return width and height of an image, or why it cannot be read."""
-    try:
-        return read_image(path).size
-    except UnreadableImage as error:
-        return error.why
+    paths = {name: folder / name for name in sorted(manifest) if (folder / name).exists()}
+    facts, reasons = read_facts(paths)
+    rows = []
+    for name, one in facts.items():
+        split, label, _ = name.split("/")
+        rows.append(Row(name, split, label, "", *one[:5]))
+    return rows, [f"unreadable: {name} ({why})" for name, why in reasons.items()]
 
 
 def _generated_manifest(archive: zipfile.ZipFile) -> Manifest:

@@ -49,7 +49,9 @@ def scan_folder(folder: str | PathLike[str]) -> Scan:
                 elif entry.is_file():
                     scan.files.append(entry)
                 elif entry.is_symlink():
-                    scan.left_out.append(("links to nothing", name))
+                    annex = "annex/objects" in os.readlink(entry.path)
+                    why = "of git-annex: bring them with git annex get" if annex else ""
+                    scan.left_out.append((why or "links to nothing", name))
                 else:
                     scan.left_out.append(("neither files nor folders", name))
     except OSError as error:

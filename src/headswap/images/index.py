@@ -9,18 +9,19 @@ from typing import NamedTuple
 
 from headswap.errors import UserError, bulleted
 from headswap.images.folders import SPLITS, find_images
-from headswap.io import digest, not_made_yet, write_csv
+from headswap.io import digest, not_made_yet, read_csv, write_csv
 from headswap.paths import IMAGES
 
 NAME = "index.csv"
-COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha256")
+COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha256", "phash")
 
 
 class Row(NamedTuple):
     """An image, with the values of `COLUMNS`.
 
     ``path`` is ``<split>/<class>/<image>``; ``group`` is empty where the manifest has none;
-    ``width`` and ``height`` are in pixels, as `reading.read_image` returns the image.
+    ``width`` and ``height`` are in pixels, as `reading.read_image` returns the image; ``phash`` is
+    its `near_duplicates.perceptual_hash`.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     height: int
     bytes: int
     sha256: str
+    phash: str
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,11 @@ def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
     if not folder.exists():
         raise not_made_yet(folder)
     try:
-        with open(folder / NAME, encoding="utf-8", newline="") as file:
-            _, *lines = csv.reader(file)
         rows = [
-            Row(path, split, label, group, int(width), int(height), int(size), sha256)
-            for path, split, label, group, width, height, size, sha256 in lines
+            Row(path, split, label, group, int(width), int(height), int(size), sha256, phash)
+            for path, split, label, group, width, height, size, sha256, phash in (
+                row.values() for row in read_csv(folder / NAME)
+            )
         ]
     except FileNotFoundError:
         raise _not_as_verified(folder, [f"missing: {NAME}"]) from None

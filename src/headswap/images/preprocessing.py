@@ -5,6 +5,7 @@ This module does not import torch.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from headswap.errors import UserError
@@ -42,12 +43,19 @@ def preprocessing(model: str, image: Image) -> Preprocessing:
     """Return the preprocessing in a model's file in ``data/weights``, with the sides of `image`."""
     path = WEIGHTS / f"{model}.safetensors"
     _, metadata = read_tensors(path, only=())
-    if "preprocessing" not in metadata:
+    remedy = f"Run: dvc repro --force --single-item weights@{model}"
+    return read_preprocessing(metadata, path, remedy).with_sides(image)
+
+
+def read_preprocessing(record: Mapping[str, Any], path: Path, remedy: str) -> Preprocessing:
+    """Return the preprocessing in what headswap wrote to `path`, with the remedy if it cannot."""
+    try:
+        return Preprocessing(**record["preprocessing"])
+    except (TypeError, LookupError) as error:
         raise UserError(
-            f"{path} does not say how {model} sees images: another version wrote it.\n"
-            f"Run: dvc repro --force --single-item weights@{model}"
-        )
-    return Preprocessing(**metadata["preprocessing"]).with_sides(image)
+            f"{path} does not say how images are to be prepared as this version of headswap reads "
+            f"it: {error}. Another version wrote it.\n{remedy}"
+        ) from error
 
 
 def preprocessing_from_network(network: object, name: str) -> Preprocessing:

@@ -35,7 +35,8 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
 
     Transparent images are laid over white, as most viewers show them: what lies under transparent
     pixels is arbitrary, often black. EXIF that is damaged counts as none, as in browsers. Of
-    several frames the first is read. A JPEG of more than `LARGE` pixels is reduced.
+    several frames or pages the first is read, and ``info["animated"]`` is true; what a camera adds
+    to a JPEG (MPO) counts as none. A JPEG of more than `LARGE` pixels is reduced.
 
     Raises `UnreadableImage` if Pillow cannot read the file, the image has more than 8 bits a
     channel, or it would take more than `MEMORY` to decode or to resize it.
@@ -65,6 +66,7 @@ def _decode(content: bytes) -> Image.Image:
         if image.mode[0] in "IF":  # Pillow would convert all but black to white
             raise ValueError("16 or 32 bits a pixel; save it with 8 bits a channel")
         _check_memory(image)
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
         scale = next((s for s in (1, 2, 4) if image.width * image.height <= LARGE * s**2), 8)
         if scale > 1:  # only JPEG has `draft`
             image.draft("RGB", (image.width // scale, image.height // scale))
@@ -75,7 +77,9 @@ def _decode(content: bytes) -> Image.Image:
         if image.has_transparency_data:
             layer = image.convert("RGBA")
             opaque = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        return opaque.convert("RGB")
+        result = opaque.convert("RGB")
+        result.info["animated"] = animated
+        return result
 
 
 def _check_memory(image: Image.Image) -> None:
@@ -100,6 +104,10 @@ def _guess_format(content: bytes) -> str:
     start = content[:512].lstrip().lower()
     if not content:
         return "an empty file"
+    if content.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the photograph; bring it with: git lfs pull"
+    if content.startswith(b"/annex/objects/"):
+        return "a pointer of git-annex, not the photograph; bring it with: git annex get"
     if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "HEIC, which Pillow cannot read; save it as JPEG"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):

@@ -1,13 +1,12 @@
 """What the arguments of a command name: a cell, and photographs."""
 
-import csv
 import glob
 from collections.abc import Sequence
 from pathlib import Path
 
 from headswap.errors import UserError
 from headswap.images.folders import EXTENSIONS, find_images
-from headswap.io import not_made_yet
+from headswap.io import not_made_yet, read_csv
 from headswap.paths import IMAGES, METRICS
 from headswap.predict.folders import is_model_folder
 
@@ -56,8 +55,7 @@ def misclassified_images() -> list[Path]:
     """Return the validation images that most runs of all cells misclassify: the first 12."""
     path = METRICS / "misclassified.csv"
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            images = [row["image"] for row in csv.DictReader(file)]
+        images = [row["image"] for row in read_csv(path)]
     except FileNotFoundError:
         raise not_made_yet(path) from None
     if not images:

@@ -3,16 +3,17 @@
 This module does not import torch, so that a mistake is reported at once.
 """
 
-import csv
 import difflib
 import math
 import statistics
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from headswap.errors import UserError
-from headswap.io import read_json
+from headswap.images.preprocessing import read_preprocessing
+from headswap.io import read_csv, read_json
 from headswap.params import load
 from headswap.paths import METRICS, MODELS
 from headswap.runs.record import RECORD
@@ -41,22 +42,24 @@ def find_folder(name: str) -> Path:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {close[0]}?" if close else "."
     raise UserError(
-        f"There is no cell or image {name}{hint}\n"
-        f"Name a cell ({', '.join(known) or 'none is trained here'}) or the path of a model "
-        "folder."
+        f"There is no cell, image or folder {name}{hint}\n"
+        f"Name images or folders that are there, a cell ({', '.join(known) or 'none is trained'}) "
+        "or the path of a model folder."
     )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what a model folder's ``model.json`` says."""
     try:
-        return read_json(folder / RECORD)
+        record = read_json(folder / RECORD)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no model folder: it has no {RECORD}.\nMake it with: dvc repro"
         ) from None
     except ValueError as error:
         raise UserError(f"{folder / RECORD} cannot be read: {error}.\n{restore(folder)}") from error
+    read_preprocessing(record, folder / RECORD, restore(folder))
+    return record
 
 
 def restore(folder: Path) -> str:
@@ -68,7 +71,7 @@ def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None
     """Return the accuracy of a cell with its interval; None if these runs were not compared.
 
     It is the ``mean`` at the best epoch, and ``low`` and ``high``, its 95 % interval for other
-    images and other replicates.
+    images and, if there are several ``runs``, other runs.
     """
     runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
     for row in _compared(folder.resolve().parents[1] / METRICS):
@@ -76,7 +79,7 @@ def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None
             mean = float(row["best_val_accuracy_mean"])
             low, high = (float(row[f"best_val_accuracy_ci_{end}"]) for end in ("low", "high"))
             if runs and math.isclose(mean, statistics.fmean(runs), abs_tol=1e-5):
-                return {"mean": mean, "low": low, "high": high}
+                return {"mean": mean, "low": low, "high": high, "runs": len(runs)}
     return None
 
 
@@ -93,9 +96,11 @@ def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
     if known := interval(folder, record):
         text += (
             f"; the cell's mean is {known['mean']:.1%}, with a 95% interval of {known['low']:.1%} "
-            f"to {known['high']:.1%} for other images and runs"
+            f"to {known['high']:.1%} for other images{' and runs' * (known['runs'] > 1)}"
         )
-    return f"{text}."
+    made, here = record["versions"]["torch"], version("torch")
+    note = f" It was trained with torch {made}; with {here} it may round differently."
+    return f"{text}.{note * (made != here)}"
 
 
 def best_cell() -> str:
@@ -112,7 +117,5 @@ def best_cell() -> str:
 def _compared(metrics: Path) -> list[dict[str, str]]:
     """Return the rows of the comparison's table that have a finished run."""
     path = metrics / "comparison.csv"
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["best_val_accuracy_mean"]]
+    rows = read_csv(path) if path.exists() else []
+    return [row for row in rows if row["best_val_accuracy_mean"]]

@@ -190,7 +190,7 @@ def _write_models(
     For `frozen` and `probe` these are the heads (and buffers) of all runs, which together with the
     backbone reproduce their predictions; for `finetune` the network of the best run.
     """
-    with atomic_write(MODELS / cell.name) as target:
+    with atomic_write(MODELS / cell.name, replace_folder=True) as target:
         target.mkdir()
         write_json(target / RECORD, record)
         for folder, run in zip(folders, runs, strict=True):

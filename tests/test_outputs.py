@@ -1,0 +1,163 @@
+"""No output takes the place of something else, whatever the command and the option."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import IMAGES, edit, headswap, write_folder
+
+from headswap import params
+from headswap.compare.outputs import write_comparison
+
+VAL = "data/images/val"
+PHOTO = f"{VAL}/ants/003.png"
+
+
+def content(folder="."):
+    """Return all files, links and folders below a folder, the files with their content."""
+    return {
+        path.as_posix(): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        if path.is_file() else None
+        for path in sorted(Path(folder).rglob("*"))
+    }  # fmt: skip
+
+
+@pytest.fixture
+def mine(own_trained):
+    """Lay a user's files into a project, and return what there is."""
+    write_folder(IMAGES, "photos")
+    shutil.copytree("models/resnet18-finetune", "moved")
+    Path("full").mkdir()
+    for name in ("thesis.docx", "full/precious.txt", "notes", "labels.csv"):
+        Path(name).write_text("mine")
+    shutil.copy(PHOTO, "photo.csv")
+    Path("my manifest.csv").write_text('\ufeff"path";"bytes";"sha256"\n', "utf-8")
+    Path("link to a folder").symlink_to("full")
+    Path("networks").mkdir()
+    return content()
+
+
+PREDICT = ("predict", "tiny-probe")
+REFUSED = [
+    ((*PREDICT, "photos", "--csv", "photos"), "is a folder"),
+    ((*PREDICT, "photos", "--json", "link to a folder"), "is a folder"),
+    ((*PREDICT, "--csv", "photos/train/ants/a.jpg", "photos/val/ants/c.png"), "no .csv file"),
+    ((*PREDICT, "photos", "--csv", "thesis.docx"), "is there already and is no .csv file"),
+    ((*PREDICT, "photos", "--json", "labels.csv"), "is there already and is no .json file"),
+    ((*PREDICT, "photos", "--csv", "notes"), "is there already and is no .csv file"),
+    ((*PREDICT, "photo.csv", "--csv", "photo.csv"), "which is also in this command"),
+    ((*PREDICT, "photos", "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
+    ((*PREDICT, "photos", "--csv", "my manifest.csv"), "is a manifest of images"),
+    ((*PREDICT, "photos", "--csv", "data/manifest.csv"), "overlaps data/manifest.csv"),
+    ((*PREDICT, "photos", "--csv", "metrics/comparison.csv"), "overlaps metrics"),
+    ((*PREDICT, "photos", "--json", "models/tiny-probe/model.json"), "overlaps models"),
+    ((*PREDICT, "photos", "--csv", "dvc.yaml"), "overlaps dvc.yaml"),
+    ((*PREDICT, "photos", "--csv", "src/headswap/new.csv"), "overlaps src"),
+    ((*PREDICT, "photos", "--csv", "networks/new.csv"), "overlaps networks"),
+    (("predict", "moved", "photos", "--json", "moved/model.json"), "overlaps moved"),
+    ((*PREDICT, "photos", "--explain", "full"), "is a folder that is not empty"),
+    ((*PREDICT, "photos", "--explain", "photos/why"), "overlaps photos"),
+    ((*PREDICT, "photos", "--explain", "notes"), "is a file"),
+    ((*PREDICT, "photos", "--explain", "plots"), "overlaps plots"),
+    ((*PREDICT, "photos", "--csv", "new", "--explain", "new"), "also in this command"),
+    (("export", "tiny-probe", "full"), "is a folder that is not empty"),
+    (("export", "tiny-probe", "."), "overlaps data/archive.zip"),
+    (("export", "moved", "moved/new"), "overlaps moved"),
+    (("export", "tiny-probe", "thesis.docx"), "is a file"),
+    (("manifest", "photos", "--output", "photos"), "is a folder"),
+    (("manifest", "photos", "--output", "labels.csv"), "is there already and is no manifest"),
+    (("manifest", "photos", "--output", "photos/val/ants/c.png"), "is no manifest"),
+    (("manifest", "photos", "--output", "data/published/summary.csv"), "overlaps data/published"),
+    (("manifest", "photos", "--output", "params.yaml"), "overlaps params.yaml"),
+    (("report", "--output", "full"), "is a folder"),
+    (("report", "--output", "labels.csv"), "is there already and is no .html file"),
+    (("report", "--output", "metrics/report.html"), "overlaps metrics"),
+]
+
+
+def test_nothing_that_is_there_is_overwritten(mine):
+    for arguments, why in REFUSED:
+        output, message = headswap(*arguments, code=1)
+        assert why in message and "is not overwritten.\nName another" in message, message
+        assert output == ""
+    assert content() == mine
+
+
+def test_what_the_message_offers_works(mine):
+    *_, offered = headswap(*PREDICT, PHOTO, "--csv", "thesis.docx", code=1)[1].split()
+    headswap(*PREDICT, PHOTO, "--csv", offered.rstrip("."))
+    assert Path("new.csv").read_text().startswith("path,rank,class,probability\n")
+
+
+def test_outputs_of_the_same_kind_are_replaced(mine):
+    edit(models=["tiny"])
+    write_comparison(params.load())
+    Path("old.html").write_text("old")
+    Path("empty.tmp").touch()  # as mktemp makes one
+    for name in ("labels.csv", "empty.tmp", "photos/found.csv", "a new folder/found.CSV"):
+        headswap(*PREDICT, PHOTO, "--csv", name)
+        assert Path(name).read_text().startswith("path,")
+    headswap("report", "--output", "old.html")
+    assert Path("old.html").stat().st_size > 1000
+    for _ in range(2):
+        headswap("manifest", "photos", "--output", "my manifest.csv")
+        headswap("manifest", "photos", "--output", "data/manifest.csv")
+
+
+def test_a_link_is_written_through(mine):
+    Path("target.csv").write_text("old")
+    Path("link.csv").symlink_to("target.csv")
+    Path("to be made.csv").symlink_to("made.csv")
+    for link, target in (("link.csv", "target.csv"), ("to be made.csv", "made.csv")):
+        headswap(*PREDICT, PHOTO, "--csv", link)
+        assert Path(link).is_symlink() and os.readlink(link) == target
+        assert Path(target).read_text().startswith("path,")
+    Path("to a photograph.csv").symlink_to("photos/train/ants/a.jpg")
+    assert "no .csv file" in headswap(*PREDICT, PHOTO, "--csv", "to a photograph.csv", code=1)[1]
+    assert Path("photos/train/ants/a.jpg").read_bytes() == IMAGES["train/ants/a.jpg"]
+
+
+def test_a_pipe_is_written_into_and_a_device_is_never_replaced(mine):
+    os.mkfifo("pipe")
+    received = []
+    reader = threading.Thread(target=lambda: received.append(Path("pipe").read_text()))
+    reader.start()
+    headswap(*PREDICT, PHOTO, "--csv", "pipe")
+    reader.join()
+    assert received[0].startswith("path,rank") and Path("pipe").is_fifo()
+    before = os.stat("/dev/null")
+    headswap(*PREDICT, PHOTO, "--json", "/dev/null")
+    assert os.stat("/dev/null").st_rdev == before.st_rdev
+
+
+@pytest.mark.parametrize("target", [None, "found.txt"])
+def test_standard_output_is_written_into_also_where_it_is_a_file(tmp_path, target):
+    script = (
+        "from headswap.io import output_path, write_text\n"
+        "print('before')\n"
+        "write_text(output_path('/dev/stdout', '--csv', '.csv'), 'table\\n')\n"
+        "print('after')\n"
+    )
+    command = [sys.executable, "-c", script]
+    if target:
+        with open(tmp_path / target, "a") as file:
+            subprocess.run(command, stdout=file, check=True)
+        found = (tmp_path / target).read_text()
+    else:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found == "before\ntable\nafter\n"
+
+
+def test_an_option_without_its_value_is_named_and_writes_nothing(mine):
+    for arguments in (
+        (*PREDICT, PHOTO, "--csv", "--json", "new.json"),
+        ("predict", "--misclassified", "--explain", "why"),
+    ):
+        message = headswap(*arguments, code=1)[1]
+        option, following = arguments[-3], arguments[-2]
+        assert f"{option} is without its value: {following} follows." in message
+    assert content() == mine
