@@ -89,8 +89,10 @@ def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None
         The ``mean`` accuracy at the best epoch, and ``low`` and ``high``, its 95 % interval for
         other images and other replicates.
     """
+    if "interval" in record:  # of an exported folder
+        return record["interval"]
     runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
-    for row in _rows(folder.resolve().parents[1] / METRICS / "comparison.csv"):
+    for row in _rows(folder.resolve().parent.parent / METRICS / "comparison.csv"):
         if row["cell"] == record["cell"] and row["best_val_accuracy_mean"] and runs:
             mean, low, high = (
                 float(row[f"best_val_accuracy_{which}"]) for which in ("mean", "ci_low", "ci_high")
