@@ -95,6 +95,8 @@ def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None
     It is the ``mean`` at the best epoch, and ``low`` and ``high``, its 95 % interval for other
     images and, if there are several ``runs``, other runs.
     """
+    if "interval" in record:  # of an exported folder
+        return record["interval"]
     runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
     for row in _compared(folder.resolve().parents[1] / METRICS):
         if row["cell"] == record["cell"]:
