@@ -132,7 +132,7 @@ def test_what_cannot_be_tested_says_why(chosen, changes, why):
 
 
 def test_other_images_and_too_few_runs_say_why(chosen):
-    write_images(0, counts={"images": 4, "train": 2, "val": 2, "in_both_splits": 0})
+    write_images(0, counts={"images": 4, "train": 2, "val": 2})
     assert "other images" in verdicts(chosen)["resnet18-beats-alexnet"]["why"]
     write_cell(Cell("alexnet", "frozen"), np.ones((1, IMAGES)))
     assert "add seeds" in verdicts(chosen)["frozen-faster"]["why"]

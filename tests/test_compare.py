@@ -76,7 +76,7 @@ def test_cells_are_ranked_by_best_epoch_then_last_epoch_then_time(chosen):
 @pytest.mark.parametrize("other", ["images", "weights"])
 def test_the_write_ups_figures_are_left_out_for_other_images_and_weights(chosen, other):
     if other == "images":
-        write_images(IMAGES, {"images": 88, "train": 48, "val": 40, "in_both_splits": 2})
+        write_images(IMAGES, {"images": 88, "train": 48, "val": 40})
     else:
         chosen = chosen.model_copy(update={"weights": "random"})
     comparison = compared(chosen)

@@ -23,7 +23,6 @@ from headswap.data.synthetic import draw_insect
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.images.reading import read_image
-from headswap.io import refuse_outputs
 
 HEIC = b"\0\0\0\x18ftypheic" + bytes(99)
 JPEG = draw("red")
@@ -70,7 +69,7 @@ def test_the_photographs_of_a_phone(workspace):
     assert "Screenshots/ has 1 photographs and all are HEIC" in refused
     Path("photos/Screenshots").rename("Screenshots")  # "or move the folder away"
     printed = prepare("--val", "0.3")
-    assert "data/photos.csv lists 11 images." in printed and "more than once (2)" in printed
+    assert "data/photos.csv lists 11 images." in printed and "near-duplicates (2)" in printed
     for name in (".nomedia", "Ameisen im Garten 🐜/.trash/", "Ameisen im Garten 🐜/IMG_3.HEIC"):
         assert f"\n  {name}\n" in printed
     (found,) = Path("data/images").rglob("🐝 groß.jpg")
@@ -101,7 +100,7 @@ def test_what_a_script_collected_on_the_web(workspace):
     printed = prepare("--val", "0.3")
     assert "data/photos.csv lists 18 images." in printed
     assert ".jpg?w=300, no name of an image (2)" in printed
-    assert "the same image in two classes (1)" in printed
+    assert "near-duplicates in two classes (1)" in printed
 
 
 def test_the_network_drive_of_a_laboratory(workspace):
@@ -160,28 +159,6 @@ def test_images_that_changed_since_they_were_verified_are_not_trained_on(workspa
 
 
 # Odd files and file systems
-
-
-def test_folders_of_stages_are_known_in_any_case_where_the_file_system_ignores_it(
-    empty, monkeypatch
-):
-    """The file system is simulated: two methods find files whatever the case of their names."""
-
-    def find(path):
-        names = [path.name for path in path.parent.iterdir()] if path.parent.is_dir() else []
-        return next((n for n in names if n.casefold() == path.name.casefold()), None)
-
-    Path("data/images").mkdir(parents=True)
-    refuse_outputs("Data/Images", "FOLDER")  # here these are two folders
-    real = os.path.samefile
-    monkeypatch.setattr(Path, "exists", lambda path: not path.name or find(path) is not None)
-    monkeypatch.setattr(
-        Path,
-        "samefile",
-        lambda path, other: real(path.with_name(find(path)), other.with_name(find(other))),
-    )
-    with pytest.raises(UserError, match="Data/Images overlaps data/images"):
-        refuse_outputs("Data/Images", "FOLDER")
 
 
 def as_another_user(function):

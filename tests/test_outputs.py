@@ -1,17 +1,25 @@
 """No output takes the place of something else, whatever the command and the option."""
 
+import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import IMAGES, edit, headswap, write_folder
+from conftest import IMAGES, edit, encode, headswap, train_all, write_folder
 
 from headswap import params
 from headswap.compare.outputs import write_comparison
+from headswap.data.synthetic import draw_insect
+from headswap.images.index import read_index
+from headswap.io import read_csv
+from headswap.predict.files import misclassified_images
 
 VAL = "data/images/val"
 PHOTO = f"{VAL}/ants/003.png"
@@ -161,3 +169,31 @@ def test_an_option_without_its_value_is_named_and_writes_nothing(mine):
         option, following = arguments[-3], arguments[-2]
         assert f"{option} is without its value: {following} follows." in message
     assert content() == mine
+
+
+@pytest.mark.slow
+def test_classes_and_files_named_as_formulas_go_through_all_tables(workspace):
+    labels = {"=cmd()": "ants", "@bees": "bees"}
+    for number, (split, (label, drawn)) in enumerate(product(("train", "val"), labels.items())):
+        for i in range(4):
+            image = draw_insect(drawn, np.random.default_rng([number, i]))
+            write_folder({f"{split}/{label}/-{i}.png": encode(image, "png")}, "photos")
+    headswap("manifest", "photos", "--use")
+    edit(seeds=[0, 1], train={"epochs": 1}, probe={"epochs": 1})
+    train_all()
+    headswap("compare")
+    headswap("report")
+    for table in Path().rglob("*.csv"):
+        with open(table, encoding="utf-8", newline="") as file:
+            texts = [cell for row in csv.reader(file) for cell in row]
+        formulas = [text for text in texts if text[:1] in ("=", "+", "-", "@")]
+        assert not [text for text in formulas if not re.fullmatch(r"-[\d.e-]+", text)], table
+    index = read_index()
+    assert index.classes == sorted(labels)
+    listed = [path for path in misclassified_images() if path.exists()]
+    assert listed and listed == misclassified_images()
+    headswap("predict", "tiny-probe", *listed, "--csv", "=found.csv")
+    assert {row["class"] for row in read_csv("=found.csv")} <= set(labels)
+    assert "=cmd()" in Path("metrics/comparison.md").read_text()
+    assert "'=cmd()" not in Path("metrics/comparison.md").read_text()
+    assert "'=cmd()" not in Path("report.html").read_text()

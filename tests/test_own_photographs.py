@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMAGES, draw, encode, headswap, write_folder, write_zip
+from conftest import IMAGES, draw, edit, encode, headswap, write_folder, write_zip
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -14,6 +14,7 @@ from headswap.data.changes import check_photographs
 from headswap.data.fetch import check_dataset, fetch_archive
 from headswap.data.listing import list_images
 from headswap.data.manifest import parse_manifest, read_manifest, write_manifest
+from headswap.data.synthetic import draw_insect
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
 from headswap.images.reading import read_image
@@ -30,12 +31,13 @@ UNSPLIT = {
 
 
 @pytest.mark.parametrize(
-    "url", ["data/images", "data/archive.zip", "runs/../models/x", ".", "link"]
+    "url", ["data/images", "data/archive.zip", "runs/../models/x", ".", "link", "Data/Images"]
 )
 def test_photographs_where_a_stage_writes_are_refused(empty, url):
     write_folder(IMAGES, "data/images")
     Path("link").symlink_to("data/images")
     write_folder(IMAGES, "models/x")
+    write_folder(IMAGES, "Data/Images")  # which some file systems take for data/images
     write_zip(IMAGES, "data/archive.zip")
     write_manifest_elsewhere = Path("m.csv")
     write_manifest_elsewhere.write_text("path,bytes,sha256\n")
@@ -45,16 +47,6 @@ def test_photographs_where_a_stage_writes_are_refused(empty, url):
         with pytest.raises(UserError, match="overlaps"):
             write_manifest(list_images(url), "n.csv")
         assert not Path("n.csv").exists()
-
-
-def test_a_file_that_is_no_manifest_is_not_overwritten(empty):
-    write_folder(IMAGES, "photos")
-    Path("notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="no manifest; it is not overwritten"):
-        write_manifest(list_images("photos"), "notes.txt")
-    with pytest.raises(UserError, match="overlaps models"):
-        write_manifest(list_images("photos"), "models/photos.csv")
-    assert Path("notes.txt").read_text() == "mine"
 
 
 def test_the_shipped_manifest_is_not_overwritten_by_default(workspace):
@@ -221,6 +213,27 @@ def test_transparent_pixels_are_laid_over_white_and_avif_is_read(empty):
     assert np.asarray(read_image("x.avif"))[..., 0].min() > 200
 
 
+def test_files_of_many_frames_or_pages_are_counted_and_those_of_cameras_are_not(workspace):
+    frames = [draw_insect("ants", np.random.default_rng(number)) for number in range(2)]
+    forms = {"a.jpg": "gif", "b.webp": "webp", "c.tif": "tiff", "d.png": "png", "e.jpg": "mpo"}
+    write_folder(IMAGES, "photos")
+    for name, form in forms.items():
+        frames[0].save(f"photos/train/ants/1{name}", form, save_all=True, append_images=frames[1:])
+    said = "Of 4 animated or many-page files the first frame or page is used.\n"
+    assert said in headswap("manifest", "photos", "--use")[0]
+    headswap("fetch")
+    assert said in headswap("verify")[0]
+    first = np.asarray(read_image("photos/train/ants/1d.png"))
+    assert (first == np.asarray(frames[0])).all()
+
+
+def test_photographs_that_git_annex_did_not_bring_are_named_as_such(empty):
+    write_folder(IMAGES, "photos")
+    Path("photos/train/ants/x.jpg").symlink_to("../../.git/annex/objects/aa/bb/SHA256E-s9--x.jpg")
+    (why,) = list_images("photos").left_out.keys() - {"not directly in a class's folder"}
+    assert why == "of git-annex: bring them with git annex get"
+
+
 def test_a_postscript_file_named_as_a_photograph_is_not_opened(empty):
     Image.new("RGB", (9, 9)).save("x.eps")
     Path("x.eps").rename("x.jpg")
@@ -233,11 +246,14 @@ def test_a_postscript_file_named_as_a_photograph_is_not_opened(empty):
 
 def test_manifest_use_writes_the_parameters_and_keeps_comments(workspace):
     write_folder(UNSPLIT, "my photos")
-    Path("params.yaml").write_text("# A comment.\n" + Path("params.yaml").read_text())
+    edit(dataset={"url": "https://example.org/a/long/address/of/photographs.zip"})
+    text = Path("params.yaml").read_text().replace("photographs.zip", "photographs.zip # whence")
+    Path("params.yaml").write_text("# A comment.\n" + text)
     printed = headswap("manifest", "my photos", "--val", "0.3", "--use")[0]
     assert "Always answering" in printed and "ants" in printed
     assert params.load().dataset.url == "my photos"
     assert Path("params.yaml").read_text().startswith("# A comment.\n")
+    assert "\n  url: my photos # whence\n" in Path("params.yaml").read_text()
     last = "params.yaml names my photos and data/my photos.csv. Next: dvc repro"
     assert printed.splitlines()[-1] == last
     assert headswap("manifest", "my photos")[0].splitlines()[-1] == last

@@ -106,18 +106,6 @@ def test_what_is_missing_is_reported_with_the_command_that_makes_it(compared, na
     assert not Path("report.html").exists()
 
 
-def test_the_page_replaces_neither_a_folder_nor_what_a_stage_writes(compared):
-    Path("pages").mkdir()
-    Path("pages/precious.txt").touch()
-    with pytest.raises(UserError, match="pages is a folder.\nName a file: .* pages/report.html"):
-        write_page(compared, Path("pages"))
-    before = Path("metrics/comparison.md").read_bytes()
-    with pytest.raises(UserError, match="overlaps"):
-        write_page(compared, Path("metrics/comparison.md"))
-    assert Path("pages/precious.txt").exists()
-    assert Path("metrics/comparison.md").read_bytes() == before
-
-
 def test_cells_without_a_finished_run_have_no_list_of_wrong_images(compared):
     for mode in ("finetune", "frozen", "probe"):
         write_cell(Cell("alexnet", mode), np.empty((0, 30)), diverged=3)

@@ -95,7 +95,7 @@ class Picture:
 def write_matrix(models=("resnet18",), classes=("ants", "bees"), images=IMAGES, **cells):
     """Write cells with random results; return what the comparison makes of them."""
     random = np.random.default_rng(4)
-    write_images(images, {"images": 99, "train": 9, "val": images, "in_both_splits": 0}, classes)
+    write_images(images, {"images": 99, "train": 9, "val": images}, classes)
     chosen = load_params(list(models), weights="random")
     for cell in chosen.cells():
         correct = random.random((3, images)) < random.random()

@@ -1,6 +1,7 @@
 """`headswap predict`: the validated classes again, for files, folders and patterns; messages."""
 
 import csv
+import hashlib
 import re
 import shutil
 import signal
@@ -13,11 +14,12 @@ import pandas as pd
 import pytest
 from conftest import edit, headswap
 from PIL import Image
+from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
-from headswap.io import read_json, write_csv
+from headswap.io import read_json, write_csv, write_json
 from headswap.predict.folders import best_cell, describe
 
 VAL = "data/images/val"
@@ -126,7 +128,12 @@ def test_unreadable_files_are_named_and_the_others_are_classified(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("resnet18-frozn", VAL), "no cell or image resnet18-frozn; did you mean resnet18-frozen?"),
+        (("resnet18-frozn", VAL), "image or folder resnet18-frozn; did you mean resnet18-frozen?"),
+        (
+            ("new/",),
+            "There is no cell, image or folder new/.\nName images or folders that are there",
+        ),
+        (("new/photos",), "There is no cell, image or folder new/photos."),
         (("tiny-probe",), "such as: headswap predict tiny-probe data/images/val"),
         (("tiny-probe", "empty"), "There is no image in empty.\nImages are files whose names end"),
         (("tiny-probe", "empty/*.jpg"), "There is no image in empty/*.jpg"),
@@ -152,6 +159,19 @@ def test_a_moved_folder_is_used_by_its_path_and_outside_of_the_project(
     assert headswap("predict", folder, image)[0] == expected
     monkeypatch.chdir(tmp_path)
     assert headswap("predict", "mine", image)[0] == expected
+
+
+def test_a_model_folder_of_other_versions_is_told_or_refused_in_words(trained, tmp_path):
+    folder = shutil.copytree("models/resnet18-finetune", tmp_path / "mine")
+    record = read_json(folder / "model.json")
+    write_json(folder / "model.json", {**record, "versions": {"torch": "1.0"}})
+    said = headswap("predict", folder, f"{VAL}/ants/003.png")[1]
+    assert "It was trained with torch 1.0; with " in said
+    for values in ({**record["preprocessing"], "fit": "pad"}, ["size"], None):
+        write_json(folder / "model.json", {**record, "preprocessing": values})
+        message = refused("predict", folder, f"{VAL}/ants/003.png")
+        assert f"{folder}/model.json does not say how images are to be prepared" in message
+        assert "Another version wrote it.\n" in message
 
 
 def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(own_trained):
@@ -224,8 +244,21 @@ def test_ctrl_c_says_what_is_true_of_a_command_that_is_no_stage(trained, tmp_pat
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             assert process.wait() == 1
-            assert process.stderr.read().endswith(
-                "\nStopped. No file is half written. Run the same command again.\n"
-            )
+            said = "\nStopped. No file is half written. Run the same command again"
+            assert said in process.stderr.read()
         assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / "exported").exists()
+
+
+def test_a_model_of_another_branch_than_dvc_lock_is_refused(own_trained):
+    path = Path("plots/predictions/tiny-frozen.csv")
+    image = next(Path("data/images/val/ants").iterdir())
+    output = {"path": path.as_posix(), "md5": hashlib.md5(path.read_bytes()).hexdigest()}
+    stages = {"train@tiny-frozen": {"outs": [output]}}
+    YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
+    headswap("predict", "tiny-frozen", image)
+    output["md5"] = "0" * 32  # as after `git checkout` of a branch with another learning rate
+    YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
+    message = headswap("predict", "tiny-frozen", image, code=1)[1]
+    assert "models/tiny-frozen is not what dvc.lock records" in message
+    assert "dvc checkout" in message and "dvc repro" in message

@@ -262,7 +262,7 @@ def test_claims_are_told_only_where_one_is_tested(chosen):
     text = section("Differences", report.render("report.md", facts))
     assert text.count("not in the matrix") == 1  # one line for seven claims
     assert len(facts["claims"]["tested"]) == 1 and "raises AlexNet's accuracy" in text
-    write_images(IMAGES, {"images": 88, "train": 48, "val": 40, "in_both_splits": 2})
+    write_images(IMAGES, {"images": 88, "train": 48, "val": 40})
     assert "write-up" not in report_of(chosen)
 
 
@@ -325,7 +325,7 @@ def test_markdown_shows_names_as_they_are(chosen):
     names = ("01", "None", "under_$5_or_$", "*a|b* <i>")
     for cell in CELLS:
         write_cell(cell, [np.arange(IMAGES) >= len(names)] * 3, classes=names)
-    write_images(IMAGES, {"images": 9, "train": 9, "val": 40, "in_both_splits": 0}, names)
+    write_images(IMAGES, {"images": 9, "train": 9, "val": 40}, names)
     texts = html_texts(report_of(chosen.model_copy(update={"weights": "random"})))
     assert {f"{name} (10)" for name in names} <= texts  # the headings of the recalls
     assert set(names) <= texts  # the labels of the misclassified images

@@ -25,9 +25,6 @@ from headswap.paths import OUTPUTS, SHIPPED_MANIFEST, SOURCES
 StrPath = str | PathLike[str]
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """What a spreadsheet takes for a formula begins so, or is one that already has apostrophes."""
-MANIFEST = "path,bytes,sha256"
-"""How a manifest of images begins."""
-STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/.+/fd/\d+")
 
 
 @contextlib.contextmanager
@@ -164,8 +161,8 @@ def local_path(path: StrPath) -> Path:
 def refuse_outputs(path: StrPath, name: str) -> None:
     """Raise a UserError if the user's `path` is one of `paths.OUTPUTS`, is in one, or holds one.
 
-    So it is through links and ``..``, too, or in another case where the file system ignores that.
-    `name` is what the path is, for the message.
+    So it is through links, too, and in upper or lower case. `name` is what the path is, for the
+    message.
     """
     if output := _overlap(local_path(path), OUTPUTS):
         raise UserError(
@@ -220,35 +217,28 @@ def _is_stream(path: StrPath) -> bool:
     """Return whether a path is a device, a pipe, or a file that this process has opened."""
     absolute = Path(os.path.abspath(path))
     is_special = absolute.exists() and not (absolute.is_file() or absolute.is_dir())
-    return is_special or bool(STREAM.fullmatch(str(absolute)))
+    return is_special or str(absolute).startswith(("/dev/std", "/dev/fd/", "/proc/"))
 
 
 def _is_manifest(path: Path) -> bool:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        heading = file.read(2 * len(MANIFEST))
-    return heading.replace('"', "").replace(";", ",").startswith(MANIFEST)
+        heading = file.read(99)
+    return heading.replace('"', "").replace(";", ",").startswith("path,bytes,sha256")
 
 
-def _overlap(path: Path, others: Iterable[StrPath]) -> StrPath | None:
+def _overlap(path: StrPath, others: Iterable[StrPath]) -> StrPath | None:
     """Return the first of some files and folders that `path` is, is in, or holds."""
     given = _comparable(path)
     for other in others:
-        known = _comparable(Path(other))
+        known = _comparable(other)
         if given.is_relative_to(known) or known.is_relative_to(given):
             return other
     return None
 
 
-def _comparable(path: Path) -> Path:
-    """Return the absolute path without links, in lower case where the file system ignores case."""
-    path = path.resolve()
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    named = next((p for p in (existing, *existing.parents) if p.name.swapcase() != p.name), None)
-    if named is None:
-        return path
-    other = named.with_name(named.name.swapcase())
-    ignores_case = other.exists() and other.samefile(named)
-    return Path(str(path).casefold()) if ignores_case else path
+def _comparable(path: StrPath) -> Path:
+    """Return the path without links, in lower case, which some file systems ignore."""
+    return Path(str(Path(path).resolve()).casefold())
 
 
 def folder_size(folder: StrPath) -> int:

@@ -1,6 +1,7 @@
 """The parameters: a typed schema of ``params.yaml``, and the cells that it describes."""
 
 import difflib
+import itertools
 import re
 from dataclasses import dataclass
 from io import StringIO
@@ -183,12 +184,37 @@ def _read(path: str | PathLike[str], kind: Literal["safe", "rt"]) -> Any:
             f"{path} cannot be read: {error.strerror}.\nMake it readable, then run: headswap check"
         ) from None
     except (ValueError, RecursionError, YAMLError) as error:  # 2024-13-45: a ValueError
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        what = (getattr(error, "problem", None) or str(error)).splitlines()[0]
+        where, what = _explain_yaml_error(error, Path(path).read_bytes().decode(errors="replace"))
         raise UserError(
             f"{path}{where} cannot be read: {what}.\nCorrect that line, then run: headswap check"
         ) from None
+
+
+def _explain_yaml_error(error: Exception, text: str) -> tuple[str, str]:
+    """Return the line of a mistake, empty if it has none, and the mistake in plain words."""
+    what = (getattr(error, "problem", None) or str(error)).splitlines()[0]
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return "", what
+    lines = text.splitlines()
+    number = min(mark.line, len(lines) - 1)
+    if "\t" in lines[number][: mark.column + 1]:
+        what = "a tab; use spaces"
+    elif "expected ':'" in what or "mapping values" in what:
+        # A line without a colon is read as one text with the next; the mark is behind it.
+        candidates = ((n, lines[n].partition("#")[0].strip()) for n in range(number, -1, -1))
+        candidates = ((n, line) for n, line in candidates if line and not line.startswith("-"))
+        for before, line in itertools.islice(candidates, 2):
+            if ":" not in line:
+                number, what = before, f"there is no colon after {line.split()[0]}"
+                break
+        else:
+            what = "a second colon; write the text behind the first in quotes"
+    elif "did not find expected key" in what:
+        what = "it is indented otherwise than the lines around it"
+    elif "unexpected end of stream" in what:
+        number, what = error.context_mark.line, "a quote is opened and not closed"  # type: ignore[attr-defined]
+    return f", line {number + 1}", what
 
 
 def check_round_trip() -> None:
@@ -242,6 +268,14 @@ def parse(tree: Any, name: str = FILE) -> Params:
         ) from None
 
 
+def recorded_stages() -> dict[str, Any]:
+    """Return what ``dvc.lock`` records of each stage; nothing where it cannot be read."""
+    try:
+        return YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    except (OSError, ValueError, LookupError, TypeError, YAMLError):
+        return {}
+
+
 def set_dataset(url: str, manifest: str) -> None:
     """Write ``dataset.url`` and ``dataset.manifest`` into the parameters; comments stay."""
     load()
@@ -273,8 +307,11 @@ def dataset_lines(url: str, manifest: str) -> str:
 
 
 def _describe(mistake: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in mistake["loc"] if part not in ("[key]", NUMBER))
     kind, given, limits = mistake["type"], mistake["input"], mistake.get("ctx", {})
+    *parents, last = [part for part in mistake["loc"] if part not in ("[key]", NUMBER)]
+    where = ".".join(map(str, [*parents, last]))
+    if isinstance(last, int) and kind not in ("extra_forbidden", "invalid_key"):
+        where = f"{'.'.join(map(str, parents))}, entry {last + 1}"
     if kind in ("extra_forbidden", "invalid_key"):
         return f"{where}: no such key; {_allowed_keys(mistake['loc'])}"
     if kind == "missing":
@@ -284,7 +321,7 @@ def _describe(mistake: ErrorDetails) -> str:
     if kind == "list_type":
         example = given if isinstance(given, str | int) else "..."
         return f"{where}: must be a list, as in {where}: [{example}], not {given!r}"
-    if where.startswith("modes.") and given == "probe":
+    if where.startswith("modes, ") and given == "probe":
         return f"{where}: probe is always run; list finetune, frozen or both"
     if kind == "too_short":
         return f"{where}: must list at least one"
@@ -296,7 +333,20 @@ def _describe(mistake: ErrorDetails) -> str:
     if kind == "value_error":
         return f"{where}: {message}"
     or_auto = ", or auto" if NUMBER in mistake["loc"] else ""
-    return f"{where}: should {message}{or_auto}, not {given!r}"
+    hint = _number_hint(given) if "number" in message or "integer" in message else ""
+    return f"{where}: should {message}{or_auto}, not {given!r}{hint}"
+
+
+def _number_hint(given: object) -> str:
+    """Say how to write a number that was read as text."""
+    number = str(given).replace(",", ".")
+    try:
+        float(number)
+    except ValueError:
+        return ""
+    if number != given:
+        return f"; write {number}, with a point" if isinstance(given, str) else ""
+    return "; write it without quotes"
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> str:

@@ -5,6 +5,7 @@ import lzma
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def verify_images(
                 for path, member in members.items():
                     (folder / path).parent.mkdir(parents=True, exist_ok=True)
                     (folder / path).write_bytes(file.read(member))
-                rows, unreadable = read_unpacked(folder, manifest)
+                rows, unreadable = read_unpacked(folder, members)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, dataset, differences, unreadable))
                 write_index(folder, rows)
@@ -115,13 +116,12 @@ def _member_name(info: zipfile.ZipInfo) -> str:
     return printable(name.replace("\\", "/"))
 
 
-def read_unpacked(folder: Path, manifest: Manifest) -> tuple[list[Row], list[str]]:
-    """Read the images of a manifest that are in a folder.
+def read_unpacked(folder: Path, names: Iterable[str]) -> tuple[list[Row], list[str]]:
+    """Return a row of the index for each image in a folder, and a line for each that is unreadable.
 
-    The first list has a row of the index for each image, the second a line for each that cannot
-    be read.
+    `names` are the images' paths in it ``<split>/<class>/<image>``.
     """
-    paths = {name: folder / name for name in sorted(manifest) if (folder / name).exists()}
+    paths = {name: folder / name for name in sorted(names)}
     facts, reasons = read_facts(paths)
     rows = []
     for name, one in facts.items():

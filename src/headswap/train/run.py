@@ -86,6 +86,7 @@ def build_network(cell: Cell, params: Params, dataset: Dataset, seed: int) -> nn
     if isinstance(dataset, FeatureDataset):
         return new_head(dataset.features, classes, random)
     network, head = load_pretrained(cell.model, params)
+    network.requires_grad_(True)  # a factory may have frozen it
     features: Any = network.get_submodule(head).in_features
     replace_layer(network, head, new_head(features, classes, random))
     if cell.mode == "frozen":
