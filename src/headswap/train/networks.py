@@ -13,15 +13,11 @@ from torch.nn.modules.module import register_module_forward_hook
 from headswap.errors import UserError
 from headswap.train.factories import factory_origin, import_factory
 
-Factories = dict[str, str]
-"""The models that are not torchvision's, each with its factory as ``package.module:callable``."""
-
-
 AUTOCAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers whose weights autocast casts and nothing else reads; subclasses may differ."""
 
 
-def check_models(models: list[str], factories: Factories) -> None:
+def check_models(models: list[str], factories: dict[str, str]) -> None:
     """Raise a UserError unless every model exists and every factory can be imported."""
     errors = []
     for name in dict.fromkeys([*models, *factories]):
@@ -44,7 +40,7 @@ OPTIONS: dict[str, dict[str, bool]] = {
 }
 
 
-def build(name: str, factories: Factories) -> nn.Module:
+def build(name: str, factories: dict[str, str]) -> nn.Module:
     """Build a network: torchvision's without pretrained weights, a factory's with its own."""
     if name not in factories:
         _check_name(name)
