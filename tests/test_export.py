@@ -219,11 +219,9 @@ def test_only_a_new_or_an_empty_folder_is_written(tmp_path):
     (full / "mine.txt").write_text("mine")
     for target in (full, full / "mine.txt", Path("models/new"), Path("data/images")):
         _, refused = headswap("export", "tiny-probe", target, code=1)
-        assert "exists already, and is not an empty folder" in refused or "overlaps" in refused
+        assert any(why in refused for why in ("not empty", "not overwritten", "overlaps", "a file"))
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     assert (full / "mine.txt").read_text() == "mine" and not Path("models/new").exists()
-    _, refused = headswap("export", "tiny-probe", full, code=1)
-    headswap("export", "tiny-probe", refused.rpartition("such as ")[2].strip())
     headswap("export", "tiny-probe", link)
     assert link.is_symlink() and sorted(path.name for path in empty.iterdir()) == [
         *("README.md", "classify.py", "example.png", "expected.json", "model.json", "model.pt2")

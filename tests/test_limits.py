@@ -46,7 +46,7 @@ BROKEN = {
         "dataset:\n  url: https://x.org/a.zip\n",
     ),
     "a factory in JSON": (json.dumps(FACTORY), 1, "factories:\n  mine: my_networks:mine\nmodes:\n"),
-    "a tab": (TEXT.replace("lr: 0.001", "lr:\t0.001"), 19, "cannot start any token"),
+    "a tab": (TEXT.replace("lr: 0.001", "lr:\t0.001"), 19, "a tab; use spaces"),
 }
 
 
