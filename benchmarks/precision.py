@@ -32,9 +32,10 @@ MODES = ("finetune", "frozen", "probe")
 
 def train(folder, precision, seeds, epochs):
     """Train all cells in a project folder, which continues what an earlier call has left."""
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "data/manifest.csv", folder / "data")
-    shutil.copy(ROOT / "tests/my_networks.py", folder)
+    for name in ("data/manifest.csv", "tests/my_networks.py"):
+        place = folder / ("data" if name.startswith("data") else "networks")
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, place)
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
     edit(

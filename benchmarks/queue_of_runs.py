@@ -59,7 +59,7 @@ def prepare(folder, settings):
     estimate for unknown ones, 32 do not fit into a small machine.
     """
     project(folder)
-    (folder / "naps.py").write_text(NETWORKS.format(**settings))
+    (folder / "networks/naps.py").write_text(NETWORKS.format(**settings))
     edit(
         folder / "params.yaml",
         models=MODELS,

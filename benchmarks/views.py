@@ -8,8 +8,9 @@ epoch of every replicate, the probe of params.yaml is trained with each seed. Ru
     python benchmarks/views.py > benchmarks/VIEWS.md
 """
 
+import contextlib
 import os
-import sys
+import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -53,7 +54,8 @@ class Fresh(FeatureDataset):
 def compute(path, names):
     """Return features by name: ``val``, or the (seed, number) of a view of each training image."""
     torch.set_num_threads(1)
-    network, head = load_pretrained(NAME, CHOSEN, Path(path))
+    os.chdir(path)
+    network, head = load_pretrained(NAME, CHOSEN, Path())
     replace_layer(network, head, torch.nn.Identity())
     network.to(memory_format=torch.channels_last)
     dataset = ImageDataset(Preprocessing(), ROOT / "data/images")
@@ -82,13 +84,13 @@ def probe(dataset, seed):
 
 def main():
     """Compute all features, train all probes, print the table."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    os.environ["PYTHONPATH"] = str(ROOT / "tests")
     torch.set_num_threads(1)
     dataset = ImageDataset(Preprocessing(), ROOT / "data/images")
     names, cores = ["val", *POOL, *FRESH], len(os.sched_getaffinity(0))
     correct = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("networks").mkdir()
+        shutil.copy(ROOT / "tests/my_networks.py", "networks")
         write_weights(NAME, CHOSEN, Path(folder, f"{NAME}.safetensors"))
         with ProcessPoolExecutor(cores, get_context("spawn")) as workers:
             parts = workers.map(compute, [folder] * cores, [names[i::cores] for i in range(cores)])

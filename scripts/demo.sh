@@ -2,7 +2,7 @@
 set -eu
 mkdir -p demo/.dvc demo/data
 rm -rf demo/src
-cp -r dvc.yaml .dvcignore scripts src demo/
+cp -r dvc.yaml .dvcignore networks scripts src demo/
 cp params-demo.yaml demo/params.yaml
 cp -r data/published data/manifest.csv demo/data/
 cp -r .dvc/plots .dvc/config demo/.dvc/

@@ -5,7 +5,8 @@ set -eu
 run=$(cd "$1" && pwd)
 temporary=$(mktemp -d)
 git clone --quiet . "$temporary/headswap"
-cp "$run/params.yaml" tests/my_networks.py "$temporary/headswap"
+cp "$run/params.yaml" "$temporary/headswap"
+cp tests/my_networks.py "$temporary/headswap/networks"
 cd "$temporary/headswap"
 make -o .venv/installed repro # with the environment that is active
 rm -rf "$run/metrics" "$run/plots"

@@ -92,7 +92,8 @@ def project(folder):
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", "data/manifest.csv"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "params-demo.yaml", folder / "params.yaml")
-    shutil.copy(TESTS / "my_networks.py", folder / "my_networks.py")
+    (folder / "networks").mkdir()
+    shutil.copy(TESTS / "my_networks.py", folder / "networks")
     (folder / PAGE).symlink_to(ROOT / PAGE)  # 0.9 MB that no test changes
     edit(
         folder / "params.yaml",
@@ -107,14 +108,15 @@ def project(folder):
 
 
 def enter(folder, monkeypatch):
-    """Make a project the working folder, and its networks importable, until the test has ended.
+    """Make a project the working folder until the test has ended.
 
-    Runs are trained in the test's own process.
+    Runs are trained in the test's own process, which imports the project's networks anew.
     """
     monkeypatch.chdir(folder)
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     monkeypatch.setenv("HEADSWAP_WORKERS", "0")
-    monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_networks", raising=False)
     return folder
 
 

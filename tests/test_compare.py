@@ -351,7 +351,10 @@ def test_every_near_duplicate_is_left_out_counted_and_listed(chosen):
     assert list(pairs["train"]) == [f"train/{name}" for name in names]
     assert set(pairs["bits"]) == {0}
     assert read_json("metrics/summary.json")["near_duplicates"] == 12
-    assert "12 of 153 validation images nearly repeat" in Path("metrics/comparison.md").read_text()
+    report = Path("metrics/comparison.md").read_text()
+    assert "12 of 153 validation images nearly repeat" in report
+    assert "the first 6, and 6 more there" in report and report.count("| val/") == 6
+    assert "the first 6, and 22 more in `misclassified.csv`" in report
 
 
 def test_only_validation_images_that_repeat_training_images_count(chosen):

@@ -1,148 +1,233 @@
-"""An export is complete: others use it with torchvision and safetensors alone."""
+"""An export is complete: its own code classifies as headswap does, with the packages it lists."""
 
+import io
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
+from dataclasses import asdict
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 import pytest
 import torch
-import torchvision
-from conftest import TESTS
-from conftest import headswap as run
-from safetensors.torch import load_file
+from conftest import headswap
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image
 
-import headswap
-from headswap import params
+from headswap import load_model, params
 from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
-from headswap.io import read_json, write_json
-from headswap.predict.export import compare_onnx, export, write_onnx
-from headswap.train.weights import save_tensors
+from headswap.images.preprocessing import Preprocessing
+from headswap.io import read_json
+from headswap.predict import standalone
+from headswap.predict.export import TOLERANCE, export, write_onnx, write_program
+from headswap.train.dataset import center_crop, decode, normalize
 
 VAL = Path("data/images/val")
 pytestmark = pytest.mark.usefixtures("trained")
 
 
-def run_without_headswap(folder, code, *modules):
-    """Run code in an environment that has all packages but headswap; return its output."""
-    environment = folder.parent / "environment"
-    environment.mkdir()
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        if "headswap" not in path.name and path.suffix != ".pth":
-            (environment / path.name).symlink_to(path)
-    for module in modules:
-        shutil.copy(module, environment)
-    start = (
-        f"import sys; sys.path.append({str(environment)!r}); from importlib.util import find_spec; "
-        "assert find_spec('headswap') is None; exec(sys.stdin.read())"
-    )
-    command = [sys.executable, "-I", "-S", "-c", start]
-    done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def exported(tmp_path):
+    """Return an exported cell of a factory's network."""
+    export(Path("models/tiny-frozen"), tmp_path / "exported")
+    return tmp_path / "exported"
+
+
+def run_code(card, *packages):
+    """Run a card's blocks of code, with nothing but some packages and what these need."""
+    environment, todo, known = card.parent.parent / "environment", set(packages), {"python"}
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    (environment / "bin/python").chmod(0o755)
+    while todo - known:
+        name = (todo - known).pop()
+        known.add(name)
+        for top in {path.parts[0] for path in distribution(name).files} - {"..", "__pycache__"}:
+            if not (environment / top).exists():
+                (environment / top).symlink_to(distribution(name).locate_file(top))
+        needed = map(Requirement, distribution(name).requires or [])
+        todo |= {
+            canonicalize_name(other.name)
+            for other in needed
+            if not other.marker or other.marker.evaluate({"extra": ""})
+        }
+    assert (environment / "torch").exists() == ("torch" in packages)
+    outputs = []
+    for kind, code in re.findall(r"```(\w+)\n(.*?)```", card.read_text(), re.DOTALL):
+        if not code.startswith("pip"):
+            done = subprocess.run(
+                [kind, "-c", code],
+                env={"PATH": f"{environment / 'bin'}:/usr/bin:/bin", "PYTHONPATH": environment},
+                cwd=card.parent,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            outputs.append(done.stdout)
+    return outputs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ["resnet18-frozen", "resnet18-probe", "tiny-finetune"])
-def test_the_cards_own_code_classifies_a_photograph_without_headswap(cell, tmp_path):
-    target = tmp_path / "exported"
-    export(Path("models", cell), target, onnx=True)
-    assert {path.name for path in target.iterdir()} == {
-        *("README.md", "config.json", "model.onnx", "model.safetensors")
+@pytest.mark.parametrize(
+    ("cell", "onnx", "packages"),
+    [("tiny-finetune", [], {"torch"}), ("resnet18-probe", ["--onnx"], {"onnxruntime"})],
+)
+def test_the_cards_code_runs_with_the_packages_that_it_lists_alone(cell, onnx, packages, tmp_path):
+    output, _ = headswap("export", cell, tmp_path / "exported", *onnx)
+    assert "expected.json" in output and "40 validation images" in output
+    card = tmp_path / "exported/README.md"
+    listed = re.search("pip install (.*)", card.read_text())[1].split()
+    assert {name.partition("==")[0] for name in listed} == {"numpy", "pillow", *packages}
+    line, probabilities = run_code(card, "numpy", "pillow", *packages)
+    expected = read_json(tmp_path / "exported/expected.json")
+    assert eval(probabilities) == pytest.approx(expected, abs=TOLERANCE)
+    best = max(expected, key=expected.get)
+    assert re.fullmatch(rf"example.png: {best} \d+\.\d%\n", line)
+    network = load_model(f"models/{cell}")
+    probabilities = network(network.preprocess(min(VAL.glob("*/*")))).softmax(1)[0]
+    assert expected == pytest.approx(
+        dict(zip(["ants", "bees"], probabilities.tolist(), strict=True))
+    )
+
+
+def test_headswap_uses_an_exported_folder_as_a_model_folder(exported, tmp_path, monkeypatch):
+    image = min(VAL.glob("bees/*")).absolute()
+    arguments = (image, "--top", 2)
+    expected = headswap("predict", "tiny-frozen", *arguments)
+    network = load_model("models/tiny-frozen")
+    batch = network.preprocess(*sorted(VAL.glob("*/*"))[:5])
+    shutil.move(exported, tmp_path / "elsewhere/mine")
+    monkeypatch.chdir(tmp_path / "elsewhere")  # where there is no data/weights
+    monkeypatch.setitem(sys.modules, "my_networks", None)
+    assert headswap("predict", "mine", *arguments) == expected
+    loaded = load_model("mine").eval()
+    assert loaded.classes == ["ants", "bees"]
+    for images in (batch, batch[:1]):
+        assert loaded(images).allclose(network(images), atol=1e-6)
+    assert loaded.preprocess(image).equal(network.preprocess(image))
+    _, refused = headswap("predict", "mine", image, "--seeds", "all", code=1)
+    assert "does not have the weights of seed 1" in refused or "of seed 0" in refused
+    content = Path("mine/model.pt2").read_bytes()
+    Path("mine/model.pt2").write_bytes(content[: len(content) // 2])
+    _, refused = headswap("predict", "mine", image, code=1)
+    assert "mine/model.pt2 cannot be read" in refused
+    assert f"pip install torch=={torch.__version__.partition('+')[0]}" in refused
+
+
+def bytes_of(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def photographs():
+    """Return the contents of files of many kinds, each of an image with edges and colours."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    image = Image.fromarray(noise).resize((133, 91), Image.Resampling.BICUBIC)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    layer = image.copy()
+    layer.putalpha(image.convert("L"))
+    return {
+        "jpeg": bytes_of(image, "jpeg"),
+        "cmyk": bytes_of(image.convert("CMYK"), "jpeg"),
+        "turned": bytes_of(image, "jpeg", exif=turned),
+        "turned tiff": bytes_of(image.quantize(32), "tiff", exif=turned),
+        "transparent": bytes_of(layer, "png", exif=turned),
+        "transparent gray": bytes_of(layer.convert("LA"), "png"),
+        "transparent colour": bytes_of(image.quantize(32), "png", transparency=3),
+        "small": bytes_of(image.resize((33, 21)), "webp", lossless=True),
     }
-    snippets = re.findall(r"```python\n(.*?)```", (target / "README.md").read_text(), re.DOTALL)
-    assert len(snippets) == 2
-    shutil.copy(VAL / "bees/003.png", target / "photo.jpg")
-    code = "".join(snippets) + "\nprint(*torch.from_numpy(logits).softmax(1)[0].tolist())\n"
-    printed = run_without_headswap(target, code, TESTS / "my_networks.py")
-    first, second = printed.splitlines()
-    network = headswap.load_model(f"models/{cell}")
-    expected = network(network.preprocess(VAL / "bees/003.png")).softmax(1)[0]
-    name, probability = first.split()
-    assert name == network.classes[expected.argmax()]
-    assert float(probability) == pytest.approx(expected.max().item(), abs=1e-5)
-    assert [*map(float, second.split())] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-@pytest.mark.slow
-def test_the_cards_code_loads_a_network_that_asks_for_the_versions_of_its_layers(tmp_path):
-    folder = shutil.copytree("models/resnet18-finetune", tmp_path / "mnasnet")
-    network = torchvision.models.mnasnet0_5(num_classes=2)
-    save_tensors(folder / "best.safetensors", network.state_dict())
-    record = read_json(folder / "model.json")
-    record["backbone"] |= {"name": "mnasnet0_5", "head": "classifier.1"}
-    write_json(folder / "model.json", record)
-    export(folder, tmp_path / "exported")
-    shutil.copy(VAL / "bees/003.png", tmp_path / "exported/photo.jpg")
-    card = (tmp_path / "exported/README.md").read_text()
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    printed = run_without_headswap(tmp_path / "exported", snippet)
-    network = headswap.load_model(folder)
-    expected = network(network.preprocess(VAL / "bees/003.png")).softmax(1).max().item()
-    assert float(printed.split()[1]) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.slow
-def test_onnx_takes_batches_of_any_size_and_is_compared_on_all_validation_images(tmp_path):
-    compared = export(Path("models/tiny-frozen"), tmp_path / "exported", onnx=True)
-    assert compared["images"] == 40 and 0 <= compared["largest_difference"] < 1e-4
-    session = onnxruntime.InferenceSession(tmp_path / "exported/model.onnx")
-    for batch in (1, 5):
-        (logits,) = session.run(None, {"images": np.zeros((batch, 3, 64, 64), np.float32)})
-        assert logits.shape == (batch, 2)
-
-
-@pytest.mark.slow
-def test_an_onnx_file_that_differs_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
-    network = headswap.load_model("models/tiny-probe")
-    paths = sorted(VAL.glob("*/*"))
-    other = headswap.load_model("models/tiny-probe")
-    torch.nn.init.normal_(other.network[6].weight, std=2)
-    write_onnx(other, tmp_path / "other.onnx")
-    with pytest.raises(UserError, match=r"of 40 validation images \d+ get another class"):
-        compare_onnx(network, tmp_path / "other.onnx", paths)
-    monkeypatch.setattr(
-        "headswap.predict.export.write_onnx", lambda _, path: write_onnx(other, path)
+@pytest.mark.parametrize("kind", photographs())
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_photographs_are_read_as_in_training(kind, interpolation, tmp_path):
+    (tmp_path / "photo").write_bytes(photographs()[kind])
+    values = Preprocessing(64, 73, interpolation)
+    (expected,) = normalize([center_crop(values)(decode(tmp_path / "photo"))], values)
+    found = standalone.preprocess(tmp_path / "photo", **asdict(values))
+    steps = (
+        (torch.from_numpy(found) - expected).abs() * 255 * torch.tensor(values.std)[:, None, None]
     )
-    with pytest.raises(UserError, match="Leave out --onnx"):
-        export(Path("models/tiny-probe"), tmp_path / "exported", onnx=True)
+    assert steps.max() < 2.1 and (steps > 0.1).float().mean() < 0.02  # of 255
+
+
+def test_an_image_of_16_bits_is_refused_by_the_exported_code(tmp_path):
+    Image.fromarray(np.full((30, 30), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="deep.png: 16 or 32 bits a pixel; save it with 8 bits"):
+        standalone.preprocess(tmp_path / "deep.png", **asdict(Preprocessing()))
+
+
+def test_an_export_that_differs_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    other = load_model("models/tiny-probe")
+    torch.nn.init.normal_(other.network[6].weight, std=2)
+    program = write_program(other, tmp_path / "other.pt2")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "headswap.predict.export.write_onnx", lambda _, path: write_onnx(program, path)
+        )
+        with pytest.raises(UserError, match=r"of 40 validation images .*\nLeave out --onnx"):
+            export(Path("models/tiny-probe"), tmp_path / "exported", onnx=True)
+    monkeypatch.setattr(standalone, "preprocess", lambda path, **_: np.ones((3, 64, 64), "f4"))
+    with pytest.raises(UserError, match="Use the model folder with headswap instead"):
+        export(Path("models/tiny-probe"), tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
 
 
-def test_the_weights_are_whole_and_the_card_tells_accuracy_interval_and_origin(
-    own_trained, tmp_path
-):
+def test_a_network_that_cannot_be_traced_is_refused(tmp_path):
+    classifier = load_model("models/tiny-probe")
+    classifier.network.register_forward_pre_hook(
+        lambda _, inputs: inputs if inputs[0].mean() > 0 else None
+    )
+    with pytest.raises(UserError, match="The network cannot be exported: (?s:.*)\nUse the model"):
+        write_program(classifier, tmp_path / "model.pt2")
+
+
+def test_the_card_tells_accuracy_interval_and_origin(own_trained, tmp_path):
     write_comparison(params.load())
     export(Path("models/resnet18-frozen"), tmp_path / "exported")
-    network = headswap.load_model("models/resnet18-frozen")
-    tensors = load_file(tmp_path / "exported/model.safetensors")
-    assert tensors.keys() == network.network.state_dict().keys()
-    assert all(tensor.equal(network.network.state_dict()[k]) for k, tensor in tensors.items())
+    record = read_json("models/resnet18-frozen/model.json")
     card = (tmp_path / "exported/README.md").read_text()
     row = pd.read_csv("metrics/comparison.csv").set_index("cell").loc["resnet18-frozen"]
     low, high = (100 * row[f"best_val_accuracy_ci_{end}"] for end in ("low", "high"))
     assert f"interval of {low:.1f} to {high:.1f} %" in card
-    assert network.record["backbone"]["sha256"] in card and network.record["images"] in card
-    assert "48 photographs" in card and "model.onnx" not in card
-    config = read_json(tmp_path / "exported/config.json")
-    assert config["classes"] == ["ants", "bees"] and config["interval"]["low"] == low / 100
-    assert config["runs"] == network.record["runs"]
+    assert record["backbone"]["sha256"] in card and record["images"] in card
+    assert "48 photographs" in card and "onnx" not in card
+    assert "shorter side has 72 pixels (bilinear, antialiased)" in card and "64 × 64" in card
+    exported = read_json(tmp_path / "exported/model.json")
+    assert exported["classes"] == ["ants", "bees"] and exported["interval"]["low"] == low / 100
+    for key in ("best", "last"):
+        assert [run[key] for run in exported["runs"]] == [run[key] for run in record["runs"]]
+    _, said = headswap("predict", tmp_path / "exported", tmp_path / "exported/example.png")
+    assert f"95% interval of {low:.1f}% to {high:.1f}%" in said
     Path("metrics/comparison.csv").unlink()
     export(Path("models/resnet18-frozen"), tmp_path / "again")
     assert "No interval is given" in (tmp_path / "again/README.md").read_text()
 
 
-def test_an_existing_folder_is_not_replaced(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists already.\nName a new folder"):
-        export(Path("models/tiny-probe"), tmp_path)
-    assert (tmp_path / "mine.txt").exists()
+def test_only_a_new_or_an_empty_folder_is_written(tmp_path):
+    full, link, empty = tmp_path / "full", tmp_path / "link", tmp_path / "empty"
+    full.mkdir()
+    empty.mkdir()
+    link.symlink_to(empty)
+    (full / "mine.txt").write_text("mine")
+    for target in (full, full / "mine.txt", Path("models/new"), Path("data/images")):
+        _, refused = headswap("export", "tiny-probe", target, code=1)
+        assert "exists already, and is not an empty folder" in refused or "overlaps" in refused
+    assert [path.name for path in full.iterdir()] == ["mine.txt"]
+    assert (full / "mine.txt").read_text() == "mine" and not Path("models/new").exists()
+    _, refused = headswap("export", "tiny-probe", full, code=1)
+    headswap("export", "tiny-probe", refused.rpartition("such as ")[2].strip())
+    headswap("export", "tiny-probe", link)
+    assert link.is_symlink() and sorted(path.name for path in empty.iterdir()) == [
+        *("README.md", "classify.py", "example.png", "expected.json", "model.json", "model.pt2")
+    ]
 
 
 def test_a_missing_extra_and_missing_images_are_reported(tmp_path, monkeypatch):
@@ -152,13 +237,5 @@ def test_a_missing_extra_and_missing_images_are_reported(tmp_path, monkeypatch):
             export(Path("models/tiny-probe"), tmp_path / "exported", onnx=True)
         export(Path("models/tiny-probe"), tmp_path / "exported")
     moved = shutil.copytree("models/tiny-finetune", tmp_path / "elsewhere/models/tiny-finetune")
-    with pytest.raises(UserError, match="no validation images"):
-        export(moved, tmp_path / "moved", onnx=True)
-
-
-@pytest.mark.slow
-def test_the_command_says_what_it_wrote_and_how_close_onnx_is(tmp_path):
-    printed, _ = run("export", "tiny-probe", tmp_path / "out", "--onnx")
-    assert "README.md says how to use it" in printed
-    assert re.search(r"40 validation images the same classes; .* is \d\.\de-\d\d\.", printed)
-    assert "did you mean tiny-probe?" in run("export", "tiny-prob", tmp_path / "x", code=1)[1]
+    with pytest.raises(UserError, match="no validation images .*\n.*dvc repro verify"):
+        export(moved, tmp_path / "moved")

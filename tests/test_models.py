@@ -34,6 +34,7 @@ def test_a_record_says_all_that_is_needed_to_use_a_cell(cell):
     assert record["backbone"] == {
         "name": model,
         "factory": "my_networks:tiny" if model == "tiny" else None,
+        "code": read_tensors(file, only=())[1].get("code"),
         "source": "random",
         "head": read_tensors(file, only=())[1]["head"],
         "file": file.name,

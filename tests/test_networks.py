@@ -1,14 +1,21 @@
 """Heads are found and replaced in any network, and complexities are as published."""
 
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
+from conftest import ROOT, TESTS
 from torch import nn
 
+from headswap import params
 from headswap.errors import UserError
 from headswap.train import networks as backbones
 from headswap.train.complexity import measure_complexity
 from headswap.train.seeds import generator
+from headswap.train.weights import write_weights
 
 NAMED_DEPTHS = {"alexnet": 8, "vgg11": 11, "resnet18": 18, "resnet50": 50, "densenet121": 121}
 OTHERS = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
@@ -72,11 +79,6 @@ def test_complexity_is_measured_at_the_image_size_of_the_network():
     )
 
 
-class Pair(nn.Linear):
-    def forward(self, images):
-        return super().forward(images.mean((2, 3))), None
-
-
 def after_pooling(*layers):
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers)
 
@@ -94,15 +96,56 @@ def without_bias(features, classes):
         after_pooling(nn.Linear(3, 2), nn.Softmax(1)),
         after_pooling(without_bias(3, 2), nn.Tanh()),
         after_pooling(nn.Identity()),
-        Pair(3, 2),
     ],
-    ids=["convolution last", "softmax last", "tanh last", "nothing linear", "two outputs"],
+    ids=["convolution last", "softmax last", "tanh last", "nothing linear"],
 )
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
     with pytest.raises(
         UserError, match="mine does not end in a linear layer.*\nRemove it from models"
     ):
         backbones.find_head(network, "mine")
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Return a function that writes the weights of one of the networks in untrainable.py."""
+    (tmp_path / "networks").mkdir()
+    shutil.copy(TESTS / "untrainable.py", tmp_path / "networks")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def write(name):
+        factories = {"mine": f"untrainable:{name}"}
+        chosen = params.load(ROOT / "params.yaml").model_copy(update={"factories": factories})
+        write_weights("mine", chosen, Path("mine.safetensors"))
+
+    return write
+
+
+REFUSALS = {
+    "ATuple": r"returns a tuple in eval mode.*: output\[0\]\)$",
+    "AnObject": r"returns a SimpleNamespace in eval mode.*: output\.logits\)$",
+    "ATupleInTraining": r"returns a tuple in train mode.*: output\[0\] if module.training else",
+    "Float64": r"has weights in torch\.float64.*add: network\.float\(\)",
+    "Lazy": r"has lazy layers.*show it an image: network.eval\(\)\(torch.zeros\(1, 3, 224, 224\)\)",
+    "data_parallel": r"is wrapped in DataParallel.*return network\.module",
+    "AView": r"eval mode with Linear\(.* in place of fc: shape .*\(no view, reshape or index\)",
+    "ASlice": r"eval mode with Linear\(.* in place of fc: calls of fc: 1, output: \(2, 10\)",
+    "CalledTwice": r"fails in eval mode .* calls of fc: 2.*call fc, by that name, once",
+    "AnotherName": r"fails in eval mode .* calls of fc: 0.*let its forward call fc, by that name",
+    "ReadsTheWeight": r"eval mode with Identity\(\) .*: 'Identity' object.*use nothing else of fc",
+    "AppliesTheWeight": r"does not end in a linear layer",
+    "FailsInTraining": r"fails in train mode .*: no labels.*in both modes",
+    "WithoutGradients": r"computes no gradients: .*take torch\.no_grad\(\)",
+    "ADetachedBody": r"computes no gradients: none reaches what is before fc.*\.detach\(\) out of",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_be_trained_is_refused_with_what_to_change(mine, name):
+    with pytest.raises(UserError, match=f"(?s){REFUSALS[name]}"):
+        mine(name)
+    assert not Path("mine.safetensors").exists()
 
 
 def test_an_image_size_that_a_network_does_not_accept_is_refused():

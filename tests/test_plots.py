@@ -44,6 +44,9 @@ MATRICES = {
     "usual": {"models": ["resnet18", "alexnet"]},
     "frozen diverged": {"frozen": DIVERGED},
     "all diverged": dict.fromkeys(MODES, DIVERGED),
+    "one run each": {
+        mode: {"best": np.arange(IMAGES)[None] < 10 * n} for n, mode in enumerate(MODES)
+    },
     "perfect": {"images": 153, **dict.fromkeys(MODES, PERFECT)},
     "exploding": {"probe": {"curves": curves_of(1000.0, lambda n: 0.5, 2)}},
     "long names": {"models": LONG},
@@ -256,6 +259,15 @@ def test_a_matrix_without_any_finished_run_says_so(drawn, name):
     texts = " ".join(drawn(name, "all diverged").texts)
     assert re.search("no finished|No cell has a finished|No two cells", texts)
     assert "null" not in texts and "NaN" not in texts
+
+
+def test_differences_are_black_where_distinguishable_and_never_from_one_run_each(drawn):
+    picture, one_run = (
+        drawn("differences", matrix) for matrix in ("frozen diverged", "one run each")
+    )
+    assert any("black: distinguishable" in text for text in picture.texts)
+    assert any("one run each: for other images only, no verdict" in text for text in one_run.texts)
+    assert one_run.marks("symbol", "#8c8c8c") and not one_run.marks("symbol", "black")
 
 
 def test_the_gallery_shows_the_predicted_class_and_the_worst_first(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`headswap predict`: the validated classes again, for files, folders and patterns; messages."""
 
 import csv
+import hashlib
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import edit, headswap
 from PIL import Image
+from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.compare.outputs import write_comparison
@@ -246,3 +248,17 @@ def test_ctrl_c_says_what_is_true_of_a_command_that_is_no_stage(trained, tmp_pat
             assert said in process.stderr.read()
         assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / "exported").exists()
+
+
+def test_a_model_of_another_branch_than_dvc_lock_is_refused(own_trained):
+    path = Path("plots/predictions/tiny-frozen.csv")
+    image = next(Path("data/images/val/ants").iterdir())
+    output = {"path": path.as_posix(), "md5": hashlib.md5(path.read_bytes()).hexdigest()}
+    stages = {"train@tiny-frozen": {"outs": [output]}}
+    YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
+    headswap("predict", "tiny-frozen", image)
+    output["md5"] = "0" * 32  # as after `git checkout` of a branch with another learning rate
+    YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
+    message = headswap("predict", "tiny-frozen", image, code=1)[1]
+    assert "models/tiny-frozen is not what dvc.lock records" in message
+    assert "dvc checkout" in message and "dvc repro" in message

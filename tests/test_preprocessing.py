@@ -103,7 +103,7 @@ def test_what_a_network_says_of_its_images_is_checked(attributes, message):
 @pytest.fixture
 def mine(workspace):
     """Return the parameters of a project with a network that says how it sees images."""
-    Path("networks_of_mine.py").write_text(
+    Path("networks/networks_of_mine.py").write_text(
         "from my_networks import tiny\n\n\ndef mine():\n    network = tiny()\n"
         f"    network.preprocessing = {OWN}\n    return network\n"
     )

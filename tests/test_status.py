@@ -1,7 +1,6 @@
 """`headswap status` says from another terminal how far all runs are."""
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -9,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SLOW, edit, finish, headswap, read_until, sh, start
+from dvc.fs import localfs
+from dvc.rwlock import rwlock
+
+from headswap.io import write_csv
 
 
 def status():
@@ -27,14 +30,25 @@ def test_a_cell_says_what_it_waits_for(workspace):
     ]
 
 
-@pytest.mark.parametrize("runs", [True, False])
-def test_a_stage_of_dvc_that_trains_nothing_yet_is_reported(workspace, runs):
-    process = os.getpid() if runs else 2**22 + 1
-    lock = {"data/images": {"write": {"pid": process, "cmd": "dvc repro"}}, "models": {}}
-    Path(".dvc/tmp").mkdir(parents=True)
-    Path(".dvc/tmp/rwlock").write_text(json.dumps(lock))
-    nothing = "No run is being trained now. To go on: dvc repro"
-    assert status()[-1] == ("DVC is running a stage." if runs else nothing)
+@pytest.mark.parametrize("where", [".", ".dvc/tmp/exps/standalone/tmp1"])
+def test_what_dvc_makes_is_said_and_dvc_repro_is_not_advised(workspace, where):
+    folder = Path(where, ".dvc/tmp")
+    folder.mkdir(parents=True)
+    output = str(Path(where, "data/embeddings/tiny.safetensors").absolute())
+    with rwlock(str(folder), localfs, "dvc repro", [], [output], False):
+        expected = "DVC is making data/embeddings/tiny.safetensors"
+        assert status()[-1] == expected + (", of an experiment." if where != "." else ".")
+    assert status()[-1] == "No run is being trained now. To go on: dvc repro"
+    lock = {"write": {output: {"pid": 2**22 + 1, "cmd": "dvc repro"}}}  # it was killed
+    (folder / "rwlock").write_text(json.dumps(lock))
+    assert status()[-1] == "No run is being trained now. To go on: dvc repro"
+
+
+def test_the_image_that_was_deleted_is_named(own_trained):
+    image = next(Path("data/images/train/ants").iterdir())
+    image.unlink()
+    message = headswap("status", code=1)[1]
+    assert f"missing: train/ants/{image.name}" in message and "dvc repro verify" in message
 
 
 def test_finished_cells_and_what_is_left_are_counted(own_trained):
@@ -43,13 +57,17 @@ def test_finished_cells_and_what_is_left_are_counted(own_trained):
         "tiny-finetune  2/2 runs",
         "tiny-frozen    2/2 runs",
         "tiny-probe     2/2 runs",
-        "All 6 runs of 3 cells are finished. Next: dvc repro",
+        "All 6 runs of 3 cells are finished.",
+        "Next: dvc repro",
     ]
     Path("runs").rename("elsewhere")  # as in a clone that pulled the results
-    assert status()[-1] == "All 6 runs of 3 cells are finished. Next: dvc repro"
+    assert status()[-2:] == ["All 6 runs of 3 cells are finished.", "Next: dvc repro"]
     Path("elsewhere").rename("runs")
-    Path("metrics/comparison.md").write_text("")
-    assert status()[-1] == "All 6 runs of 3 cells are finished. Collect what is new: dvc repro"
+    rows = [(f"tiny-{mode}", 2) for mode in ("finetune", "frozen", "probe")]
+    write_csv("metrics/comparison.csv", ["cell", "seeds"], rows[:2])
+    assert status()[-1] == "Next: dvc repro"
+    write_csv("metrics/comparison.csv", ["cell", "seeds"], rows)
+    assert status()[-1] == "They are compared; nothing is left to do."
     edit(seeds=[0, 1, 2], probe={"lr": 0.05})
     assert status()[1:3] == ["tiny-frozen    2/3 runs", "tiny-probe     0/3 runs"]
     whole = r"cell 1 of 3, run 5 of 9, about \d+ s left"

@@ -5,6 +5,9 @@ import functools
 import http.server
 import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -14,14 +17,15 @@ import my_networks
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
+from conftest import ROOT, TESTS, edit, enter, headswap
 from safetensors.torch import save_file
 from torch import nn
 
 from headswap import params
 from headswap.errors import UserError
-from headswap.io import read_tensors, sha256
+from headswap.io import read_json, read_tensors, sha256
 from headswap.train import weights as pretrained
+from headswap.train.factories import check_code, factory_origin
 from headswap.train.weights import save_tensors
 
 SMALL = "shufflenet_v2_x0_5"
@@ -30,10 +34,13 @@ TINY = {"factories": {"tiny": "my_networks:tiny"}}
 
 
 @pytest.fixture(autouse=True)
-def no_place_to_look(tmp_path, monkeypatch):
+def a_folder_without_weights(tmp_path, monkeypatch):
     monkeypatch.delenv("HEADSWAP_MIRROR", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (tmp_path / "networks").mkdir()
+    shutil.copy(TESTS / "my_networks.py", tmp_path / "networks")
+    enter(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -191,26 +198,106 @@ def test_the_weights_of_a_factory_are_used(tmp_path):
     assert read_tensors(tmp_path / "tiny.safetensors")[1]["source"] == "my_networks:tiny"
 
 
-def test_an_edit_to_what_a_factory_imports_changes_its_digest(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    package = tmp_path / "mine_with_parts"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "nets.py").write_text("from .parts import make\n")
-    parts = package / "parts.py"
-    parts.write_text("from my_networks import tiny as make\n")
-    (package / "another.py").write_text("")
-    changes = {"factories": {"tiny": "mine_with_parts.nets:make"}}
+def add(path, text):
+    """Append to a file in networks/, which is imported anew."""
+    path = Path("networks", path)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((path.read_text() if path.exists() else "") + text)
+    for name in [*sys.modules]:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{Path.cwd()}/networks"):
+            del sys.modules[name]
 
+
+def test_an_edit_to_what_a_factory_imports_changes_its_digest_and_a_comment_does_not():
     def code():
-        write_and_load("tiny", tmp_path, **changes)
-        return read_tensors(tmp_path / "tiny.safetensors")[1]["code"]
+        return factory_origin("tiny", "layers.nets:make")["code"]
 
-    before = code()
-    (package / "another.py").write_text("# of no matter\n")
-    assert code() == before
-    parts.write_text(parts.read_text() + "# an edit\n")
-    assert code() != before
+    add("layers/nets.py", "from .parts import make\n")  # a package without __init__.py
+    add("layers/parts.py", "from my_networks import tiny\n\n\ndef make():\n    return tiny()\n")
+    digests = [code()]
+    add("layers/another.py", "OF_NO = 'matter'\n")
+    add("layers/parts.py", "# A comment.\n")
+    assert code() == digests[0]
+    for path in ("layers/parts.py", "my_networks.py", "layers/__init__.py"):
+        add(path, "EDITED = True\n")
+        digests.append(code())
+    assert len({*digests}) == 4
+
+
+def test_a_package_is_known_by_its_version():
+    package = "efficientnet_lite_pytorch:EfficientNet"
+    add("my_networks.py", f"MINE = {package!r}\n")
+    assert factory_origin("mine", package)["code"] is None
+    assert "efficientnet-lite-pytorch" in factory_origin("mine", package)["packages"]
+    check_code("mine", package, None)
+
+
+@pytest.mark.parametrize("imported", ["", "import helper\n"])
+def test_code_outside_networks_is_refused_with_the_line_that_moves_it(workspace, imported):
+    source = Path("networks/my_networks.py")
+    source.write_text(imported + source.read_text())
+    moved = Path("helper.py" if imported else "my_networks.py")
+    moved.touch() if imported else source.rename(moved)
+    for command in (["check"], ["weights", "tiny"]):
+        _, messages = headswap(*command, code=1)
+        (line,) = re.findall(r"mv .*", messages)
+        assert line == f"mv {moved} networks/"
+    subprocess.run(line.split(), check=True)
+    assert "params.yaml is correct" in headswap("check")[0]
+
+
+def test_a_module_that_dvc_cannot_see_is_refused(workspace, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text("from my_networks import tiny\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    edit(factories={"tiny": "elsewhere:tiny"})
+    for command in (["check"], ["weights", "tiny"]):
+        assert "Copy its module into networks/" in headswap(*command, code=1)[1]
+
+
+@pytest.mark.slow
+def test_an_edited_network_answers_and_trains_only_after_its_weights_are_written(prepared):
+    headswap("train", "tiny", "finetune")
+    predict = ("predict", "tiny-finetune", "data/images/val")
+    add("my_networks.py", "# A comment.\n")
+    before = headswap(*predict)[0]
+    module = Path("networks/my_networks.py")
+    module.write_text(module.read_text().replace("nn.ReLU()", "nn.Sigmoid()"))
+    add("my_networks.py", "")
+    edit(seeds=[0, 1, 2])
+    for command in (
+        predict,
+        ("export", "tiny-finetune", "exported"),
+        ("train", "tiny", "finetune"),
+        ("embed", "tiny"),
+    ):
+        assert "may be another network" in headswap(*command, code=1)[1]
+    assert not Path("exported").exists()
+    headswap("weights", "tiny")
+    headswap("train", "tiny", "finetune")
+    assert len({path.parent for path in Path("runs/tiny-finetune").glob("*/seed-2")}) == 1
+    assert headswap(*predict)[0] != before
+    record = read_json("models/tiny-finetune/model.json")
+    assert len(record["runs"]) == 3
+
+
+@pytest.mark.slow
+def test_finetune_trains_a_network_that_its_factory_froze(prepared):
+    add("my_networks.py", "\n\ndef frozen():\n    return tiny().requires_grad_(False)\n")
+    edit(factories={"tiny": "my_networks:frozen"})
+    headswap("weights", "tiny")
+    for mode, trained in (("finetune", 2530), ("frozen", 130)):
+        headswap("train", "tiny", mode)
+        assert read_json(f"metrics/cells/tiny-{mode}.json")["trainable_parameters"] == trained
+        assert (
+            "of 40 validation images" in headswap("predict", f"tiny-{mode}", "data/images/val")[1]
+        )
+
+
+def test_the_example_in_networks_can_be_trained(workspace):
+    shutil.copytree(ROOT / "networks", "networks", dirs_exist_ok=True)
+    edit(models=["mine"], factories={"mine": "mine:net"})
+    headswap("check")
+    headswap("weights", "mine")
 
 
 @pytest.mark.parametrize("name", [SMALL, "tiny"])

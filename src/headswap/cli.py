@@ -378,7 +378,7 @@ def predict(
 @command
 def export(
     cell: Annotated[str, typer.Argument(help="A cell, or a model folder.")],
-    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    folder: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, too.")] = False,
 ) -> None:
     """Write a trained network for use without headswap."""
@@ -389,13 +389,13 @@ def export(
     folder = output_path(folder, "FOLDER", inputs=[source])
     from headswap.predict.export import export as write_export
 
-    compared = write_export(source, folder, onnx)
-    print(f"{folder} is written; {folder / 'README.md'} says how to use it.")
-    if compared:
-        print(
-            f"model.onnx gives {compared['images']} validation images the same classes; "
-            f"the largest difference of a probability is {compared['largest_difference']:.1e}."
-        )
+    record = write_export(source, folder, onnx)
+    print(
+        f"{folder} is written; {folder / 'README.md'} says how to use it. Its own code gives "
+        f"{record['checked']} validation images headswap's probabilities, give or take "
+        f"{record['difference']}. One of them goes with it, {record['example']}: take it out, and "
+        "expected.json, if others may not see it."
+    )
 
 
 @command

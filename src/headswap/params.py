@@ -268,6 +268,14 @@ def parse(tree: Any, name: str = FILE) -> Params:
         ) from None
 
 
+def recorded_stages() -> dict[str, Any]:
+    """Return what ``dvc.lock`` records of each stage; nothing where it cannot be read."""
+    try:
+        return YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    except (OSError, ValueError, LookupError, TypeError, YAMLError):
+        return {}
+
+
 def set_dataset(url: str, manifest: str) -> None:
     """Write ``dataset.url`` and ``dataset.manifest`` into the parameters; comments stay."""
     load()

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from headswap.errors import UserError, bulleted
 from headswap.io import sha256
 from headswap.params import load
+from headswap.paths import NETWORKS
 
 Tree = dict[str, Any]
 """Values by name, some of them trees; those under ``inputs`` are digests."""
@@ -53,7 +54,7 @@ def dependencies(stage: str) -> Tree:
     paths = [
         Path(path.replace("${code}", code))
         for path in pipeline["stages"][stage]["deps"]
-        if path.startswith("${code}")
+        if path.startswith(("${code}", NETWORKS.name))
     ]
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.*"))]
     return {

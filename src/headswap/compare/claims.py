@@ -161,9 +161,7 @@ def _effect(claim: Claim, weights: Mapping[str, float], results: Results) -> tup
         [results.seconds(cell) for cell, weight in weights.items() if weight < 0],
     )
     published = _log_ratio_of_sums(weights, claim.published)
-    if not claim.per:
-        return estimate, published
-    costs = _log_cost_ratio(claim, weights, results)
+    costs = _log_cost_ratio(claim, weights, results) if claim.per else 1.0
     low, high = sorted((estimate.low / costs, estimate.high / costs))
     return Estimate(estimate.value / costs, low, high), published / costs
 

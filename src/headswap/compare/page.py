@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
-from markdown_it.token import Token
 from PIL import Image
 
 from headswap.compare.plots import TEMPLATES
@@ -71,26 +70,17 @@ def _render_report() -> tuple[str, dict[str, dict[str, Any]]]:
         content = base64.b64encode(photographs.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/jpeg;base64,{content}">'
 
-    def table(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
-        rows = _count_rows(tokens[place:])
-        folded = f"<details><summary>{rows} rows</summary>" * (rows > LONG_TABLE)
-        return f'{folded}<div class="table"><table>'
-
-    def table_end(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
-        start = max(n for n in range(place) if tokens[n].type == "table_open")
-        return "</table></div>" + "</details>" * (_count_rows(tokens[start:]) > LONG_TABLE)
-
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("image", picture)
-    markdown.add_render_rule("table_open", table)
-    markdown.add_render_rule("table_close", table_end)
-    return markdown.render(_read(METRICS / "comparison.md").decode()), pictures
+    html = markdown.render(_read(METRICS / "comparison.md").decode())
+    return re.sub("<table>.*?</table>", _fold_if_long, html, flags=re.DOTALL), pictures
 
 
-def _count_rows(tokens: Sequence[Token]) -> int:
-    """Return the rows below the heading of the table that the tokens begin with."""
-    kinds = [token.type for token in tokens]
-    return kinds[: kinds.index("table_close")].count("tr_open") - 1
+def _fold_if_long(table: re.Match[str]) -> str:
+    scrolling, rows = f'<div class="table">{table[0]}</div>', table[0].count("<tr>") - 1
+    if rows <= LONG_TABLE:
+        return scrolling
+    return f"<details><summary>{rows} rows</summary>{scrolling}</details>"
 
 
 def _wrong_images(params: Params) -> dict[str, pd.DataFrame]:

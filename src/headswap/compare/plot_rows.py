@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from headswap.compare.intervals import estimate_difference, reliability
-from headswap.compare.results import COSTS, EPOCHS, Results, confidence
+from headswap.compare.results import EPOCHS, Results, confidence
 from headswap.compare.variance import LEVEL
 from headswap.params import Cell
 
@@ -24,7 +24,7 @@ QUANTITIES = {
     "gmacs": ("multiply-accumulates, billions", 1),
     "depth": ("layers", 1),
 }
-"""For each of `COSTS` the heading of its panel, with the unit, and the size of the unit."""
+"""For each `results.Cost` the heading of its panel, with the unit, and the unit's size."""
 
 
 def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
@@ -70,16 +70,22 @@ def accuracies(results: Results, table: pd.DataFrame) -> pd.DataFrame:
         for cell in results.cells
         for seed, accuracy in results.correct[cell, "best"].mean(axis=1).items()
     ]
-    columns = {
-        "best_val_accuracy_mean": "accuracy",
-        "best_val_accuracy_ci_low": "low",
-        "best_val_accuracy_ci_high": "high",
-    }
-    means = table[["cell", *columns]].rename(columns=columns).assign(what="mean")
-    columns = {"published_best_val_accuracy": "accuracy"}
-    published = table[["cell", *columns]].rename(columns=columns).assign(what="write-up")
-    rows = pd.concat([means, published, pd.DataFrame(replicates)]).dropna(subset="accuracy")
-    return rows.reindex(columns=["cell", "what", "seed", "accuracy", "low", "high"]).round(6)
+    published = table[["cell"]].assign(accuracy=table["published_best_val_accuracy"])
+    rows = pd.concat(
+        [
+            _with_intervals(table).assign(what="mean"),
+            published.assign(what="write-up"),
+            pd.DataFrame(replicates),
+        ]
+    )
+    columns = ["cell", "what", "seed", "accuracy", "low", "high"]
+    return rows.dropna(subset="accuracy").reindex(columns=columns).round(6)
+
+
+def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    columns = {"mean": "accuracy", "ci_low": "low", "ci_high": "high"}
+    columns = {f"best_val_accuracy_{key}": name for key, name in columns.items()}
+    return table[["cell", *columns]].rename(columns=columns)
 
 
 def curves(results: Results) -> pd.DataFrame:
@@ -89,10 +95,7 @@ def curves(results: Results) -> pd.DataFrame:
     and the highest. Losses are drawn up to ``loss_limit``, so that one cell whose loss explodes
     leaves the others readable: twice the loss of guessing, unless every cell's is higher.
     """
-    published = results.published["curves"]
-    published = published[
-        published["cell"].isin(list(results.cells)) & (published["split"] == "val")
-    ]
+    published = results.published["curves"].query("split == 'val'")
     everything = pd.concat(
         [results.curves.assign(what="replicates"), published.assign(what="write-up")]
     )
@@ -129,22 +132,16 @@ def differences(results: Results) -> pd.DataFrame:
             if len(values):
                 estimate = estimate_difference(values, priors[which])
                 repeated = len(values) > 1
-                names = {"pair": f"{cell} − {other}", "cell": cell, "other": other, "which": which}
-                figures = {
-                    "seeds": len(values),
-                    "difference": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
-                    "differ": repeated and bool(estimate.sign),
-                    "p_value": estimate.p_value if repeated else np.nan,
-                    "images_needed": estimate.images_needed
-                    if repeated and not estimate.sign
-                    else None,
-                }
-                rows.append(names | figures)
+                needed = estimate.images_needed if repeated and not estimate.sign else None
+                rows.append(
+                    (f"{cell} − {other}", cell, other, which, len(values))
+                    + (estimate.value, estimate.low, estimate.high)
+                    + (repeated and bool(estimate.sign), needed)
+                    + (estimate.p_value if repeated else np.nan,)
+                )
     columns = ["pair", "cell", "other", "which", "seeds", "difference", "low", "high", "differ"]
-    table = pd.DataFrame(rows, columns=[*columns, "p_value", "images_needed"])
-    table = table.astype({"p_value": float})
+    table = pd.DataFrame(rows, columns=[*columns, "images_needed", "p_value"])
+    table = table.astype({"p_value": float, "differ": bool})
     # Rank from the largest, 1, so that each p-value is multiplied by its rank.
     ranks = table.groupby("which")["p_value"].rank(method="max", ascending=False)
     adjusted = table.assign(holm=table["p_value"] * ranks).sort_values("p_value")
@@ -179,18 +176,9 @@ def confusions(results: Results) -> pd.DataFrame:
 
 def times(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """Return each cell's accuracy and the seconds of its runs: mean, fastest and slowest."""
-    seconds = {cell: results.seconds(cell) for cell in results.cells}
-    return pd.DataFrame(
-        {
-            "cell": table["cell"],
-            "accuracy": table["best_val_accuracy_mean"],
-            "low": table["best_val_accuracy_ci_low"],
-            "high": table["best_val_accuracy_ci_high"],
-            "seconds": [seconds[cell].mean() for cell in results.cells],
-            "fastest": [seconds[cell].min() for cell in results.cells],
-            "slowest": [seconds[cell].max() for cell in results.cells],
-        }
-    ).round(6)
+    seconds = pd.DataFrame({cell: results.seconds(cell) for cell in results.cells})
+    figures = {"seconds": seconds.mean(), "fastest": seconds.min(), "slowest": seconds.max()}
+    return _with_intervals(table).join(pd.DataFrame(figures), on="cell").round(6)
 
 
 def costs(table: pd.DataFrame, same_conditions: bool) -> pd.DataFrame:
@@ -201,25 +189,20 @@ def costs(table: pd.DataFrame, same_conditions: bool) -> pd.DataFrame:
     seconds over the cells with a finished run: empty if either does not vary, or if the runs were
     timed under different conditions.
     """
-    rows, timed = [], table.dropna(subset="seconds_per_run_mean")
-    seconds = timed["seconds_per_run_mean"]
-    for cost in COSTS:
-        quantity, unit = QUANTITIES[cost]
+    seconds, rows = table["seconds_per_run_mean"], []
+    timed = seconds.notna()
+    for cost, (quantity, unit) in QUANTITIES.items():
         amounts = table[cost].map(lambda amount: float(f"{amount:.3g}"))
-        known = amounts[timed.index]
-        varies = same_conditions and known.nunique() > 1 and seconds.nunique() > 1
-        correlation = stats.spearmanr(known, seconds).statistic if varies else np.nan
+        varies = same_conditions and min(amounts[timed].nunique(), seconds.nunique()) > 1
+        spearman = stats.spearmanr(amounts, seconds, nan_policy="omit") if varies else None
         rows.append(
-            pd.DataFrame(
-                {
-                    "cell": table["cell"],
-                    "cost": cost,
-                    "amount": amounts,
-                    "quantity": quantity,
-                    "in_unit": amounts / unit,
-                    "seconds": table["seconds_per_run_mean"],
-                    "rank_correlation": correlation,
-                }
+            table[["cell"]].assign(
+                cost=cost,
+                amount=amounts,
+                quantity=quantity,
+                in_unit=amounts / unit,
+                seconds=seconds,
+                rank_correlation=spearman.statistic if spearman else np.nan,
             )
         )
     return pd.concat(rows).round(6)

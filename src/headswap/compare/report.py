@@ -148,7 +148,7 @@ def recommend(
     pairs = differences[differences["which"] == "best"]
     pairs = pairs[(pairs["cell"] == best.cell) | (pairs["other"] == best.cell)]
     others = pairs["cell"].where(pairs["cell"] != best.cell, pairs["other"])
-    differ, undecided = pairs["differ"].astype(bool), pairs["seeds"] == 1
+    differ, undecided = pairs["differ"], pairs["seeds"] == 1
     similar = others[~differ & ~undecided].tolist()
     equal = ranked[ranked["cell"].isin([best.cell, *similar])]
     fastest = equal.sort_values(["seconds_per_run_mean", "rank"]).iloc[0]
@@ -236,81 +236,66 @@ def summarize_differences(rows: pd.DataFrame) -> dict[str, Any]:
     """Return which pairs of cells differ at their best epochs, the largest difference first.
 
     Of all ``pairs`` with more than one seed in common, ``differ`` do, and ``survive`` of these with
-    Holm's correction; ``expected`` is how many of as many equal pairs would by chance. ``clearest``
-    are the first of them, and ``only_last`` those that differ at their last epochs alone, see
-    `_difference`. ``half_width`` is the mean half width of an interval in points, ``images_needed``
-    what the clearest pair would take where none differ; ``with_one_seed`` counts the pairs that
-    have a single seed in common.
+    Holm's correction; ``expected`` is how many of as many equal pairs would by chance. Of the
+    ``clearest`` and of those that differ at their last epochs alone, ``only_last``, differences and
+    intervals are in points, from the more accurate cell's side. ``half_width`` is the mean half
+    width of an interval in points, ``images_needed`` what the clearest pair would take where none
+    differ; ``with_one_seed`` counts the pairs that have a single seed in common.
     """
-    repeated = rows["seeds"] > 1
-    best, last = (
-        rows[repeated & (rows["which"] == which)].set_index("pair") for which in ("best", "last")
+    forward = rows["difference"] > 0
+    limits = 100 * rows[["low", "high"]].abs()
+    rows = rows.assign(
+        more_accurate=rows["cell"].where(forward, rows["other"]),
+        less_accurate=rows["other"].where(forward, rows["cell"]),
+        points=100 * rows["difference"].abs(),
+        least=limits.min(axis=1),
+        most=limits.max(axis=1),
     )
-    real, only_last = (part[part["differ"].astype(bool)] for part in (best, last))
-    only_last = only_last[~only_last.index.isin(real.index)]
-    order = real["difference"].abs().sort_values(ascending=False, kind="stable").index
+    one_seed = rows["seeds"] == 1
+    best, last = (
+        rows[~one_seed & (rows["which"] == which)].set_index("pair") for which in ("best", "last")
+    )
+    real, only_last = (part[part["differ"]] for part in (best, last))
+    only_last = only_last.drop(real.index, errors="ignore")
+    reverse = best["more_accurate"] != last["more_accurate"]
+    at_last = reverse.map({False: "same", True: "opposite"}).where(last["differ"], "none")
+    clearest = real.assign(at_last=at_last).sort_values("points", ascending=False, kind="stable")
     return {
         "pairs": len(best),
         "differ": len(real),
         "survive": int(real["holm"].sum()),
-        "clearest": [
-            _difference(real.loc[pair]) | {"at_last": _at_last(real.loc[pair], last.loc[pair])}
-            for pair in order[:MOST_PAIRS]
-        ],
-        "only_last": [_difference(row) for _, row in only_last.iterrows()],
+        "clearest": clearest.head(MOST_PAIRS).to_dict("records"),
+        "only_last": only_last.to_dict("records"),
         "half_width": 50 * (best["high"] - best["low"]).mean(),
         "images_needed": best["images_needed"].min(),
         "expected": (1 - LEVEL) * len(best),
-        "with_one_seed": int((~repeated & (rows["which"] == "best")).sum()),
+        "with_one_seed": int((one_seed & (rows["which"] == "best")).sum()),
     }
-
-
-def _difference(row: pd.Series) -> dict[str, Any]:
-    """Return a difference and its interval in points, from the more accurate cell's side."""
-    names = (row["cell"], row["other"])
-    more, less = names if row["difference"] > 0 else reversed(names)
-    low, high = sorted((100 * abs(row["low"]), 100 * abs(row["high"])))
-    points = 100 * abs(row["difference"])
-    return {
-        "more_accurate": more,
-        "less_accurate": less,
-        "points": points,
-        "low": low,
-        "high": high,
-        "holm": bool(row["holm"]),
-    }
-
-
-def _at_last(best: pd.Series, last: pd.Series) -> str:
-    if not last["differ"]:
-        return "none"
-    return "same" if best["difference"] * last["difference"] > 0 else "opposite"
 
 
 def summarize_claims(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the verdicts on the claims.
 
-    ``verdicts`` says how many have each verdict, and if they were not tested, for each reason;
-    ``tested`` is a table with a row per tested claim.
+    ``verdicts`` says how many have each verdict, and for each reason if there is no interval;
+    ``tested`` is a table with a row per claim that has one.
     """
-    tested = [
-        {
-            "claim": verdict["says"],
-            "verdict": verdict["verdict"] + _what_would_decide(verdict),
-            "effect (95 %)": "; ".join(
-                f"{_effect(verdict, effect['effect'])} ({_effect(verdict, effect['low'])} to "
-                f"{_effect(verdict, effect['high'])})"
-                for effect in verdict["effects"]
-            )
-            + (", " if verdict["unit"].startswith("power") else " ")
-            + verdict["unit"],
-            "write-up": "; ".join(
-                _effect(verdict, effect["published"]) for effect in verdict["effects"]
-            ),
-        }
-        for verdict in verdicts
-        if verdict["effects"]
-    ]
+    tested = []
+    for verdict in (verdict for verdict in verdicts if verdict["effects"]):
+        unit, effects = verdict["unit"], verdict["effects"]
+        form = "{:+.1f}" if unit == "points" else "{:.2f}"
+        texts = [
+            {key: form.format(effect[key]) for key in ("effect", "low", "high", "published")}
+            for effect in effects
+        ]
+        intervals = "; ".join("{effect} ({low} to {high})".format(**text) for text in texts)
+        tested.append(
+            {
+                "claim": verdict["says"],
+                "verdict": verdict["verdict"] + _what_would_decide(verdict),
+                "effect (95 %)": f"{intervals}{',' * unit.startswith('power')} {unit}",
+                "write-up": "; ".join(text["published"] for text in texts),
+            }
+        )
     kinds = ("supported", "contradicted", "inconclusive", "not tested")
     labels = [
         verdict["verdict"] + (f" ({verdict['why']})" if verdict["why"] else "")
@@ -336,26 +321,13 @@ def _what_would_decide(verdict: dict[str, Any]) -> str:
     return f"; {max(needed):,} images would decide with an even chance"
 
 
-def _effect(verdict: dict[str, Any], figure: float) -> str:
-    return f"{figure:+.1f}" if verdict["unit"] == "points" else f"{figure:.2f}"
-
-
 def summarize_misclassified(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the most misclassified images as a table, and how many there are."""
     first = rows.head(MOST_IMAGES)
-    lines = pd.DataFrame(
-        {
-            "validation image": first["image"],
-            "class": first["label"],
-            "most often predicted": first["predicted"],
-            "runs wrong": [f"{row.wrong} of {row.runs}" for row in first.itertuples()],
-        }
-    )
-    return {
-        "table": lines,
-        "images": len(rows),
-        "always": int((rows["wrong"] == rows["runs"]).sum()),
-    }
+    runs = first["wrong"].astype(str) + " of " + first["runs"].astype(str)
+    lines = first[["image", "label", "predicted"]].assign(runs=runs)
+    lines.columns = ["validation image", "class", "most often predicted", "runs wrong"]
+    return {"table": lines, "images": len(rows), "always": (rows["wrong"] == rows["runs"]).sum()}
 
 
 def summarize_near_duplicates(table: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:

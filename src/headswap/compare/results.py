@@ -19,7 +19,6 @@ from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED
 Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
 Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth"]
-COSTS: tuple[Cost, ...] = get_args(Cost)
 TIMING_CONDITIONS = {
     "processor": "processor",
     "cores": "cores",
@@ -45,7 +44,7 @@ COLUMNS = {
 }
 """The required columns of each kind of table."""
 KEYS = {
-    "cells": ("seeds", "diverged", "preprocessing", *COSTS),
+    "cells": ("seeds", "diverged", "preprocessing", *get_args(Cost)),
     "timing": (
         "seconds_per_run",
         "wall_seconds_per_run",

@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from headswap.data.listing import list_images
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_archive
@@ -17,7 +14,7 @@ from headswap.download import download_file
 from headswap.errors import UserError, printable
 from headswap.images.folders import find_images
 from headswap.io import atomic_write, is_address, local_path, read_bytes, refuse_outputs
-from headswap.params import GENERATED, Dataset
+from headswap.params import GENERATED, Dataset, recorded_stages
 from headswap.paths import ARCHIVE
 
 ALLOWED = (
@@ -65,11 +62,8 @@ def _dvc_has_archive(url: str) -> bool:
 
     So it is in a clone and in a queued experiment, which DVC copies without the folder.
     """
-    try:
-        stages = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
-        return stages["fetch"]["params"]["params.yaml"]["dataset.url"] == url
-    except (OSError, KeyError, TypeError, ValueError, YAMLError):
-        return False
+    fetch = recorded_stages().get("fetch", {})
+    return fetch.get("params", {}).get("params.yaml", {}).get("dataset.url") == url
 
 
 def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> str | None:

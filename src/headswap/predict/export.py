@@ -1,11 +1,12 @@
-"""Export a trained network for use without headswap: weights, ONNX, and a model card."""
+"""Export a trained network for use without headswap: as a program, as ONNX, with a model card."""
 
-import json
+import shutil
 import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from headswap.errors import UserError
@@ -13,120 +14,133 @@ from headswap.images.index import read_index
 from headswap.io import atomic_write, write_json, write_text
 from headswap.markdown import fill_template
 from headswap.paths import IMAGES
+from headswap.predict import standalone
 from headswap.predict.extras import require
 from headswap.predict.folders import interval
-from headswap.predict.model import Classifier, load_model
-from headswap.train.dataset import EVALUATION_BATCH
-from headswap.train.networks import OPTIONS
-from headswap.train.weights import save_tensors
+from headswap.predict.model import PROGRAM, Classifier, load_model
+from headswap.runs.record import RECORD
 
-TOLERANCE = 1e-3
-"""How far the probabilities of an ONNX file may be from the network's."""
+CHECKED = 100
+"""Validation images, at most, that an export is run on before it is given out."""
+TOLERANCE = 0.02
+"""How far a probability of theirs may be from headswap's. Pillow rounds one pixel in 500 otherwise
+than torch when it resizes; ONNX Runtime's own share is below 1e-5."""
+WITH_HEADSWAP = "Use the model folder with headswap instead."
+WITHOUT_ONNX = f"Leave out --onnx; {PROGRAM} does not depend on it."
 
 
-def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any] | None:
-    """Write the run that a model folder keeps, so that others can use it without headswap.
+def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any]:
+    """Write the run that a model folder keeps into a new or an empty folder, for others to use.
 
-    The new folder `target` gets ``model.safetensors``, all weights; ``config.json``; ``README.md``,
-    the model card; and with `onnx` also ``model.onnx``. Returns how that compares with the network
-    (see `compare_onnx`).
+    It is run on validation images, of which the first goes with it. Return its record, with the
+    ``example``, how many images were ``checked``, and the largest ``difference`` of a probability.
     """
-    if target.exists():
-        raise UserError(f"{target} exists already.\nName a new folder, or remove it first.")
     if onnx:
         require("onnx", "onnxruntime", "onnxscript")
-        images = _validation_images(folder.resolve().parents[1] / IMAGES)
-    network = load_model(folder)
-    comparison = None
+    images = _validation_images(folder)
+    classifier = load_model(folder)
+    logits = [classifier.network(classifier.preprocess(path)) for path in images]
+    expected = torch.cat(logits).softmax(1)
+    record = _record(folder, classifier.record) | {"example": f"example{images[0].suffix}"}
     with atomic_write(target) as temporary:
         temporary.mkdir()
-        save_tensors(temporary / "model.safetensors", network.network.state_dict())
+        shutil.copyfile(images[0], temporary / record["example"])
+        shutil.copyfile(standalone.__file__, temporary / "classify.py")
+        write_json(temporary / RECORD, record)
+        program = write_program(classifier, temporary / PROGRAM)
+        difference = _difference(temporary, images, expected, WITH_HEADSWAP)
         if onnx:
-            write_onnx(network, temporary / "model.onnx")
-            comparison = compare_onnx(network, temporary / "model.onnx", images)
-        facts = {**network.record, "interval": interval(folder, network.record), "onnx": comparison}
-        write_json(temporary / "config.json", facts)
-        write_text(temporary / "README.md", model_card(network, facts))
-    return comparison
+            write_onnx(program, temporary / "model.onnx")
+            difference = max(difference, _difference(temporary, images, expected, WITHOUT_ONNX))
+        record |= {"checked": len(images), "difference": float(f"{difference:.2g}")}
+        write_json(temporary / RECORD, record)
+        probabilities = dict(zip(classifier.classes, expected[0].tolist(), strict=True))
+        write_json(temporary / "expected.json", probabilities)
+        (run,) = (run for run in record["runs"] if run["weights"])
+        facts = record | {"run": run, "onnx": onnx}
+        write_text(temporary / "README.md", fill_template("headswap.predict", "card.md", facts, {}))
+    return record
 
 
-def write_onnx(network: Classifier, path: Path) -> None:
-    """Write a network as ONNX: ``images`` of any number to ``logits``, in float32."""
-    size = network.record["preprocessing"]["size"]
-    name = network.record["backbone"]["name"]
+def write_program(classifier: Classifier, path: Path) -> torch.export.ExportedProgram:
+    """Write a network as a graph that needs no code of its own, for batches of any size."""
+    side = classifier.record["preprocessing"]["size"]
+    classifier.network.to(memory_format=torch.contiguous_format)  # the reader warns of others
+    try:
+        program = torch.export.export(
+            classifier.network,
+            (torch.zeros(2, 3, side, side),),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    except Exception as error:  # it fails in many ways where the code cannot be traced
+        raise UserError(
+            f"The network cannot be exported: {type(error).__name__}: {error}\n{WITH_HEADSWAP}"
+        ) from error
+    with open(path, "wb") as file:
+        torch.export.save(program, file)
+    return program
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program as ONNX: ``images`` of any number to ``logits``, in float32."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                network.network,
-                (torch.zeros(2, 3, size, size),),
-                path,
+                program,
+                f=path,
                 input_names=["images"],
                 output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
     except Exception as error:  # the exporter fails in many ways where it lacks an operation
         raise UserError(
-            f"{name} cannot be exported to ONNX: {type(error).__name__}: {error}\n"
-            "Leave out --onnx; the other files do not depend on it."
+            f"The network cannot be exported to ONNX: {type(error).__name__}: {error}\n"
+            f"{WITHOUT_ONNX}"
         ) from error
 
 
-def compare_onnx(network: Classifier, path: Path, images: list[Path]) -> dict[str, Any]:
-    """Compare an ONNX file, run by ONNX Runtime, with the network that it was made from.
-
-    Returns the number of ``images`` that both classified, and the ``largest_difference`` of a
-    probability. A UserError says that an image gets another class, or that a probability differs by
-    more than `TOLERANCE`.
-    """
-    import onnxruntime  # only here: it is an extra
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    pairs = []
-    for first in range(0, len(images), EVALUATION_BATCH):
-        batch = network.preprocess(*images[first : first + EVALUATION_BATCH]).contiguous()
-        (logits,) = session.run(["logits"], {"images": batch.numpy()})
-        outputs = torch.stack([network.network(batch), torch.from_numpy(np.array(logits))])
-        pairs.append(outputs.softmax(-1))
-    expected, found = torch.cat(pairs, dim=1)
-    others = int((expected.argmax(1) != found.argmax(1)).sum())
-    difference = (expected - found).abs().max().item()
-    if others or not difference <= TOLERANCE:
-        raise UserError(
-            f"The ONNX file is not written, because it does not compute what the network does: of "
-            f"{len(images)} validation images {others} get another class, and the largest "
-            f"difference of a probability is {difference:.2g} (allowed: {TOLERANCE:g}).\n"
-            "Leave out --onnx; the other files do not depend on it."
-        )
-    return {"images": len(images), "largest_difference": float(f"{difference:.3g}")}
-
-
-def model_card(network: Classifier, facts: dict[str, Any]) -> str:
-    """Return the model card in Markdown, with code that loads the weights."""
-    backbone = facts["backbone"]
-    seed = facts["kept"]["seed"]
-    options = OPTIONS.get(backbone["name"], {})
-    facts = facts | {
-        "factory": backbone["factory"],
-        "features": network.network.get_submodule(backbone["head"]).in_features,
-        "options": "".join(f", {name}={value}" for name, value in options.items()),
-        "run": next(run for run in facts["runs"] if run["seed"] == seed),
-    }
-    return fill_template("headswap.predict", "card.md", facts, {"python": _literal})
-
-
 def _validation_images(folder: Path) -> list[Path]:
-    if not folder.exists():
+    """Return at most `CHECKED` images, from all classes."""
+    images = folder.resolve().parent.parent / IMAGES
+    if not images.exists():
         raise UserError(
-            f"There are no validation images in {folder} to compare the ONNX file on.\n"
-            "Bring them with: dvc repro verify"
+            f"There are no validation images in {images}, to check the export on.\n"
+            "In the folder of the project that it was trained in, bring them with: "
+            "dvc repro verify"
         )
-    return [folder / name for name in read_index(folder).names["val"]]
+    names = read_index(images).names["val"]
+    return [images / name for name in names[:: -(-len(names) // CHECKED)]]
 
 
-def _literal(value: str | list[str] | list[float]) -> str:
-    """Return a value in Python; JSON's form of texts, numbers and lists of them is Python's."""
-    return json.dumps(value, ensure_ascii=False)
+def _record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of an exported folder: of a model folder with one run."""
+    kept = record["kept"]
+    runs = [
+        run | {"weights": PROGRAM if run["seed"] == kept["seed"] else None}
+        for run in record["runs"]
+    ]
+    return {
+        **record,
+        "needs": None,
+        "runs": runs,
+        "kept": kept | {"weights": PROGRAM},
+        "interval": interval(folder, record),
+        "torch": version("torch").partition("+")[0],
+    }
+
+
+def _difference(folder: Path, images: list[Path], expected: torch.Tensor, remedy: str) -> float:
+    """Return how far the probabilities that an exported folder's own code gives are from others."""
+    classify = standalone.load(folder)
+    found = torch.tensor([list(classify(path).values()) for path in images])
+    difference = (found - expected).abs().max().item()
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"Nothing is written, because of {len(images)} validation images one gets a "
+            f"probability that differs by {difference:.2g} (allowed: {TOLERANCE}) from what it "
+            f"has here.\n{remedy}"
+        )
+    return difference

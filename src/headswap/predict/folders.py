@@ -4,6 +4,7 @@ This module does not import torch, so that a mistake is reported at once.
 """
 
 import difflib
+import hashlib
 import math
 import statistics
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from typing import Any, Literal
 from headswap.errors import UserError
 from headswap.images.preprocessing import read_preprocessing
 from headswap.io import explain_damage, read_csv, read_json
-from headswap.params import load
-from headswap.paths import METRICS, MODELS
+from headswap.params import load, recorded_stages
+from headswap.paths import METRICS, MODELS, PREDICTIONS
 from headswap.runs.record import RECORD
 
 Seeds = Literal["kept", "all"]
@@ -30,7 +31,10 @@ def is_model_folder(name: str) -> bool:
 def find_folder(name: str) -> Path:
     """Return the model folder of a cell of this project, or the one with this path."""
     if is_model_folder(name):
-        return MODELS / name if (MODELS / name / RECORD).is_file() else Path(name)
+        if not (MODELS / name / RECORD).is_file():
+            return Path(name)
+        _check_revision(name)
+        return MODELS / name
     cells = {cell.name: cell for cell in (load().cells() if Path("params.yaml").exists() else ())}
     if cell := cells.get(name):
         raise UserError(
@@ -46,6 +50,24 @@ def find_folder(name: str) -> Path:
         f"Name images or folders that are there, a cell ({', '.join(known) or 'none is trained'}) "
         "or the path of a model folder."
     )
+
+
+def _check_revision(cell: str) -> None:
+    """Raise a UserError if a cell's outputs are not those that ``dvc.lock`` records.
+
+    After `git checkout` without `dvc checkout` they are another branch's. The predictions stand for
+    the model, from which they follow: DVC records the digest of a folder in a form of its own.
+    """
+    path = PREDICTIONS / f"{cell}.csv"
+    found = hashlib.md5(path.read_bytes()).hexdigest() if path.exists() else None
+    outputs = [output for stage in recorded_stages().values() for output in stage.get("outs", ())]
+    if any(out["path"] == path.as_posix() and out["md5"] != found for out in outputs):
+        raise UserError(
+            f"{MODELS / cell} is not what dvc.lock records: it is of another branch, or was made "
+            "without `dvc repro`.\n"
+            "Bring what dvc.lock records: dvc checkout --force\n"
+            "or make it anew, which takes finished runs from runs/: dvc repro"
+        )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -71,6 +93,8 @@ def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None
     It is the ``mean`` at the best epoch, and ``low`` and ``high``, its 95 % interval for other
     images and, if there are several ``runs``, other runs.
     """
+    if "interval" in record:  # of an exported folder
+        return record["interval"]
     runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
     for row in _compared(folder.resolve().parents[1] / METRICS):
         if row["cell"] == record["cell"]:

@@ -14,28 +14,20 @@ from headswap.io import read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
 from headswap.train.dataset import center_crop, decode, normalize
+from headswap.train.factories import check_code
 from headswap.train.loop import make_autocast
 from headswap.train.networks import build, new_head, replace_layer
 from headswap.train.weights import load_tensors
+
+PROGRAM = "model.pt2"
+"""The file of an exported folder that holds its network, code and weights."""
 
 
 class Classifier(nn.Module):
     """A trained network in eval mode, with all that it needs to classify photographs.
 
-    Parameters
-    ----------
-    network
-        Returns logits, shape (batch, classes).
-    record
-        The content of the cell's ``model.json``.
-
-    Attributes
-    ----------
-    network : torch.nn.Module
-        In float32; without what is done to a photograph before.
-    record : dict
-    classes : list of str
-        In the order of the outputs.
+    Its ``network`` returns logits in float32; ``classes`` are in the order of the outputs;
+    ``record`` is the content of ``model.json``.
     """
 
     def __init__(self, network: nn.Module, record: Mapping[str, Any]):
@@ -66,14 +58,15 @@ class Classifier(nn.Module):
 
 
 def load_model(folder: str | PathLike[str], seed: int | None = None) -> Classifier:
-    """Load a network that was trained.
+    """Load a network that was trained, or that was exported.
 
     Parameters
     ----------
     folder
-        A cell's model folder, such as ``models/resnet18-frozen``. For `frozen` and `probe` it holds
-        the trained tensors alone; the backbone's file is looked for in this folder, and in
-        ``data/weights`` of the project that the folder is in. **A factory is code that is run.**
+        A cell's model folder, such as ``models/resnet18-frozen``, or one that `headswap export`
+        wrote. For `frozen` and `probe` the former holds the trained tensors alone; the backbone's
+        file is looked for in this folder, and in ``data/weights`` of the project that it is in.
+        **A factory, and an exported network, is code that is run.**
     seed
         Of the run. None takes the one that the record keeps, the best on the validation images.
 
@@ -84,9 +77,31 @@ def load_model(folder: str | PathLike[str], seed: int | None = None) -> Classifi
     """
     folder = Path(folder)
     record = read_record(folder)
-    trained, _ = read_tensors(_weights_file(folder, record, seed), "pt")
+    file = _weights_file(folder, record, seed)
+    load = _load_program if file.name == PROGRAM else _load_weights
+    return Classifier(load(file, record), record)
+
+
+def _load_program(file: Path, record: Mapping[str, Any]) -> nn.Module:
+    try:
+        return torch.export.unflatten(torch.export.load(file))
+    except Exception as error:  # the file may be anything
+        raise UserError(
+            f"{file} cannot be read: {type(error).__name__}: {error}\n"
+            f"torch {record['torch']} wrote it; another may not read it. Install that one with: "
+            f"pip install torch=={record['torch']}\nor export the network again."
+        ) from error
+
+
+def _load_weights(file: Path, record: Mapping[str, Any]) -> nn.Module:
+    """Build the network, and load what was trained, from a cell's model folder."""
+    folder = file.parent
+    if not file.exists():
+        raise UserError(f"{file} is missing.\n{restore(folder)}")
+    trained, _ = read_tensors(file, "pt")
     name, head = record["backbone"]["name"], record["backbone"]["head"]
-    factory = record["backbone"]["factory"]
+    if factory := record["backbone"]["factory"]:
+        check_code(name, factory, record["backbone"].get("code"))
     network = build(name, {name: factory} if factory else {})
     try:
         features: Any = network.get_submodule(head).in_features
@@ -103,7 +118,7 @@ def load_model(folder: str | PathLike[str], seed: int | None = None) -> Classifi
             f"{folder} does not fit {name}: {error}\n"
             "If the code of the network was edited since: dvc repro"
         ) from error
-    return Classifier(network, record)
+    return network
 
 
 def _weights_file(folder: Path, record: Mapping[str, Any], seed: int | None) -> Path:
@@ -120,8 +135,6 @@ def _weights_file(folder: Path, record: Mapping[str, Any], seed: int | None) -> 
             f"{folder} has no weights of seed {seed}.\n"
             f"It has those of: {', '.join(map(str, files))}."
         )
-    if not (folder / files[seed]).exists():
-        raise UserError(f"{folder / files[seed]} is missing.\n{restore(folder)}")
     return folder / files[seed]
 
 
@@ -129,7 +142,7 @@ def _backbone_file(folder: Path, record: Mapping[str, Any]) -> Path:
     """Return the file of the backbone's weights, which has the digest that the record names."""
     name, expected = record["backbone"]["file"], record["backbone"]["sha256"]
     stem = record["backbone"]["name"]
-    places = [folder / name, folder.resolve().parents[1] / WEIGHTS / name]
+    places = [folder / name, folder.resolve().parent.parent / WEIGHTS / name]
     found = next((place for place in places if place.exists()), None)
     if found is None or sha256(found) != expected:
         what = f"{found} is another file" if found else f"there is no {places[1]}"

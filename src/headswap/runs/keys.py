@@ -71,14 +71,15 @@ def code_digest(package: Path = Path(__file__).parents[1]) -> str:
     )
     return digest(
         [
-            (path.relative_to(package).as_posix(), _syntax_tree(path.read_text(encoding="utf-8")))
+            (path.relative_to(package).as_posix(), syntax_tree(path.read_text(encoding="utf-8")))
             for path in paths
         ]
     )
 
 
 @functools.cache  # of all files it takes 0.2 s, and the status of all runs needs it for each cell
-def _syntax_tree(code: str) -> str:
+def syntax_tree(code: str | bytes) -> str:
+    """Return Python code without comments, docstrings and formatting."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -22,6 +22,7 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
         "backbone": {
             "name": model,
             "factory": metadata.get("factory"),
+            "code": metadata.get("code"),
             "source": metadata["source"],
             "head": metadata["head"],
             "file": path.name,

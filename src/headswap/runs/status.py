@@ -1,14 +1,16 @@
 """How far all runs are, for another terminal: from what is in ``runs/``, without torch."""
 
 import contextlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
 from headswap.errors import UserError
-from headswap.io import read_json
+from headswap.io import read_csv, read_json
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, IMAGES, METRICS, MODELS, WEIGHTS
 from headswap.progress import seconds_left
@@ -50,16 +52,23 @@ def status_lines(params: Params) -> list[str]:
     width = max(len(status.cell.name) for status in cells)
     lines = [f"{status.cell.name:{width}}  {_describe(status)}".rstrip() for status in cells]
     finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
-    if finished == runs:
-        all_finished = f"All {runs} runs of {len(cells)} cells are finished."
-        if not (METRICS / "comparison.md").exists():
-            return [*lines, f"{all_finished} Next: dvc repro"]
-        return [*lines, f"{all_finished} Collect what is new: dvc repro"]
-    if any(cell.running for cell in cells):
-        return [*lines, _summary(cells)]
-    if _dvc_is_running():
-        return [*lines, _summary(cells), "DVC is running a stage."]
-    return [*lines, _summary(cells), "No run is being trained now. To go on: dvc repro"]
+    if finished < runs:
+        whole, left = _summary(cells), "No run is being trained now. To go on: dvc repro"
+    else:
+        whole, left = f"All {runs} runs of {len(cells)} cells are finished.", "Next: dvc repro"
+        if _is_compared(params):
+            left = "They are compared; nothing is left to do."
+    if at_work := _dvc_at_work():
+        return [*lines, whole, at_work]
+    return [*lines, whole] if any(cell.running for cell in cells) else [*lines, whole, left]
+
+
+def _is_compared(params: Params) -> bool:
+    """Return whether the comparison has all cells of the parameters, with all of their seeds."""
+    with contextlib.suppress(*UNREADABLE):
+        seeds = {row["cell"]: int(row["seeds"]) for row in read_csv(METRICS / "comparison.csv")}
+        return seeds == {cell.name: len(params.seeds) for cell in params.cells()}
+    return False
 
 
 def pipeline_summary(params: Params) -> str:
@@ -80,13 +89,21 @@ def _summary(cells: list[CellStatus]) -> str:
     return summary
 
 
-def _dvc_is_running() -> bool:
-    """Return whether a DVC command is at work here: it names itself in a lock file."""
-    with contextlib.suppress(*UNREADABLE):
-        lock = read_json(".dvc/tmp/rwlock")
-        holders = [entry["write"] for entry in lock.values() if entry.get("write")]
-        return any(psutil.pid_exists(holder["pid"]) for holder in holders)
-    return False
+def _dvc_at_work() -> str:
+    """Say what a DVC command is making now, here or for an experiment; empty if there is none.
+
+    DVC notes in a file which process writes which outputs.
+    """
+    for name in ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/standalone/*/.dvc/tmp/rwlock"):
+        for path in Path(".dvc/tmp").glob(name):
+            with contextlib.suppress(*UNREADABLE):
+                folder = path.absolute().parents[2]
+                for output, holder in read_json(path)["write"].items():
+                    if psutil.pid_exists(holder["pid"]):
+                        output = os.path.relpath(output, folder)
+                        where = "" if folder == Path.cwd() else ", of an experiment"
+                        return f"DVC is making {output}{where}."
+    return ""
 
 
 def _cell_status(cell: Cell, params: Params) -> CellStatus:

@@ -1,79 +1,35 @@
 """Backbones: which there are, how one is built, where its head is, and a new head for it."""
 
 import difflib
-import importlib
 import math
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.module import register_module_forward_hook
 
 from headswap.errors import UserError
-from headswap.io import refuse_outputs
-
-Factories = dict[str, str]
-"""The models that are not torchvision's, each with its factory as ``package.module:callable``."""
-
+from headswap.train.factories import factory_origin, import_factory
 
 AUTOCAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers whose weights autocast casts and nothing else reads; subclasses may differ."""
 
 
-def available() -> list[str]:
-    """Return the names of torchvision's classification networks."""
-    return torchvision.models.list_models(module=torchvision.models)
-
-
-def check_models(models: list[str], factories: Factories) -> None:
+def check_models(models: list[str], factories: dict[str, str]) -> None:
     """Raise a UserError unless every model exists and every factory can be imported."""
     errors = []
-    for name in [*models, *(name for name in factories if name not in models)]:
+    for name in dict.fromkeys([*models, *factories]):
         try:
-            find_factory(name, factories)
             if name in factories:
-                module = sys.modules[factories[name].partition(":")[0]]
-                if file := getattr(module, "__file__", None):
-                    refuse_outputs(os.path.relpath(file), f"factories.{name}")
+                factory_origin(name, factories[name])
+            else:
+                _check_name(name)
         except UserError as error:
             errors.append(str(error))
     if errors:
-        raise UserError("\n".join(errors) + "\nCorrect params.yaml, then: headswap check")
-
-
-def find_factory(name: str, factories: Factories) -> Callable[[], Any]:
-    """Return the function that builds a network, without arguments.
-
-    torchvision's networks come without pretrained weights. Factories in modules of the working
-    folder are found, too. **A factory is code that is executed.**
-    """
-    if name not in factories:
-        if name not in available():
-            close = difflib.get_close_matches(name.lower(), available(), 3)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise UserError(
-                f"models: {name} is not a network of torchvision; {hint}"
-                "allowed are its classification models and the names under factories"
-            )
-        return lambda: torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))
-    module, _, attribute = factories[name].partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the user's module may fail in any way
-        raise UserError(
-            f"factories.{name}: {factories[name]} cannot be imported: "
-            f"{type(error).__name__}: {error}; allowed is package.module:callable of a module "
-            "that is installed or is in this folder"
-        ) from error
-    if not callable(factory):
-        raise UserError(f"factories.{name}: {factories[name]} is not callable")
-    return factory
+        raise UserError("\n".join(errors) + "\nCorrect this, then: headswap check")
 
 
 # With their auxiliary classifiers, the output in train mode would be a tuple; their pretrained
@@ -84,14 +40,15 @@ OPTIONS: dict[str, dict[str, bool]] = {
 }
 
 
-def build(name: str, factories: Factories) -> nn.Module:
-    """Build a network, with the weights that its factory gives it."""
-    factory = find_factory(name, factories)
+def build(name: str, factories: dict[str, str]) -> nn.Module:
+    """Build a network: torchvision's without pretrained weights, a factory's with its own."""
+    if name not in factories:
+        _check_name(name)
+        return torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))
+    factory = import_factory(name, factories[name])
     try:
         network = factory()
     except Exception as error:  # the user's code may fail in any way
-        if name not in factories:
-            raise
         raise UserError(
             f"factories.{name}: {factories[name]}() failed: {type(error).__name__}: {error}"
         ) from error
@@ -100,6 +57,17 @@ def build(name: str, factories: Factories) -> nn.Module:
             f"factories.{name}: {factories[name]}() returned {type(network)}, not a torch.nn.Module"
         )
     return network
+
+
+def _check_name(name: str) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), known, 3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(
+            f"models: {name} is not a network of torchvision; {hint}"
+            "allowed are its classification models and the names under factories"
+        )
 
 
 def reset_weights(network: nn.Module, name: str) -> None:
@@ -120,46 +88,118 @@ def reset_weights(network: nn.Module, name: str) -> None:
         module.reset_parameters()
 
 
+def check_layers(network: nn.Module, name: str) -> None:
+    """Raise a UserError if a factory's network has layers that cannot be trained."""
+    if any(isinstance(module, LazyModuleMixin) for module in network.modules()):
+        raise _refusal(
+            name,
+            "has lazy layers, whose sizes are not known yet",
+            "show it an image: network.eval()(torch.zeros(1, 3, 224, 224))",
+        )
+    if any(isinstance(module, nn.DataParallel) for module in network.modules()):
+        raise _refusal(name, "is wrapped in DataParallel", "return network.module")
+    if others := {value.dtype for value in network.parameters()} - {torch.float32}:
+        raise _refusal(name, f"has weights in {others.pop()}", "add: network.float()")
+
+
 def find_head(network: nn.Module, name: str, size: int = 224) -> str:
     """Return the name of the head: the linear layer whose output is the network's output.
 
     The network, which messages call `name`, is run once, in eval mode, on an image of `size` pixels
     a side.
     """
-    calls: list[tuple[str, Any]] = []
-    hooks = []
-    for path, module in network.named_modules():
+    calls: list[tuple[nn.Module, Any]] = []
+
+    def record(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(module, nn.Linear):
-            hooks.append(
-                module.register_forward_hook(
-                    lambda _module, _inputs, output, path=path: calls.append((path, output))
-                )
-            )
+            calls.append((module, output))
+
     network.eval()
     try:
-        with torch.no_grad():
-            output = network(torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size))
+        with torch.no_grad(), register_module_forward_hook(record):
+            output = network(_images(1, size))
     except Exception as error:
         raise UserError(
             f"{name} fails on an image of {size} x {size} pixels: {error}.\n"
             "Set image.size and image.resize to what it was made for, correct its factory, or "
             "remove it from models."
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    is_head = (
-        calls
-        and isinstance(output, torch.Tensor)
-        and output.ndim == 2
-        and torch.equal(calls[-1][1], output)
-    )
-    if not is_head:
+    _check_output(network, name, output)
+    if not (calls and output.ndim == 2 and output.equal(calls[-1][1])):
         raise UserError(
             f"{name} does not end in a linear layer, so it has no head to replace.\n"
             "Remove it from models, or give a factory whose network ends in a torch.nn.Linear."
         )
-    return calls[-1][0]
+    return next(path for path, module in network.named_modules() if module is calls[-1][0])
+
+
+def check_training(network: nn.Module, head: str, name: str, size: int) -> None:
+    """Raise a UserError unless a factory's network can be trained with another head.
+
+    It is changed: run on two images of `size` pixels a side, and backwards.
+    """
+    old: Any = network.get_submodule(head)
+    identity, new = (
+        nn.Identity(),
+        new_head(old.in_features, old.out_features + 1, torch.Generator()),
+    )
+    calls: list[torch.Size] = []
+    for layer in (identity, new):
+        layer.register_forward_hook(lambda _, inputs, output: calls.append(output.shape))
+    network.requires_grad_(True)
+    for training, layer in ((False, new), (False, identity), (True, new)):
+        calls.clear()
+        replace_layer(network, head, layer)
+        network.train(training)
+        try:
+            output = network(_images(2, size))
+            if isinstance(output, torch.Tensor) and calls != [output.shape]:
+                raise ValueError(f"calls of {head}: {len(calls)}, output: {tuple(output.shape)}")
+        except Exception as error:
+            mode = "train" if training else "eval"
+            raise _refusal(
+                name,
+                f"fails in {mode} mode with {layer} in place of {head}: {error}",
+                f"let its forward call {head}, by that name, once, return what that returns (no "
+                f"view, reshape or index), and use nothing else of {head}, in both modes",
+            ) from error
+        _check_output(network, name, output)
+    rest = [value for path, value in network.named_parameters() if not path.startswith(f"{head}.")]
+    try:
+        output.sum().backward()
+        if rest and all(value.grad is None for value in rest):
+            raise RuntimeError(f"none reaches what is before {head}")
+    except RuntimeError as error:
+        raise _refusal(
+            name,
+            f"computes no gradients: {error}",
+            "take torch.no_grad(), torch.inference_mode() and .detach() out of its forward",
+        ) from error
+
+
+def _images(number: int, size: int) -> torch.Tensor:
+    return torch.linspace(-2, 2, number * 3 * size * size).reshape(number, 3, size, size)
+
+
+def _check_output(network: nn.Module, name: str, output: Any) -> None:
+    if not isinstance(output, torch.Tensor):
+        mode, otherwise = (
+            ("train", " if module.training else output") if network.training else ("eval", "")
+        )
+        logits = "output.logits" if hasattr(output, "logits") else "output[0]"
+        raise _refusal(
+            name,
+            f"returns a {type(output).__name__} in {mode} mode, not a tensor of logits",
+            "take it out: network.register_forward_hook(lambda module, inputs, output: "
+            f"{logits}{otherwise})",
+        )
+
+
+def _refusal(name: str, what: str, remedy: str) -> UserError:
+    return UserError(
+        f"factories.{name}: its network cannot be trained, because it {what}.\n"
+        f"In the factory, {remedy}"
+    )
 
 
 def replace_layer(network: nn.Module, path: str, layer: nn.Module) -> None:

@@ -68,8 +68,7 @@ def train_run(
                     on_progress=with_progress_file(folder, on_progress),
                 )
                 _write_tensors(cell, folder, network, history)
-                _write_times(params, folder, history)
-            _write_record(folder, {**key, "seed": seed, "complexity": complexity}, history)
+            _write_record(params, folder, {**key, "seed": seed, "complexity": complexity}, history)
         delete_checkpoint(folder)  # also of a process that was killed at the end of the run
 
 
@@ -86,6 +85,7 @@ def build_network(cell: Cell, params: Params, dataset: Dataset, seed: int) -> nn
     if isinstance(dataset, FeatureDataset):
         return new_head(dataset.features, classes, random)
     network, head = load_pretrained(cell.model, params)
+    network.requires_grad_(True)  # a factory may have frozen it
     features: Any = network.get_submodule(head).in_features
     replace_layer(network, head, new_head(features, classes, random))
     if cell.mode == "frozen":
@@ -124,18 +124,16 @@ def _write_tensors(cell: Cell, folder: Path, network: nn.Module, history: Histor
     save_tensors(folder / "probabilities.safetensors", probabilities)
 
 
-def _write_times(params: Params, folder: Path, history: History) -> None:
-    """Write all that has a clock in it."""
+def _write_record(
+    params: Params, folder: Path, made_from: dict[str, Any], history: History
+) -> None:
+    """Write all that has a clock in it, and ``run.json``, with which the run is finished."""
     times = {
         "epochs": history.seconds,
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
         **machine(device_name(params.device)),
     }
     write_json(folder / "timing.json", times)
-
-
-def _write_record(folder: Path, made_from: dict[str, Any], history: History) -> None:
-    """Write ``run.json``, with which the run is finished."""
     epochs = {"best": history.best, "last": history.last}
     record = {
         **made_from,

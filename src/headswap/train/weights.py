@@ -1,16 +1,13 @@
 """The weights that a network starts from: fetched, verified, and saved as safetensors."""
 
 import hashlib
-import importlib
-import inspect
 import json
 import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import packages_distributions, version
-from modulefinder import ModuleFinder
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,55 +21,56 @@ from torch import nn
 from headswap.download import download_file
 from headswap.errors import UserError
 from headswap.images.preprocessing import Preprocessing, preprocessing_from_network
-from headswap.io import atomic_write, digest, read_tensors, sha256
+from headswap.io import atomic_write, read_tensors, sha256
 from headswap.params import Params
 from headswap.paths import WEIGHTS
-from headswap.train.networks import build, find_head, reset_weights
+from headswap.train.checkpoint import copy_tensors
+from headswap.train.factories import check_code, factory_origin
+from headswap.train.networks import build, check_layers, check_training, find_head, reset_weights
 from headswap.train.seeds import seeded
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """The auxiliary classifiers of googlenet and inception_v3, which `networks.build` leaves out."""
 
 
-def write_weights(
-    name: str,
-    params: Params,
-    destination: Path,
-) -> None:
+def write_weights(name: str, params: Params, destination: Path) -> None:
     """Write the weights of a network, pretrained or random, and their origin.
 
     The metadata of the safetensors file are the ``source``; the ``head``; the ``preprocessing``
     that the network was made for; the ``sha256`` of the tensors; unless they are torchvision's, the
-    versions of the ``packages`` that made them; for a factory its name and the digest of its code,
-    which is its module and what that imports from the same folder. torchvision's pretrained weights
-    are not downloaded again if the file has them already.
+    versions of the ``packages`` that made them; of a factory also what `factory_origin` returns.
+    torchvision's pretrained weights are not downloaded again if the file has them already.
     """
-    pretrained = params.weights == "imagenet" and name not in params.factories
-    url = _imagenet_url(name) if pretrained else None
+    factory, random = params.factories.get(name), params.weights == "random"
+    url = None if factory or random else _imagenet_url(name)
+    origin = factory_origin(name, factory) if factory else {}
+    if random and not factory:
+        origin["packages"] = {"torch": version("torch"), "torchvision": version("torchvision")}
     with seeded(0, "weights"):
         network = build(name, params.factories)
-        if params.weights == "random" and name in params.factories:
+        if factory:
+            check_layers(network, name)
+            made_for = preprocessing_from_network(network, name)
+        else:
+            made_for = torchvision_preprocessing(name)
+        if factory and random:
             reset_weights(network, name)
-    if name in params.factories:
-        own = preprocessing_from_network(network, name)
-    else:
-        own = torchvision_preprocessing(name)
-    origin: dict[str, Any] = {"preprocessing": asdict(own)}
-    head = find_head(network, name, own.with_sides(params.image).size)
+    size = made_for.with_sides(params.image).size
+    head = find_head(network, name, size)
     if url:
-        source = url
-        state = _saved_state(destination, url) or _imagenet_state(name, url)
-        load_tensors(network, state)
-    else:
-        source = "random" if params.weights == "random" else params.factories[name]
-        origin["packages"] = {"torch": version("torch"), "torchvision": version("torchvision")}
-    if name in params.factories:
-        code, packages = _factory_code(params.factories[name].partition(":")[0])
-        origin["packages"] |= {package: version(package) for package in packages}
-        origin |= {"factory": params.factories[name], "code": code}
+        load_tensors(network, _saved_state(destination, url) or _imagenet_state(name, url))
     state = network.state_dict()
+    if factory:
+        state = copy_tensors(state)
+        check_training(network, head, name, size)
     save_tensors(
-        destination, state, source=source, head=head, sha256=_tensors_digest(state), **origin
+        destination,
+        state,
+        source="random" if random else url or factory,
+        head=head,
+        preprocessing=asdict(made_for),
+        sha256=_tensors_digest(state),
+        **origin,
     )
 
 
@@ -106,6 +104,8 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
     """Return a network with the weights that `write_weights` wrote, and the name of its head."""
     path = folder / f"{name}.safetensors"
     tensors, metadata = read_tensors(path, "pt")
+    if name in params.factories:
+        check_code(name, params.factories[name], metadata.get("code"))
     network = build(name, params.factories)
     try:
         load_tensors(network, tensors)
@@ -113,36 +113,15 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
     except (RuntimeError, KeyError) as error:
         raise UserError(
             f"{path} does not fit {name}: {error}\n"
-            f"If its factory was edited: dvc repro --force --single-item weights@{name}"
+            f"Write it again with: dvc repro --force --single-item weights@{name}"
         ) from error
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Load all tensors of a network; raises RuntimeError if it has others, or others in shape."""
-    network.load_state_dict(_with_metadata(tensors, network))
-
-
-def _factory_code(name: str) -> tuple[str, set[str]]:
-    """Return the digest of a module's code, and the installed packages that the code uses.
-
-    The code is the module and all that it imports from the same folder. Of an installed module it
-    is the module alone: the rest is known by its package's version.
-    """
-    module = importlib.import_module(name)
-    file = Path(inspect.getfile(module))
-    root = file.parents[name.count(".") + hasattr(module, "__path__")]
-    files, imported = {file}, {name}
-    if "site-packages" not in root.parts:
-        finder = ModuleFinder([str(root)])
-        finder.import_hook(name)
-        paths = (getattr(found, "__file__", None) for found in finder.modules.values())
-        files |= {Path(path) for path in paths if path}
-        imported |= set(finder.any_missing())
-    code = digest(sorted((path.relative_to(root).as_posix(), sha256(path)) for path in files))
-    installed = packages_distributions()
-    return code, {
-        package for path in imported for package in installed.get(path.partition(".")[0], ())
-    }
+    state = OrderedDict(tensors)  # with the layers' versions, which some networks ask for
+    state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    network.load_state_dict(state)
 
 
 def _imagenet_url(name: str) -> str:
@@ -195,13 +174,6 @@ def _tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
         content.update(name.encode())
         content.update(flat.view(torch.uint8).numpy().tobytes())
     return content.hexdigest()
-
-
-def _with_metadata(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> OrderedDict:
-    """Return tensors as a state dict with the layers' versions, which some networks ask for."""
-    state = OrderedDict(tensors)
-    state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
-    return state
 
 
 def check_digest(path: Path) -> None:
