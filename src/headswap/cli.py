@@ -141,12 +141,14 @@ def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
     params = _load()
     _print_outdated(params)
-    from headswap.data.manifest import find_quality_issues, write_counts
+    from headswap.data.manifest import count_images, find_quality_issues
     from headswap.data.verify import verify_images
     from headswap.images.index import read_index
+    from headswap.io import write_json
+    from headswap.paths import DATASET_METRICS
 
     images = verify_images(params.dataset)
-    write_counts(images)
+    write_json(DATASET_METRICS, count_images(images))
     print(f"{len(images)} images are as the manifest says.")
     _print_issues(find_quality_issues({row.path: row.phash for row in read_index().rows}))
 

@@ -21,8 +21,8 @@ from headswap.data.listing import Listing, check_classes
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import SPLITS, is_image
 from headswap.images.near_duplicates import near_duplicate_pairs
-from headswap.io import output_path, write_csv, write_json
-from headswap.paths import DATASET_METRICS, SHIPPED_MANIFEST
+from headswap.io import output_path, write_csv
+from headswap.paths import SHIPPED_MANIFEST
 from headswap.progress import console
 
 COLUMNS = ("path", "bytes", "sha256")
@@ -268,11 +268,6 @@ def count_images(manifest: Manifest) -> dict[str, int]:
         split, label, _ = name.split("/")
         counts.update(["images", split, f"{split}_{label}"])
     return dict(sorted(counts.items()))
-
-
-def write_counts(manifest: Manifest) -> None:
-    """Write what `count_images` returns, an output of the stage `verify`."""
-    write_json(DATASET_METRICS, count_images(manifest))
 
 
 def find_quality_issues(hashes: Mapping[str, str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from headswap.errors import UserError
 from headswap.images.preprocessing import read_preprocessing
-from headswap.io import read_csv, read_json
+from headswap.io import explain_damage, read_csv, read_json
 from headswap.params import load, recorded_stages
 from headswap.paths import METRICS, MODELS, PREDICTIONS
 from headswap.runs.record import RECORD
@@ -72,14 +72,12 @@ def _check_revision(cell: str) -> None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what a model folder's ``model.json`` says."""
-    try:
-        record = read_json(folder / RECORD)
-    except FileNotFoundError:
+    if not (folder / RECORD).exists():
         raise UserError(
             f"{folder} is no model folder: it has no {RECORD}.\nMake it with: dvc repro"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{folder / RECORD} cannot be read: {error}.\n{restore(folder)}") from error
+        )
+    with explain_damage(folder / RECORD, restore(folder)):
+        record = read_json(folder / RECORD)
     read_preprocessing(record, folder / RECORD, restore(folder))
     return record
 
