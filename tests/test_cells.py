@@ -16,6 +16,7 @@ from headswap import params
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.runs.cells import write_outputs
+from headswap.runs.locks import is_locked
 from headswap.train import run
 from headswap.train.checkpoint import History, save_checkpoint
 from headswap.train.speed.low_rank import LowRankUpdates
@@ -96,16 +97,18 @@ def test_results_do_not_depend_on_workers_folder_order_or_other_models(
     assert [name for name in here if here[name] != there[name]] == []
 
 
-def test_without_workers_the_command_trains_in_its_own_process(prepared, monkeypatch):
-    processes, train_once = [], run.train
+def test_without_workers_a_run_is_trained_in_this_process_and_is_locked(prepared, monkeypatch):
+    seen, train_once = [], run.train
 
-    def observed(*arguments, **options):
-        processes.append(os.getpid())
-        return train_once(*arguments, **options)
+    def observed(*arguments, checkpoint, **options):
+        lock = checkpoint.parent.with_suffix(".lock")
+        seen.append((os.getpid(), is_locked(lock)))
+        return train_once(*arguments, checkpoint=checkpoint, **options)
 
     monkeypatch.setattr(run, "train", observed)
     train()
-    assert processes == [os.getpid()] * 2
+    assert seen == [(os.getpid(), True)] * 2
+    assert not any(is_locked(lock) for lock in Path("runs").rglob("*.lock"))
 
 
 @pytest.mark.slow
