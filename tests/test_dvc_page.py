@@ -62,6 +62,11 @@ def test_the_commands_of_the_page_do_what_it_says(shell):
     assert "tiny-frozen.last" in output("plots diff")
     assert Path("diff/index.html").exists()
     assert "| tiny-frozen.last" in Path("report.md").read_text()
+    assert read_json("models/tiny-frozen/run-0.json")["recipe"]["lr"] == 0.004
+    assert "MERGE_HEAD" not in os.listdir(".git") and "lr: 0.004" in shell(
+        "git show HEAD:params.yaml"
+    )
+    assert shell("git rev-list --count --merges HEAD").strip() == "1"
     shell("git switch --quiet lr-twice; dvc checkout; dvc repro")  # gc kept the branch's results
     assert read_json("models/tiny-frozen/run-0.json")["recipe"]["lr"] == 0.002
 
