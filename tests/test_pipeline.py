@@ -67,7 +67,7 @@ def test_a_second_repro_runs_nothing_and_leaves_the_tree_clean():
         ({"embed": {"views": 1}}, {"embed@tiny"}),
         ({"precision": "bfloat16"}, {"embed@tiny", "train@tiny-frozen", "probe@tiny"}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_parameter_makes_those_stages_stale_that_depend_on_it(changes, stages):
     edit(**changes)
