@@ -176,6 +176,20 @@ def test_an_interrupted_run_continues_to_the_same_result(photographs, tmp_path, 
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", best}
 
 
+def test_no_more_epochs_are_shown_than_an_interruption_would_keep(photographs, tmp_path):
+    checkpoint, shown = tmp_path / "checkpoint.pt", []
+
+    def on_progress(done, figures=None, note=""):
+        saved = len(torch.load(checkpoint)["seconds"]) if checkpoint.exists() else 0
+        shown.append((int(done), saved))
+
+    loop.train(
+        my_networks.tiny(), photographs, RECIPE, 0, checkpoint=checkpoint, on_progress=on_progress
+    )
+    assert {done for done, _ in shown} == {0, 1, 2, 3}
+    assert all(done == saved for done, saved in shown)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_an_interrupted_alexnet_continues_to_the_same_bits(photographs, tmp_path, precision):
