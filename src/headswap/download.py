@@ -53,11 +53,11 @@ def download_file(
                 copy.unlink(missing_ok=True)
                 continue
             return source
+        tried = "\n".join(failures)
         raise UserError(
-            f"{name} could not be downloaded. Tried:\n"
-            + "\n".join(failures)
-            + f"\nWithout network: put {name} into a folder and set {MIRROR} to that folder's "
-            "absolute path.\n`make demo` needs neither network nor mirror."
+            f"{name} could not be downloaded. Tried:\n{tried}\nWithout network: put "
+            f"{name} into a folder and set {MIRROR} to that folder's absolute path.\n"
+            "`make demo` needs neither network nor mirror."
         )
 
 

@@ -26,14 +26,13 @@ def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[Non
             lock.acquire(timeout=0)
         except Timeout:
             process = holder.read_text() if holder.exists() else "unknown"
+            another = f"another process, number {process}, which is working on"
             if on_progress is None:
                 raise UserError(
-                    f"Another process, number {process}, is working on {path.with_suffix('')}.\n"
-                    f"Wait for it, or stop it with `kill {process}`, then run the same command "
-                    "again."
+                    f"Wait for {another} {path.with_suffix('')},\n"
+                    f"or stop it with `kill {process}`; then run the same command again."
                 ) from None
-            waits = f"waits for another process, number {process}, which is working on it"
-            on_progress(None, note=waits)
+            on_progress(None, note=f"waits for {another} it")
             lock.acquire()
     try:
         if lock.is_locked:

@@ -4,7 +4,7 @@ import difflib
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,7 @@ from headswap.runs.workers import Task
 
 
 def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
-    """Return the cells with some names, or all of the matrix for none, in the order of the stages.
-
-    Raises a UserError if a name is not that of a cell.
-    """
+    """Return the cells with some names, or all for none, in the order of the stages."""
     cells = {cell.name: cell for cell in params.cells()}
     for name in names:
         if name not in cells:
@@ -33,12 +30,11 @@ def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
     return sorted(chosen, key=lambda cell: cell.mode == "probe")  # as the stages in dvc.yaml
 
 
-def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
+def changed_cells(cells: list[Cell]) -> list[Cell]:
     """Return those of some cells whose stage DVC calls changed, all of them without DVC.
 
     Raises a UserError if a stage that they need is not up to date.
     """
-    cells = list(cells)
     if not Path(".dvc").is_dir():
         return cells
     # Of all stages: with the stages as targets, DVC looks at what each depends on once per target.
@@ -56,7 +52,7 @@ def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.stage in changed]
 
 
-def queued_runs(cells: Iterable[Cell], params: Params) -> list[Task]:
+def queued_runs(cells: list[Cell], params: Params) -> list[Task]:
     """Return the unfinished runs of some cells, in their order."""
     seconds = fill_missing_seconds({cell: expected_seconds(cell) for cell in cells})
     return [

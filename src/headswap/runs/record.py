@@ -21,10 +21,7 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
     return {
         "backbone": {
             "name": model,
-            "factory": metadata.get("factory"),
-            "code": metadata.get("code"),
-            "source": metadata["source"],
-            "head": metadata["head"],
+            **{key: metadata.get(key) for key in ("factory", "code", "source", "head")},
             "file": path.name,
             "sha256": weights,
         },
@@ -48,18 +45,26 @@ def cell_record(
         digests = runs[0]["inputs"]
         inputs = describe_inputs(cell.model, image, digests["images"], digests["weights"])
     best = best_run(runs)
+    with_weights = [best] if cell.mode == "finetune" else _finished(runs)
+    needs = None
+    if cell.mode != "finetune":
+        file = inputs["backbone"]["file"]
+        needs = f"the backbone's {file}, in this folder or in the project's {WEIGHTS.as_posix()}"
     return {
         "cell": cell.name,
         "mode": cell.mode,
         **inputs,
-        "needs": None
-        if cell.mode == "finetune"
-        else f"the backbone's {inputs['backbone']['file']}, in this folder or in the project's "
-        f"{WEIGHTS.as_posix()}",
+        "needs": needs,
         "classes": classes,
         "counts": counts,
         **{key: runs[0][key] for key in ("recipe", "precision", "versions")},
-        "runs": [_accuracies(cell, run, kept=run is best) for run in runs],
+        "runs": [
+            {
+                **{key: run[key] for key in ("seed", "diverged", "best", "last")},
+                "weights": weights_file(cell, run) if run in with_weights else None,
+            }
+            for run in runs
+        ],
         "kept": best
         and {
             "seed": best["seed"],
@@ -73,8 +78,11 @@ def cell_record(
 
 def best_run(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the run that is best at its best epoch, of equals the first; None if all diverged."""
-    finished = [run for run in runs if run["diverged"] is None]
-    return max(finished, key=lambda run: run["best"]["accuracy"], default=None)
+    return max(_finished(runs), key=lambda run: run["best"]["accuracy"], default=None)
+
+
+def _finished(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [run for run in runs if run["diverged"] is None]
 
 
 def weights_file(cell: Cell, run: dict[str, Any], which: str = "best") -> str:
@@ -82,13 +90,3 @@ def weights_file(cell: Cell, run: dict[str, Any], which: str = "best") -> str:
     if cell.mode == "finetune":
         return f"{which}.safetensors"
     return f"run-{run['seed']}-{which}.safetensors"
-
-
-def _accuracies(cell: Cell, run: dict[str, Any], kept: bool) -> dict[str, Any]:
-    has_weights = run["diverged"] is None and (kept or cell.mode != "finetune")
-    return {
-        "seed": run["seed"],
-        "diverged": run["diverged"],
-        **{which: run[which] for which in ("best", "last")},
-        "weights": weights_file(cell, run) if has_weights else None,
-    }
