@@ -30,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
 NOT_RESUMABLE = ("check", "manifest", "predict", "export", "report", "status", "prune")
 """The commands that keep nothing to continue with when they are interrupted."""
 
@@ -257,7 +258,7 @@ def runs(
     cells: Annotated[
         list[str] | None, typer.Argument(help="Such as resnet18-frozen; default: all of them.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would run.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train the unfinished runs of all changed cells in one queue.
 
@@ -415,9 +416,7 @@ def report(
 
 
 @command
-def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
-) -> None:
+def prune(dry_run: DryRun = False) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
     params = _with_device(_load())
     from headswap.io import folder_size

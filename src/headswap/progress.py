@@ -42,9 +42,8 @@ def progress(
 ) -> Iterator[OnProgress]:
     """Show the progress of tasks that run side by side; yields what is to be called with it.
 
-    `unit` is the name of a step: ``epoch``, ``view``. `steps` is how many each task has; or for
-    each task of a queue its number, so that the progress of the whole is shown, too. `seconds` is
-    how long a step of each of these takes, or in what ratio; None: all the same.
+    `unit` names a step. `steps` is how many each task has; or those of each task of a queue, whose
+    whole is then shown, too. `seconds` is how long a step of these takes, or in what ratio.
     """
     debugged = os.environ.get("HEADSWAP_WORKERS") == "0"  # bars would be drawn over a debugger
     shows_bars = console.is_terminal and not console.is_dumb_terminal and not debugged

@@ -23,10 +23,7 @@ Tree = dict[str, Any]
 def unchanged(
     before: Tree, read: Callable[[], Tree], written: Path | None = None
 ) -> Iterator[None]:
-    """Raise a UserError if `read` returns other values than `before`, at either end of a block.
-
-    Then `written`, a folder that the block wrote, is removed.
-    """
+    """Raise a UserError if `read` returns other values than `before`; then remove `written`."""
     _compare(before, read())
     yield
     try:

@@ -24,11 +24,7 @@ from headswap.runs.workers import TRAIN_RUN, Task
 
 
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
-    """Train the unfinished runs of a cell in parallel, and write the outputs of all its runs.
-
-    `on_progress` is called with the name of a run first. If a run fails, nothing is written; the
-    finished epochs of every run are saved.
-    """
+    """Train the unfinished runs of a cell in parallel; if none fails, write the outputs of all."""
     key = cache_key(cell, params)
     if tasks := unfinished_runs(cell, params, key):
         from headswap.runs.cluster import run_parallel  # Dask, which takes long to import
@@ -38,10 +34,7 @@ def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
 
 
 def unfinished_runs(cell: Cell, params: Params, key: dict[str, Any]) -> list[Task]:
-    """Return a task for each run of a cell that is not finished, or is damaged.
-
-    Prints why finished runs are not reused.
-    """
+    """Return a task for each run that is not finished, or damaged; print why none is reused."""
     folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
     damage = {seed: find_damage(folder) for seed, folder in folders.items()}
     for seed, files in damage.items():
@@ -101,10 +94,7 @@ def _classes_and_names(cell: Cell) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the times of the runs that did not diverge, and what they were measured on.
-
-    Where runs of a cell come from several machines or revisions, all values are listed.
-    """
+    """Return the times of the runs that did not diverge, and on what: all values that differ."""
     timings = [read_json(folder / "timing.json") for folder in folders]
     pairs = zip(timings, runs, strict=True)
     finished = [timing["epochs"] for timing, run in pairs if run["diverged"] is None]
@@ -154,8 +144,7 @@ def _write_models(
 ) -> None:
     """Write ``models/<cell>/``: the record of the cell and of each run, and trained weights.
 
-    For `frozen` and `probe` these are the heads (and buffers) of all runs, which together with the
-    backbone reproduce their predictions; for `finetune` the network of the best run.
+    These are the heads (and buffers) of all runs, or for `finetune` the network of the best run.
     """
     with atomic_write(MODELS / cell.name, replace_folder=True) as target:
         target.mkdir()

@@ -30,14 +30,14 @@ PATIENCE = 10
 
 
 def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
-    """Run tasks, `workers.worker_count` at a time as memory allows, and return their results.
+    """Start tasks in their order, as many at a time as memory allows, and return their results.
 
-    They are started in their order. `on_progress` is called with a task's name first. If a task
-    fails, its process dies repeatedly, or the scheduler is lost, the others are stopped.
+    If one fails, its process dies repeatedly, or the scheduler is lost, the others are stopped.
     """
     if worker_count() == 0:
         return [run_here(task, functools.partial(on_progress, task.name)) for task in tasks]
-    results: dict[int, Any] = {}
+    available, results = available_memory(), dict[int, Any]()
+    on_local = not os.environ.get(ADDRESS)  # on other machines their owner decides on memory
     with _client(len(tasks)) as client:
         messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         topic = f"headswap-{uuid.uuid4()}"
@@ -51,7 +51,8 @@ def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
                 topic,
                 key=f"{task.name}-{uuid.uuid4()}",
                 priority=-number,
-                resources=_resources(task),
+                # One task must always fit.
+                resources={MEMORY: min(task.memory, available)} if on_local and task.memory else {},
             )
             for number, task in enumerate(tasks)
         ]
@@ -110,13 +111,6 @@ def _client(tasks: int) -> Iterator[Any]:
         yield client
 
 
-def _resources(task: Task) -> dict[str, float]:
-    """Return what a task takes of a worker; on other machines their owner decides on memory."""
-    if os.environ.get(ADDRESS) or not task.memory:
-        return {}
-    return {MEMORY: min(task.memory, available_memory())}  # one task must always fit
-
-
 def available_memory() -> int:
     """Return the bytes of memory of this machine, or of its container if that has a limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -170,8 +164,7 @@ def _outcome(future: Any) -> tuple[int, int, str, Any]:
     error = future.exception()
     raise UserError(
         f"The workers at {os.environ.get(ADDRESS, 'this machine')} could not run a task: {error}\n"
-        "Finished epochs are saved. Start the workers in this project's environment and folder, "
-        "then run: dvc repro"
+        "Start the workers in this project's environment and folder, then run: dvc repro"
     )
 
 

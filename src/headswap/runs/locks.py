@@ -13,11 +13,9 @@ from headswap.progress import OnProgress
 
 @contextlib.contextmanager
 def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
-    """Hold a file lock for the length of a block.
+    """Hold a file lock, which ends with its process; do without on file systems that have none.
 
-    The operating system releases the lock when its process ends, however it ends. On a file system
-    without locks, as some networks have, the block runs without. Where another process holds the
-    lock, `on_progress` is told before this one waits; None does not wait but raises a UserError.
+    Where another process holds it, `on_progress` is told, and this one waits; None: a UserError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder, lock = path.with_suffix(".pid"), FileLock(path)

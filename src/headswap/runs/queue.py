@@ -23,9 +23,8 @@ def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
         if name not in cells:
             close = difflib.get_close_matches(name, cells, 1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(
-                f"{name} is not a cell of params.yaml; {hint}the cells are {', '.join(cells)}."
-            )
+            known = f"{hint}the cells are {', '.join(cells)}"
+            raise UserError(f"{name} is not a cell of params.yaml; {known}.")
     chosen = [cells[name] for name in cells if name in names or not names]
     return sorted(chosen, key=lambda cell: cell.mode == "probe")  # as the stages in dvc.yaml
 
@@ -45,10 +44,8 @@ def changed_cells(cells: list[Cell]) -> list[Cell]:
     changed = set(json.loads(done.stdout))
     needed = {"fetch", "verify"} | {f"weights@{cell.model}" for cell in cells}
     needed |= {f"embed@{cell.model}" for cell in cells if cell.mode == "probe"}
-    if missing := sorted(changed & needed):
-        raise UserError(
-            f"Not up to date: {', '.join(missing)}.\nRun first: dvc repro {' '.join(missing)}"
-        )
+    if missing := " ".join(sorted(changed & needed)):
+        raise UserError(f"Not up to date: {missing}.\nRun first: dvc repro {missing}")
     return [cell for cell in cells if cell.stage in changed]
 
 

@@ -12,10 +12,7 @@ RECORD = "model.json"
 
 
 def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict[str, Any]:
-    """Return what a trained network is made from, and what it expects to see: JSON-like.
-
-    `images` and `weights` are the digests of the images and of the file of the backbone's weights.
-    """
+    """Return what a network is made from, from two digests, and what it expects to see."""
     path = WEIGHTS / f"{model}.safetensors"
     _, metadata = read_tensors(path, only=())
     return {
@@ -33,11 +30,7 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
 def cell_record(
     cell: Cell, image: Image, classes: list[str], counts: dict[str, int], runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the record of a cell, JSON-like, from the content of each run's ``run.json``.
-
-    ``runs`` names for each the file of its weights at the best epoch, None where it is not kept;
-    ``kept`` is the run to use, None if all diverged.
-    """
+    """Return the record of a cell, JSON-like; ``kept`` is the run to use, None if all diverged."""
     if cell.mode == "probe":
         _, features = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
         inputs = features["inputs"]

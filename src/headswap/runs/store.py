@@ -72,11 +72,10 @@ def find_damage(folder: Path) -> list[str]:
         return ["run.json"] if was_written else []
     found = file_digests(folder)
     damaged = [name for name in expected if found.get(name) != expected[name]]
-    try:
-        complete = len(read_json(folder / "timing.json")["epochs"]) >= epochs
-    except UNREADABLE:
-        complete = False
-    return damaged + ["timing.json"] * (not complete)
+    with contextlib.suppress(*UNREADABLE):
+        if len(read_json(folder / "timing.json")["epochs"]) >= epochs:
+            return damaged
+    return [*damaged, "timing.json"]
 
 
 def delete_checkpoint(folder: Path) -> None:

@@ -81,10 +81,7 @@ def worker_count() -> int:
         affinity = getattr(os, "sched_getaffinity", None)
         return len(affinity(0)) if affinity else os.cpu_count() or 1
     if not text.isdecimal():
-        raise UserError(
-            f"{WORKERS} is {text!r}; set it to a whole number, or unset it. 0 computes in the "
-            "command's own process."
-        )
+        raise UserError(f"{WORKERS} is {text!r}; set it to a whole number, or unset it.")
     return int(text)
 
 
@@ -122,9 +119,7 @@ def run_in_child(
     The child works in `folder`. It is stopped when `is_wanted`, asked repeatedly, returns false.
     """
     if multiprocessing.current_process().daemon:
-        raise UserError(
-            "This Dask worker may not start processes.\nStart it with: dask worker --no-nanny"
-        )
+        raise UserError("This Dask worker may not start processes; use: dask worker --no-nanny")
     for restarts_left in reversed(range(RESTARTS + 1)):
         with _child(task, folder) as (process, receiver):
             try:
