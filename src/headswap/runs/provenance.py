@@ -33,11 +33,7 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
 
 
 def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
-    """Return what a measured time depends on besides the code, and the state of the checkout.
-
-    ``revision`` is None outside a Git checkout; ``dirty``: ``src`` has uncommitted changes
-    (parameters are recorded as such).
-    """
+    """Return what a measured time depends on besides the code, and the state of the checkout."""
     set_variables = [f"{name}={os.environ[name]}" for name in ARITHMETIC if name in os.environ]
     return {
         "processor": _processor(),
@@ -47,6 +43,7 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
         "system": f"{platform.system()} {platform.machine()}",
         "arithmetic": " ".join(set_variables),
         "revision": _git("rev-parse", "HEAD"),
+        # Of the code alone; parameters are recorded as such.
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "src")),
     }
 

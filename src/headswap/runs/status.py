@@ -37,7 +37,6 @@ class _CellStatus:
     done: list[int]
     """For each run its number of finished epochs."""
     finished: int
-    """How many runs are finished; `running`: are being trained now."""
     running: int
     seconds: float | None
     """The time that an epoch takes; None if that is not known."""

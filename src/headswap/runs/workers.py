@@ -23,12 +23,8 @@ from headswap.progress import OnProgress
 WORKERS = "HEADSWAP_WORKERS"
 TRAIN_RUN = "headswap.train.run:train_run"
 """The function that trains a run. Named, since this process does not need torch."""
-ENVIRONMENT = {
-    # One thread per run: the number of threads changes the order of sums, and so the result.
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-"""Variables that a worker's libraries read when they are loaded."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Of a worker: the number of threads changes the order of sums, and so the result."""
 RESTARTS = 2
 """How often a task goes on from its checkpoint after a signal has killed its process."""
 LONGEST_FOLDER = 70
