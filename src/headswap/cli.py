@@ -30,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
 NOT_RESUMABLE = ("check", "manifest", "predict", "export", "report", "status", "prune")
 """The commands that keep nothing to continue with when they are interrupted."""
 
@@ -79,8 +80,8 @@ def _fail(message: str) -> None:
     """Print a message on standard error, broken between words on a terminal; exit with code 1."""
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
-        lines = [textwrap.wrap(line, width, break_long_words=False) for line in message.split("\n")]
-        message = "\n".join("\n".join(line) for line in lines)
+        lines = message.split("\n")
+        message = "\n".join(textwrap.fill(line, width, break_long_words=False) for line in lines)
     sys.exit(message)
 
 
@@ -102,7 +103,7 @@ def options(
 @command
 def check() -> None:
     """Check params.yaml, its networks and its photographs."""
-    params = _load()
+    params = _load_current()
     from headswap.data.changes import check_photographs
     from headswap.data.fetch import check_dataset
     from headswap.params import check_round_trip
@@ -118,14 +119,12 @@ def check() -> None:
     worker_count()
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
     print(f"params.yaml is correct: {len(params.cells())} cells, {seeds} each.")
-    _print_outdated(params)
 
 
 @stage
 def fetch() -> None:
     """Fetch, pack or draw the archive of images."""
-    params = _load()
-    _print_outdated(params)
+    params = _load_current()
     from headswap.data.fetch import fetch_archive
     from headswap.paths import ARCHIVE
 
@@ -139,8 +138,7 @@ def fetch() -> None:
 @stage
 def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
-    params = _load()
-    _print_outdated(params)
+    params = _load_current()
     from headswap.data.manifest import count_images, find_quality_issues
     from headswap.data.verify import verify_images
     from headswap.images.index import read_index
@@ -185,14 +183,12 @@ def manifest(
         print(f"To leave near-duplicates out: {command}")
     if use:
         set_dataset(folder, output)
-    dataset = None
     with contextlib.suppress(UserError):  # the manifest is written, whatever is in params.yaml
         dataset = load().dataset
-    if dataset and (dataset.url, dataset.manifest) == (folder, output):
-        print(f"params.yaml names {folder} and {output}. Next: dvc repro")
-    else:
-        print("To use them, run this again with --use, or write into params.yaml, under dataset:")
-        print(dataset_lines(folder, output))
+        if (dataset.url, dataset.manifest) == (folder, output):
+            return print(f"params.yaml names {folder} and {output}. Next: dvc repro")
+    print("To use them, run this again with --use, or write into params.yaml, under dataset:")
+    print(dataset_lines(folder, output))
 
 
 def _default_output(folder: str) -> str:
@@ -214,7 +210,7 @@ def _print_issues(issues: dict[str, list[str]]) -> None:
 @stage
 def weights(model: Model) -> None:
     """Fetch a network's weights and verify them."""
-    params = _load_with(model)
+    params = _load_current(model)
     from headswap.paths import WEIGHTS
     from headswap.train.weights import write_weights
 
@@ -226,7 +222,7 @@ def weights(model: Model) -> None:
 @stage
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is trained on."""
-    params = _with_device(_load_with(model))
+    params = _with_device(_load_current(model))
     from headswap.progress import progress
     from headswap.runs.workers import warm_up
 
@@ -242,7 +238,7 @@ def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `
     """Train a model in one mode, with every seed."""
     from headswap.params import Cell
 
-    params = _load_with(model)
+    params = _load_current(model)
     for known in params.modes:
         if mode == known:
             return _train(Cell(model, known), params)
@@ -254,7 +250,7 @@ def probe(model: Model) -> None:
     """Train a linear probe on a model's features, with every seed."""
     from headswap.params import Cell
 
-    _train(Cell(model, "probe"), _load_with(model))
+    _train(Cell(model, "probe"), _load_current(model))
 
 
 @command
@@ -262,20 +258,19 @@ def runs(
     cells: Annotated[
         list[str] | None, typer.Argument(help="Such as resnet18-frozen; default: all of them.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would run.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train the unfinished runs of all changed cells in one queue.
 
     A cell is changed if DVC calls its stage changed; `dvc repro` then finds its runs finished.
     """
-    params = _with_device(_load())
+    params = _with_device(_load_current())
     from headswap.data.changes import check_photographs
     from headswap.progress import progress
     from headswap.runs.cluster import run_parallel
     from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
-    _print_outdated(params)
     tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
     if dry_run:
         for task in tasks:
@@ -286,9 +281,7 @@ def runs(
         with progress("epoch", steps, seconds) as on_progress:
             run_parallel(tasks, on_progress)
     count = "1 run" if len(tasks) == 1 else f"{len(tasks)} runs"
-    print(
-        f"{count} to train. Next: headswap runs" if dry_run else f"{count} trained. Next: dvc repro"
-    )
+    print(count, "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro")
 
 
 def _train(cell: "Cell", params: "Params") -> None:
@@ -308,9 +301,7 @@ def compare() -> None:
     """Put all cells into one table and its plots."""
     from headswap.compare.outputs import write_comparison
 
-    params = _load()
-    _print_outdated(params)
-    write_comparison(params)
+    write_comparison(_load_current())
 
 
 @command
@@ -407,7 +398,7 @@ def status() -> None:
 
     for line in status_lines(params):
         if console.is_terminal:
-            console.print(line, markup=False, no_wrap=True, overflow="ellipsis")
+            console.print(line, no_wrap=True, overflow="ellipsis")
         else:
             print(line)
 
@@ -425,9 +416,7 @@ def report(
 
 
 @command
-def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
-) -> None:
+def prune(dry_run: DryRun = False) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
     params = _with_device(_load())
     from headswap.io import folder_size
@@ -439,8 +428,7 @@ def prune(
         with contextlib.ExitStack() as locks:
             for lock in folder.glob("*.lock"):
                 locks.enter_context(file_lock(lock))
-            size = folder_size(folder)
-            freed += size
+            freed += (size := folder_size(folder))
             print(f"{folder}: {size / 1e6:.1f} MB")
             if not dry_run:
                 shutil.rmtree(folder)
@@ -456,15 +444,20 @@ def _load() -> "Params":
     return load()
 
 
-def _load_with(model: str) -> "Params":
+def _load_current(model: str = "") -> "Params":
+    """Load the parameters, and say which cells were made by other versions: DVC does not notice."""
     params = _load()
-    if model not in params.models:
+    if model and model not in params.models:
         close = difflib.get_close_matches(model.lower(), params.models, 1)
         hint = f"\nDid you mean {close[0]}?" if close else ""
-        raise UserError(
-            f"{model} is not under models in params.yaml: {', '.join(params.models)}.{hint}"
-        )
-    _print_outdated(params)
+        known = ", ".join(params.models)
+        raise UserError(f"{model} is not under models in params.yaml: {known}.{hint}")
+    from headswap.compare.versions import outdated_cells
+
+    if outdated := outdated_cells(params.cells()):
+        print("Other versions than the installed ones made:")
+        print(bulleted([f"{', '.join(cells)}: {what}" for what, cells in outdated.items()], 100))
+        print("To make them again: dvc repro --force")
     return params
 
 
@@ -475,21 +468,8 @@ def _with_device(params: "Params") -> "Params":
     return params.model_copy(update={"device": resolve_device(params.device)})
 
 
-def _print_outdated(params: "Params") -> None:
-    """Say which cells were made by other versions: DVC does not notice an upgrade."""
-    from headswap.compare.versions import outdated_cells
-
-    if differences := outdated_cells(params.cells()):
-        print("Other versions than the installed ones made:")
-        print(bulleted([f"{', '.join(cells)}: {what}" for what, cells in differences.items()], 100))
-        print("To make them again: dvc repro --force")
-
-
 def stop_with_parent() -> None:
-    """End the command of a stage, and so its workers, when DVC has ended.
-
-    A killed DVC leaves it running. What a user started in a shell may outlive the shell.
-    """
+    """End the command of a stage, and so its workers, when DVC has ended or was killed."""
     if "DVC_STAGE" not in os.environ:  # DVC sets it
         return
     import psutil

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,16 +33,16 @@ def download_file(
     """Write a file from the first source that has a good copy: mirror, cache, URL; return which.
 
     The last part of `url`, an address or a local path, is the file's name in a mirror; `caches` are
-    local files. `check` is called with the path of a copy; it raises ValueError, saying what is
-    wrong, to reject it. If it is not `pinned`, compared with a full SHA-256 now or by a later
-    stage, plain HTTP, where anybody on the way may replace a file, is refused (except from this
-    machine). A file that is there already stays as it is if no source has a good copy; a UserError
-    then names every source and what was wrong with it.
+    local files. `check` raises ValueError to reject a copy. If it is not `pinned`, compared with a
+    full SHA-256 now or by a later stage, plain HTTP is refused (except from this machine). If no
+    source has a good copy, a file that is there already stays; a UserError names what was wrong.
     """
-    name = url.rsplit("/", 1)[-1]
-    failures = []
+    name, failures = url.rsplit("/", 1)[-1], []
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    # A local file is the one that is meant.
+    mirrored = [f"{mirror}/{name}"] if mirror and is_address(url) else []
     with atomic_write(destination) as copy:
-        for source in _sources(url, name, caches):
+        for source in [*mirrored, *map(str, caches), url]:
             try:
                 if not pinned:
                     _refuse_plain_http(source)
@@ -51,22 +51,14 @@ def download_file(
             except (OSError, ValueError, requests.RequestException) as error:
                 failures.append(f"  {source}: {_describe(error)}")
                 copy.unlink(missing_ok=True)
-                continue
-            return source
+            else:
+                return source
+        tried = "\n".join(failures)
         raise UserError(
-            f"{name} could not be downloaded. Tried:\n"
-            + "\n".join(failures)
-            + f"\nWithout network: put {name} into a folder and set {MIRROR} to that folder's "
-            "absolute path.\n`make demo` needs neither network nor mirror."
+            f"{name} could not be downloaded. Tried:\n{tried}\nWithout network: put "
+            f"{name} into a folder and set {MIRROR} to that folder's absolute path.\n"
+            "`make demo` needs neither network nor mirror."
         )
-
-
-def _sources(url: str, name: str, caches: Iterable[str | PathLike[str]]) -> Iterator[str]:
-    mirror = os.environ.get(MIRROR, "").rstrip("/")
-    if mirror and is_address(url):  # a local file is the one that is meant
-        yield f"{mirror}/{name}"
-    yield from (str(cache) for cache in caches)
-    yield url
 
 
 def _refuse_plain_http(source: str) -> None:

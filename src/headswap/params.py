@@ -8,7 +8,7 @@ from io import StringIO
 from os import PathLike
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -31,10 +31,8 @@ FILE = "params.yaml"
 GENERATED = "generated"
 """The ``dataset.url`` of the synthetic images."""
 
-T = TypeVar("T")
 
-
-def _distinct(values: list[T]) -> list[T]:
+def _distinct(values: list[Any]) -> list[Any]:
     repeated = sorted({value for value in values if values.count(value) > 1}, key=str)
     if repeated:
         raise ValueError(f"lists {repeated[0]!r} more than once")
@@ -227,21 +225,17 @@ def check_round_trip() -> None:
     for key, section in tree.items():
         alias = any(section is other for other in sections)
         sections.append(section)
-        if alias or not _is_kept(key, section, values[key]):
+        try:
+            is_kept = YAML(typ="safe").load(_dump({key: section})) == {key: values[key]}
+        except YAMLError:
+            is_kept = False
+        if alias or not is_kept:
             effect = "would change another section, too, or nothing" if alias else "would break it"
             form = values if tree.fa.flow_style() else {key: values[key]}
             raise UserError(
                 f"{FILE}, line {tree.lc.key(key)[0] + 1}, {key}: `dvc exp run --set-param` "
                 f"{effect}. Write it as\n\n{_dump(form)}\nthen run: headswap check"
             )
-
-
-def _is_kept(key: str, section: Any, value: Any) -> bool:
-    """Return whether a section has its value after DVC wrote it."""
-    try:
-        return YAML(typ="safe").load(_dump({key: section})) == {key: value}
-    except YAMLError:
-        return False
 
 
 def _dump(tree: dict[str, Any]) -> str:
@@ -313,7 +307,10 @@ def _describe(mistake: ErrorDetails) -> str:
     if isinstance(last, int) and kind not in ("extra_forbidden", "invalid_key"):
         where = f"{'.'.join(map(str, parents))}, entry {last + 1}"
     if kind in ("extra_forbidden", "invalid_key"):
-        return f"{where}: no such key; {_allowed_keys(mistake['loc'])}"
+        section = _section(mistake["loc"][:-1])
+        close = difflib.get_close_matches(str(mistake["loc"][-1]), section.model_fields, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{where}: no such key; {hint}allowed are {_keys(section)}"
     if kind == "missing":
         return f"{where}: is missing"
     if kind == "model_type":
@@ -339,21 +336,14 @@ def _describe(mistake: ErrorDetails) -> str:
 
 def _number_hint(given: object) -> str:
     """Say how to write a number that was read as text."""
-    number = str(given).replace(",", ".")
+    if not isinstance(given, str):
+        return ""
+    number = given.replace(",", ".")
     try:
         float(number)
     except ValueError:
         return ""
-    if number != given:
-        return f"; write {number}, with a point" if isinstance(given, str) else ""
-    return "; write it without quotes"
-
-
-def _allowed_keys(location: tuple[int | str, ...]) -> str:
-    section = _section(location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), section.model_fields, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}allowed are {_keys(section)}"
+    return "; write it without quotes" if number == given else f"; write {number}, with a point"
 
 
 def _section(location: tuple[int | str, ...]) -> type[BaseModel]:

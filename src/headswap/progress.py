@@ -1,7 +1,6 @@
 """Progress: bars on a terminal, a line for each step elsewhere."""
 
 import contextlib
-import itertools
 import math
 import os
 import time
@@ -23,7 +22,7 @@ are several tasks, the name of the task comes first.
 
 NARROW = 100
 """On fewer columns a bar has its first figure only."""
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
 
@@ -43,9 +42,8 @@ def progress(
 ) -> Iterator[OnProgress]:
     """Show the progress of tasks that run side by side; yields what is to be called with it.
 
-    `unit` is the name of a step: ``epoch``, ``view``. `steps` is how many each task has; or for
-    each task of a queue its number, so that the progress of the whole is shown, too. `seconds` is
-    how long a step of each of these takes, or in what ratio; None: all the same.
+    `unit` names a step. `steps` is how many each task has; or those of each task of a queue, whose
+    whole is then shown, too. `seconds` is how long a step of these takes, or in what ratio.
     """
     debugged = os.environ.get("HEADSWAP_WORKERS") == "0"  # bars would be drawn over a debugger
     shows_bars = console.is_terminal and not console.is_dumb_terminal and not debugged
@@ -76,17 +74,16 @@ def progress(
             task.bar = bars.add_task(name, total=task.steps, left="", figures="")
         has_ended = task.update(done) or bool(figures)
         if figures:
-            shown = itertools.islice(
-                figures.items(), 1 if shows_bars and console.width < NARROW else None
-            )
-            task.figures = "  ".join(f"{key} {value:.4f}" for key, value in shown)
+            shown = 1 if shows_bars and console.width < NARROW else None
+            texts = [f"{key} {value:.4f}" for key, value in figures.items()]
+            task.figures = "  ".join(texts[:shown])
         pace = _pace(tasks.values())
-        left = f"{_time(task.left(pace))} left" if pace and 0 < task.done < task.steps else ""
+        left = _left(task.left(pace)) if pace and 0 < task.done < task.steps else ""
         if whole is not None:
             workers = max(workers, sum(task.is_running for task in tasks.values()))
             finished = sum(task.done >= task.steps for task in tasks.values())
             of_all = seconds_left([(1, task.left(pace)) for task in tasks.values()], workers)
-            about = f"about {_time(of_all)} left" if pace and of_all else ""
+            about = f"about {_left(of_all)}" if pace and of_all else ""
             bars.update(whole, completed=finished, left=about)
             if task.done >= task.steps and not shows_bars:
                 left = f"({f'{finished}/{len(tasks)} runs  {about}'.rstrip()})"
@@ -94,9 +91,9 @@ def progress(
         bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=visible)
         if has_ended and not shows_bars:
             ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}"
-            console.print("  ".join(filter(None, (ended, task.figures, left))), markup=False)
+            console.print("  ".join(filter(None, (ended, task.figures, left))))
         if note:
-            console.print(f"{name}: {note}", markup=False)
+            console.print(f"{name}: {note}")
 
     with bars:
         yield on_progress
@@ -142,5 +139,5 @@ def _pace(tasks: Iterable[_Task]) -> float:
     return passed / expected if expected else 0
 
 
-def _time(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
+def _left(seconds: float) -> str:
+    return f"{timedelta(seconds=round(seconds))} left"

@@ -23,10 +23,7 @@ Tree = dict[str, Any]
 def unchanged(
     before: Tree, read: Callable[[], Tree], written: Path | None = None
 ) -> Iterator[None]:
-    """Raise a UserError if `read` returns other values than `before`, at either end of a block.
-
-    Then `written`, a folder that the block wrote, is removed.
-    """
+    """Raise a UserError if `read` returns other values than `before`; then remove `written`."""
     _compare(before, read())
     yield
     try:
@@ -49,16 +46,13 @@ def _compare(before: Tree, after: Tree) -> None:
 def dependencies(stage: str) -> Tree:
     """Return the parameters and digests of the code that DVC records for a stage when it ends."""
     pipeline = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    names, values = pipeline["stages"][stage]["params"], load().model_dump()
+    entry, values = pipeline["stages"][stage], load().model_dump()
     (code,) = (variables["code"] for variables in pipeline["vars"])
-    paths = [
-        Path(path.replace("${code}", code))
-        for path in pipeline["stages"][stage]["deps"]
-        if path.startswith(("${code}", NETWORKS.name))
-    ]
+    deps = [dep for dep in entry["deps"] if dep.startswith(("${code}", NETWORKS.name))]
+    paths = [Path(dep.replace("${code}", code)) for dep in deps]
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.*"))]
     return {
-        **{name: reduce(operator.getitem, name.split("."), values) for name in names},
+        **{name: reduce(operator.getitem, name.split("."), values) for name in entry["params"]},
         "inputs": {
             file.as_posix(): sha256(file)
             for file in sorted(files)

@@ -3,9 +3,8 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from headswap.images.index import read_index
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
@@ -23,16 +22,9 @@ from headswap.runs.store import (
 )
 from headswap.runs.workers import TRAIN_RUN, Task
 
-Probabilities = dict[str, np.ndarray]
-"""Of the validation images, shape (images, classes), at the ``best`` and the ``last`` epoch."""
-
 
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
-    """Train the unfinished runs of a cell in parallel, and write the outputs of all its runs.
-
-    `on_progress` is called with the name of a run first. If a run fails, nothing is written; the
-    finished epochs of every run are saved.
-    """
+    """Train the unfinished runs of a cell in parallel; if none fails, write the outputs of all."""
     key = cache_key(cell, params)
     if tasks := unfinished_runs(cell, params, key):
         from headswap.runs.cluster import run_parallel  # Dask, which takes long to import
@@ -42,26 +34,17 @@ def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
 
 
 def unfinished_runs(cell: Cell, params: Params, key: dict[str, Any]) -> list[Task]:
-    """Return a task for each run of a cell that is not finished, or is damaged.
-
-    Prints why finished runs are not reused.
-    """
+    """Return a task for each run that is not finished, or damaged; print why none is reused."""
     folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
     damage = {seed: find_damage(folder) for seed, folder in folders.items()}
-    for seed in damage:
-        if damage[seed]:
-            console.print(
-                f"{folders[seed]}: {', '.join(damage[seed])} missing or damaged; the run is "
-                "trained again.",
-                markup=False,
-            )
+    for seed, files in damage.items():
+        if files:
+            what = f"{', '.join(files)} missing or damaged"
+            console.print(f"{folders[seed]}: {what}; the run is trained again.")
     seeds = [seed for seed in folders if damage[seed] or not is_finished(folders[seed])]
     if len(seeds) == len(folders) and (changes := changes_since_last_run(cell, key)):
-        console.print(
-            f"{cell.name}: the finished runs in {RUNS / cell.name} are not used: "
-            f"{'; '.join(changes)}.",
-            markup=False,
-        )
+        unused = f"the finished runs in {RUNS / cell.name} are not used"
+        console.print(f"{cell.name}: {unused}: {'; '.join(changes)}.")
     memory, epochs = expected_memory(cell), params.recipe(cell).epochs
     return [
         Task(f"{cell.name} seed {seed}", TRAIN_RUN, (cell, params, seed, key), memory, epochs)
@@ -73,11 +56,15 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
     """Write a cell's metrics, times, curves, predictions and models from its runs' folders."""
     runs = [read_json(folder / "run.json") for folder in folders]
     classes, names = _classes_and_names(cell)
-    labels = np.array([classes.index(name.split("/")[1]) for name in names["val"]])
-    probabilities = [_probabilities(folder) for folder in folders]
     counts = {split: len(of_split) for split, of_split in names.items()}
     record = cell_record(cell, params.image, classes, counts, runs)
-    metrics = {**_metrics(runs), "preprocessing": record["preprocessing"]}
+    metrics = {
+        **runs[0]["complexity"],
+        "seeds": len(runs),
+        "diverged": sum(run["diverged"] is not None for run in runs),
+        **{f"{name}_digest": digest for name, digest in runs[0]["inputs"].items()},
+        "preprocessing": record["preprocessing"],
+    }
     write_json(CELL_METRICS / f"{cell.name}.json", metrics)
     timing = {**_timing(folders, runs), "precision": params.precision}
     if cell.mode != "probe":
@@ -92,7 +79,7 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
         PREDICTIONS / f"{cell.name}.csv",
         ["seed", "epoch", "which", "image", "label", "predicted"]
         + [f"p_{name}" for name in classes],
-        _predictions(classes, names["val"], runs, probabilities, labels),
+        _predictions(classes, names["val"], runs, folders),
     )
     _write_models(cell, folders, runs, record)
 
@@ -106,33 +93,11 @@ def _classes_and_names(cell: Cell) -> tuple[list[str], dict[str, list[str]]]:
     return index.classes, index.names
 
 
-def _probabilities(folder: Path) -> Probabilities:
-    """Return a run's probabilities, none if it diverged in its first epoch."""
-    path = folder / "probabilities.safetensors"
-    return read_tensors(path)[0] if path.exists() else {}
-
-
-def _metrics(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what was counted; accuracies and intervals are computed in the comparison."""
-    return {
-        **runs[0]["complexity"],
-        "seeds": len(runs),
-        "diverged": sum(run["diverged"] is not None for run in runs),
-        **{f"{name}_digest": digest for name, digest in runs[0]["inputs"].items()},
-    }
-
-
 def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the times of the runs that did not diverge, and what they were measured on.
-
-    Where runs of a cell come from several machines or revisions, all values are listed.
-    """
+    """Return the times of the runs that did not diverge, and on what: all values that differ."""
     timings = [read_json(folder / "timing.json") for folder in folders]
-    finished = [
-        timing["epochs"]
-        for timing, run in zip(timings, runs, strict=True)
-        if run["diverged"] is None
-    ]
+    pairs = zip(timings, runs, strict=True)
+    finished = [timing["epochs"] for timing, run in pairs if run["diverged"] is None]
     wall = [sum(epoch["wall"] for epoch in epochs) for epochs in finished]
     seconds = [sum(sum(epoch.values()) - epoch["wall"] for epoch in epochs) for epochs in finished]
     result: dict[str, Any] = {
@@ -142,12 +107,10 @@ def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if finished:
         epochs = [epoch for of_run in finished for epoch in of_run]
-        means = {
-            part: float(np.mean([epoch[part] for epoch in epochs]))
-            for part in ("train", "val", "checkpoint")
-        }
+        parts = ("train", "val", "checkpoint")
+        means = {part: fmean(epoch[part] for epoch in epochs) for part in parts}
         result |= {
-            "seconds_per_run_mean": round(float(np.mean(seconds)), 3),
+            "seconds_per_run_mean": round(fmean(seconds), 3),
             "seconds_per_epoch_mean": round(sum(means.values()), 4),
             **{f"{part}_seconds_per_epoch_mean": round(means[part], 4) for part in means},
         }
@@ -161,25 +124,19 @@ def _timing(folders: list[Path], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _predictions(
-    classes: list[str],
-    images: list[str],
-    runs: list[dict[str, Any]],
-    probabilities: list[Probabilities],
-    labels: np.ndarray,
+    classes: list[str], images: list[str], runs: list[dict[str, Any]], folders: list[Path]
 ) -> Iterator[list[Any]]:
-    """Yield a row for each finished run, epoch (best or last) and validation image."""
-    for run, of_run in zip(runs, probabilities, strict=True):
-        for which in ("best", "last") if run["diverged"] is None else ():
-            for image, label, of_image in zip(images, labels, of_run[which], strict=True):
-                yield [
-                    run["seed"],
-                    run[which]["epoch"],
-                    which,
-                    image.removeprefix("val/"),
-                    classes[label],
-                    classes[of_image.argmax()],
-                    *(f"{probability:.6g}" for probability in of_image),
-                ]
+    """Yield a row for each run that did not diverge, epoch (best or last) and validation image."""
+    for run, folder in zip(runs, folders, strict=True):
+        if run["diverged"] is not None:
+            continue
+        probabilities, _ = read_tensors(folder / "probabilities.safetensors")
+        for which in ("best", "last"):
+            about_run = [run["seed"], run[which]["epoch"], which]
+            for image, of_image in zip(images, probabilities[which], strict=True):
+                name, predicted = image.removeprefix("val/"), classes[of_image.argmax()]
+                texts = [f"{probability:.6g}" for probability in of_image]
+                yield [*about_run, name, name.split("/")[0], predicted, *texts]
 
 
 def _write_models(
@@ -187,8 +144,7 @@ def _write_models(
 ) -> None:
     """Write ``models/<cell>/``: the record of the cell and of each run, and trained weights.
 
-    For `frozen` and `probe` these are the heads (and buffers) of all runs, which together with the
-    backbone reproduce their predictions; for `finetune` the network of the best run.
+    These are the heads (and buffers) of all runs, or for `finetune` the network of the best run.
     """
     with atomic_write(MODELS / cell.name, replace_folder=True) as target:
         target.mkdir()

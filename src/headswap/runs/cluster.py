@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import os
 import queue
 import socket
@@ -29,16 +30,14 @@ PATIENCE = 10
 
 
 def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
-    """Run tasks, `workers.worker_count` at a time as memory allows, and return their results.
+    """Start tasks in their order, as many at a time as memory allows, and return their results.
 
-    They are started in their order. `on_progress` is called with a task's name first. If a task
-    fails, its process dies repeatedly, or the scheduler is lost, the others are stopped.
+    If one fails, its process dies repeatedly, or the scheduler is lost, the others are stopped.
     """
-    if not tasks:
-        return []
     if worker_count() == 0:
         return [run_here(task, functools.partial(on_progress, task.name)) for task in tasks]
-    results: dict[int, Any] = {}
+    available, results = available_memory(), dict[int, Any]()
+    on_local = not os.environ.get(ADDRESS)  # on other machines their owner decides on memory
     with _client(len(tasks)) as client:
         messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         topic = f"headswap-{uuid.uuid4()}"
@@ -51,9 +50,9 @@ def run_parallel(tasks: Sequence[Task], on_progress: OnProgress) -> list[Any]:
                 os.getcwd(),
                 topic,
                 key=f"{task.name}-{uuid.uuid4()}",
-                retries=0,
                 priority=-number,
-                resources=_resources(task),
+                # One task must always fit.
+                resources={MEMORY: min(task.memory, available)} if on_local and task.memory else {},
             )
             for number, task in enumerate(tasks)
         ]
@@ -81,8 +80,7 @@ def _client(tasks: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     logging.disable(logging.CRITICAL)  # Dask's errors come as messages
-    address = os.environ.get(ADDRESS)
-    if address:
+    if address := os.environ.get(ADDRESS):
         try:
             client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError
@@ -113,13 +111,6 @@ def _client(tasks: int) -> Iterator[Any]:
         yield client
 
 
-def _resources(task: Task) -> dict[str, float]:
-    """Return what a task takes of a worker; on other machines their owner decides on memory."""
-    if os.environ.get(ADDRESS) or not task.memory:
-        return {}
-    return {MEMORY: min(task.memory, available_memory())}  # one task must always fit
-
-
 def available_memory() -> int:
     """Return the bytes of memory of this machine, or of its container if that has a limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -130,14 +121,13 @@ def available_memory() -> int:
 
 
 def _received(client: Any, messages: "queue.SimpleQueue[Any]") -> Iterator[tuple[int, str, Any]]:
-    """Yield task number, kind and content of each message.
+    """Yield task number, kind and content of each message: a task's result after its progress.
 
-    A task's result comes after all of its progress: the two take different ways, and a result may
-    overtake.
+    The two take different ways, and a result may overtake.
     """
     counts: dict[int, int] = {}
     waiting: dict[int, tuple[int, str, Any]] = {}
-    idle_since, is_reported = time.monotonic(), False
+    idle_since = time.monotonic()
     while True:
         try:
             message = messages.get(timeout=1)
@@ -145,13 +135,12 @@ def _received(client: Any, messages: "queue.SimpleQueue[Any]") -> Iterator[tuple
             if client.status != "running":
                 raise _lost() from None
             if client.scheduler_info(n_workers=-1)["workers"]:
-                idle_since, is_reported = time.monotonic(), False
-            elif not is_reported and time.monotonic() - idle_since > PATIENCE:
-                is_reported = True
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > PATIENCE:
+                idle_since = math.inf  # it is said once
                 console.print(
                     f"No worker has joined the scheduler at {os.environ.get(ADDRESS)} yet. "
-                    "Waiting; start one with: dask worker --no-nanny",
-                    markup=False,
+                    "Waiting; start one with: dask worker --no-nanny"
                 )
             continue
         if isinstance(message, dict):
@@ -175,8 +164,7 @@ def _outcome(future: Any) -> tuple[int, int, str, Any]:
     error = future.exception()
     raise UserError(
         f"The workers at {os.environ.get(ADDRESS, 'this machine')} could not run a task: {error}\n"
-        "Finished epochs are saved. Start the workers in this project's environment and folder, "
-        "then run: dvc repro"
+        "Start the workers in this project's environment and folder, then run: dvc repro"
     )
 
 
@@ -188,16 +176,14 @@ def _lost() -> UserError:
 
 
 def _run_on_worker(task: Task, number: int, folder: str, topic: str) -> tuple[int, int, str, Any]:
-    """Run a task in a child process of a Dask worker.
+    """Run a task in a child process of a Dask worker; what it reports is sent on `topic`.
 
-    Return its number; how many messages were sent on `topic`; and ``result`` with its result, or
-    ``failure`` with a message for the user.
+    Return its number, how often it reported, and ``result`` or ``failure`` with the content.
     """
     from distributed import get_worker
 
-    worker = get_worker()
+    worker, sent = get_worker(), 0
     key = worker.get_current_task()
-    sent = 0
 
     def send(done: float | None, figures: dict[str, float] | None = None, note: str = "") -> None:
         nonlocal sent

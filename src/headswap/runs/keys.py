@@ -2,7 +2,6 @@
 
 import ast
 import functools
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,13 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
 
     Raises a UserError if images, weights or features are missing.
     """
-    inputs: dict[str, str]
-    packages: Iterable[str] = ()
+    file, packages = f"{cell.model}.safetensors", dict[str, str]()
     if cell.mode == "probe":
         parameters = {}
-        inputs = {"embeddings": file_digest(EMBEDDINGS / f"{cell.model}.safetensors")}
+        inputs = {"embeddings": file_digest(EMBEDDINGS / file)}
     else:
         parameters = {"image": asdict(preprocessing(cell.model, params.image))}
-        weights = file_digest(WEIGHTS / f"{cell.model}.safetensors")
-        inputs = {"images": read_index().digest, "weights": weights}
+        inputs = {"images": read_index().digest, "weights": file_digest(WEIGHTS / file)}
         packages = weights_packages(cell.model)
     return {
         "cell": cell.name,
@@ -61,20 +58,10 @@ def _sha256(path: Path, *_state: int) -> str:
 
 
 def code_digest(package: Path = Path(__file__).parents[1]) -> str:
-    """Return a digest of the code that computes: of ``train`` and ``images`` in a package.
-
-    It covers the syntax trees without docstrings, so comments, docstrings and formatting do not
-    change it.
-    """
-    paths = sorted(
-        path for folder in ("images", "train") for path in (package / folder).rglob("*.py")
-    )
-    return digest(
-        [
-            (path.relative_to(package).as_posix(), syntax_tree(path.read_text(encoding="utf-8")))
-            for path in paths
-        ]
-    )
+    """Return a digest of the `syntax_tree` of ``train`` and ``images``, the code that computes."""
+    paths = sorted(path for name in ("images", "train") for path in (package / name).rglob("*.py"))
+    codes = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in paths}
+    return digest([(name, syntax_tree(code)) for name, code in codes.items()])
 
 
 @functools.cache  # of all files it takes 0.2 s, and the status of all runs needs it for each cell
@@ -89,8 +76,7 @@ def syntax_tree(code: str | bytes) -> str:
 
 def _is_string(statement: ast.stmt) -> bool:
     """Return whether a statement is a docstring, or the string below a constant."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+    match statement:
+        case ast.Expr(ast.Constant(str())):
+            return True
+    return False

@@ -13,11 +13,9 @@ from headswap.progress import OnProgress
 
 @contextlib.contextmanager
 def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
-    """Hold a file lock for the length of a block.
+    """Hold a file lock, which ends with its process; do without on file systems that have none.
 
-    The operating system releases the lock when its process ends, however it ends. On a file system
-    without locks, as some networks have, the block runs without. Where another process holds the
-    lock, `on_progress` is told before this one waits; None does not wait but raises a UserError.
+    Where another process holds it, `on_progress` is told, and this one waits; None: a UserError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder, lock = path.with_suffix(".pid"), FileLock(path)
@@ -26,14 +24,13 @@ def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[Non
             lock.acquire(timeout=0)
         except Timeout:
             process = holder.read_text() if holder.exists() else "unknown"
+            another = f"another process, number {process}, which is working on"
             if on_progress is None:
                 raise UserError(
-                    f"Another process, number {process}, is working on {path.with_suffix('')}.\n"
-                    f"Wait for it, or stop it with `kill {process}`, then run the same command "
-                    "again."
+                    f"Wait for {another} {path.with_suffix('')},\n"
+                    f"or stop it with `kill {process}`; then run the same command again."
                 ) from None
-            waits = f"waits for another process, number {process}, which is working on it"
-            on_progress(None, note=waits)
+            on_progress(None, note=f"waits for {another} it")
             lock.acquire()
     try:
         if lock.is_locked:

@@ -22,10 +22,7 @@ ARITHMETIC = (
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of Python, of the packages that compute, and of others.
-
-    The others may no longer be installed.
-    """
+    """Return the versions of Python, of `PACKAGES`, and of others, which may not be installed."""
     found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     for name in packages:
         try:
@@ -36,23 +33,17 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
 
 
 def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
-    """Return what a measured time depends on besides the code, and the state of the checkout.
-
-    ``device`` is that of the caller, of a CUDA device its model; ``workers``, the maximum number of
-    runs in parallel; ``arithmetic``, the variables of `ARITHMETIC` that are set; ``revision``, None
-    outside a Git checkout; ``dirty``, whether ``src`` has uncommitted changes (parameters are
-    recorded as such).
-    """
+    """Return what a measured time depends on besides the code, and the state of the checkout."""
+    set_variables = [f"{name}={os.environ[name]}" for name in ARITHMETIC if name in os.environ]
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": device,
         "workers": worker_count(),
         "system": f"{platform.system()} {platform.machine()}",
-        "arithmetic": " ".join(
-            f"{name}={os.environ[name]}" for name in ARITHMETIC if name in os.environ
-        ),
+        "arithmetic": " ".join(set_variables),
         "revision": _git("rev-parse", "HEAD"),
+        # Of the code alone; parameters are recorded as such.
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "src")),
     }
 

@@ -4,7 +4,7 @@ import difflib
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,28 +17,23 @@ from headswap.runs.workers import Task
 
 
 def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
-    """Return the cells with some names, or all of the matrix for none, in the order of the stages.
-
-    Raises a UserError if a name is not that of a cell.
-    """
+    """Return the cells with some names, or all for none, in the order of the stages."""
     cells = {cell.name: cell for cell in params.cells()}
     for name in names:
         if name not in cells:
             close = difflib.get_close_matches(name, cells, 1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(
-                f"{name} is not a cell of params.yaml; {hint}the cells are {', '.join(cells)}."
-            )
+            known = f"{hint}the cells are {', '.join(cells)}"
+            raise UserError(f"{name} is not a cell of params.yaml; {known}.")
     chosen = [cells[name] for name in cells if name in names or not names]
     return sorted(chosen, key=lambda cell: cell.mode == "probe")  # as the stages in dvc.yaml
 
 
-def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
+def changed_cells(cells: list[Cell]) -> list[Cell]:
     """Return those of some cells whose stage DVC calls changed, all of them without DVC.
 
     Raises a UserError if a stage that they need is not up to date.
     """
-    cells = list(cells)
     if not Path(".dvc").is_dir():
         return cells
     # Of all stages: with the stages as targets, DVC looks at what each depends on once per target.
@@ -49,14 +44,12 @@ def changed_cells(cells: Iterable[Cell]) -> list[Cell]:
     changed = set(json.loads(done.stdout))
     needed = {"fetch", "verify"} | {f"weights@{cell.model}" for cell in cells}
     needed |= {f"embed@{cell.model}" for cell in cells if cell.mode == "probe"}
-    if missing := sorted(changed & needed):
-        raise UserError(
-            f"Not up to date: {', '.join(missing)}.\nRun first: dvc repro {' '.join(missing)}"
-        )
+    if missing := " ".join(sorted(changed & needed)):
+        raise UserError(f"Not up to date: {missing}.\nRun first: dvc repro {missing}")
     return [cell for cell in cells if cell.stage in changed]
 
 
-def queued_runs(cells: Iterable[Cell], params: Params) -> list[Task]:
+def queued_runs(cells: list[Cell], params: Params) -> list[Task]:
     """Return the unfinished runs of some cells, in their order."""
     seconds = fill_missing_seconds({cell: expected_seconds(cell) for cell in cells})
     return [

@@ -12,19 +12,13 @@ RECORD = "model.json"
 
 
 def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict[str, Any]:
-    """Return what a trained network is made from, and what it expects to see: JSON-like.
-
-    `images` and `weights` are the digests of the images and of the file of the backbone's weights.
-    """
+    """Return what a network is made from, from two digests, and what it expects to see."""
     path = WEIGHTS / f"{model}.safetensors"
     _, metadata = read_tensors(path, only=())
     return {
         "backbone": {
             "name": model,
-            "factory": metadata.get("factory"),
-            "code": metadata.get("code"),
-            "source": metadata["source"],
-            "head": metadata["head"],
+            **{key: metadata.get(key) for key in ("factory", "code", "source", "head")},
             "file": path.name,
             "sha256": weights,
         },
@@ -36,11 +30,7 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
 def cell_record(
     cell: Cell, image: Image, classes: list[str], counts: dict[str, int], runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the record of a cell, JSON-like, from the content of each run's ``run.json``.
-
-    ``runs`` names for each the file of its weights at the best epoch, None where it is not kept;
-    ``kept`` is the run to use, None if all diverged.
-    """
+    """Return the record of a cell, JSON-like; ``kept`` is the run to use, None if all diverged."""
     if cell.mode == "probe":
         _, features = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
         inputs = features["inputs"]
@@ -48,18 +38,26 @@ def cell_record(
         digests = runs[0]["inputs"]
         inputs = describe_inputs(cell.model, image, digests["images"], digests["weights"])
     best = best_run(runs)
+    with_weights = [best] if cell.mode == "finetune" else _finished(runs)
+    needs = None
+    if cell.mode != "finetune":
+        file = inputs["backbone"]["file"]
+        needs = f"the backbone's {file}, in this folder or in the project's {WEIGHTS.as_posix()}"
     return {
         "cell": cell.name,
         "mode": cell.mode,
         **inputs,
-        "needs": None
-        if cell.mode == "finetune"
-        else f"the backbone's {inputs['backbone']['file']}, in this folder or in the project's "
-        f"{WEIGHTS.as_posix()}",
+        "needs": needs,
         "classes": classes,
         "counts": counts,
         **{key: runs[0][key] for key in ("recipe", "precision", "versions")},
-        "runs": [_accuracies(cell, run, kept=run is best) for run in runs],
+        "runs": [
+            {
+                **{key: run[key] for key in ("seed", "diverged", "best", "last")},
+                "weights": weights_file(cell, run) if run in with_weights else None,
+            }
+            for run in runs
+        ],
         "kept": best
         and {
             "seed": best["seed"],
@@ -73,8 +71,11 @@ def cell_record(
 
 def best_run(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the run that is best at its best epoch, of equals the first; None if all diverged."""
-    finished = [run for run in runs if run["diverged"] is None]
-    return max(finished, key=lambda run: run["best"]["accuracy"], default=None)
+    return max(_finished(runs), key=lambda run: run["best"]["accuracy"], default=None)
+
+
+def _finished(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [run for run in runs if run["diverged"] is None]
 
 
 def weights_file(cell: Cell, run: dict[str, Any], which: str = "best") -> str:
@@ -82,13 +83,3 @@ def weights_file(cell: Cell, run: dict[str, Any], which: str = "best") -> str:
     if cell.mode == "finetune":
         return f"{which}.safetensors"
     return f"run-{run['seed']}-{which}.safetensors"
-
-
-def _accuracies(cell: Cell, run: dict[str, Any], kept: bool) -> dict[str, Any]:
-    has_weights = run["diverged"] is None and (kept or cell.mode != "finetune")
-    return {
-        "seed": run["seed"],
-        "diverged": run["diverged"],
-        **{which: run[which] for which in ("best", "last")},
-        "weights": weights_file(cell, run) if has_weights else None,
-    }

@@ -29,19 +29,15 @@ from headswap.runs.workers import worker_count
 
 
 @dataclass(frozen=True)
-class CellStatus:
-    """How far the runs of a cell are."""
-
+class _CellStatus:
     cell: Cell
     missing: list[str]
     """What has to be made before it can be trained: ``images``, ``weights``, ``features``."""
     epochs: int
-    """Of a run."""
     done: list[int]
     """For each run its number of finished epochs."""
     finished: int
     running: int
-    """How many runs a process is training now."""
     seconds: float | None
     """The time that an epoch takes; None if that is not known."""
 
@@ -80,7 +76,7 @@ def pipeline_summary(params: Params) -> str:
     return "" if all(cell.finished == len(cell.done) for cell in cells) else _summary(cells)
 
 
-def _summary(cells: list[CellStatus]) -> str:
+def _summary(cells: list[_CellStatus]) -> str:
     finished, runs = sum(cell.finished for cell in cells), sum(len(cell.done) for cell in cells)
     ended = sum(cell.finished == len(cell.done) for cell in cells)
     summary = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}"
@@ -90,10 +86,7 @@ def _summary(cells: list[CellStatus]) -> str:
 
 
 def _dvc_at_work() -> str:
-    """Say what a DVC command is making now, here or for an experiment; empty if there is none.
-
-    DVC notes in a file which process writes which outputs.
-    """
+    """Say what a DVC command is making now, here or for an experiment, from DVC's own lock file."""
     for name in ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/standalone/*/.dvc/tmp/rwlock"):
         for path in Path(".dvc/tmp").glob(name):
             with contextlib.suppress(*UNREADABLE):
@@ -106,10 +99,10 @@ def _dvc_at_work() -> str:
     return ""
 
 
-def _cell_status(cell: Cell, params: Params) -> CellStatus:
+def _cell_status(cell: Cell, params: Params) -> _CellStatus:
     missing, epochs, runs = _missing(cell), params.recipe(cell).epochs, len(params.seeds)
     if missing:
-        return CellStatus(cell, missing, epochs, [0] * runs, 0, 0, None)
+        return _CellStatus(cell, missing, epochs, [0] * runs, 0, 0, None)
     key, done, seconds, finished, running = cache_key(cell, params), [], [], 0, 0
     for seed in params.seeds:
         folder, of_run = run_folder(cell, key, seed), 0
@@ -125,15 +118,14 @@ def _cell_status(cell: Cell, params: Params) -> CellStatus:
                 seconds += [progress["seconds"]] * (of_run > 0)
         done.append(of_run)
     mean = float(np.mean(seconds)) if seconds else expected_seconds(cell)
-    return CellStatus(cell, [], epochs, done, finished, running, mean)
+    return _CellStatus(cell, [], epochs, done, finished, running, mean)
 
 
 def _missing(cell: Cell) -> list[str]:
     """Return what has to be made before a cell can be trained."""
-    if cell.mode == "probe":
-        exists = (EMBEDDINGS / f"{cell.model}.safetensors").exists()
-        return [] if exists else ["features"]
     needed = {"images": IMAGES, "weights": WEIGHTS / f"{cell.model}.safetensors"}
+    if cell.mode == "probe":
+        needed = {"features": EMBEDDINGS / f"{cell.model}.safetensors"}
     return [name for name, path in needed.items() if not path.exists()]
 
 
@@ -143,7 +135,7 @@ def _is_collected(cell: Cell, key: dict[str, Any], seed: int) -> bool:
     return path.exists() and key.items() <= read_json(path).items()
 
 
-def _describe(cell: CellStatus) -> str:
+def _describe(cell: _CellStatus) -> str:
     text = f"{cell.finished}/{len(cell.done)} runs"
     if cell.missing:
         return f"{text}  waiting for {' and '.join(cell.missing)}"
@@ -156,7 +148,7 @@ def _describe(cell: CellStatus) -> str:
     return text
 
 
-def _seconds_left(cells: list[CellStatus]) -> float:
+def _seconds_left(cells: list[_CellStatus]) -> float:
     """Return about how long the rest takes, cell after cell; 0 if that is not known."""
     seconds = fill_missing_seconds({status.cell: status.seconds for status in cells})
     workers = max(worker_count(), sum(status.running for status in cells))

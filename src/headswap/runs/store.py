@@ -61,10 +61,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def find_damage(folder: Path) -> list[str]:
-    """Return the names of a run's files that are missing or not as they were written.
-
-    A run that has not ended yet has none.
-    """
+    """Return the names of an ended run's files that are missing or not as they were written."""
     if not folder.exists() or (folder / "checkpoint.pt").exists():
         return []
     try:
@@ -75,11 +72,10 @@ def find_damage(folder: Path) -> list[str]:
         return ["run.json"] if was_written else []
     found = file_digests(folder)
     damaged = [name for name in expected if found.get(name) != expected[name]]
-    try:
-        complete = len(read_json(folder / "timing.json")["epochs"]) >= epochs
-    except UNREADABLE:
-        complete = False
-    return damaged + ["timing.json"] * (not complete)
+    with contextlib.suppress(*UNREADABLE):
+        if len(read_json(folder / "timing.json")["epochs"]) >= epochs:
+            return damaged
+    return [*damaged, "timing.json"]
 
 
 def delete_checkpoint(folder: Path) -> None:
@@ -89,7 +85,7 @@ def delete_checkpoint(folder: Path) -> None:
 
 
 def with_progress_file(folder: Path, on_progress: OnProgress) -> OnProgress:
-    """Return `on_progress` of a run that also writes each finished epoch into the run's folder."""
+    """Return an `on_progress` that also writes each finished epoch into the run's folder."""
     since = time.monotonic()
 
     def on_recorded_progress(
@@ -106,10 +102,7 @@ def with_progress_file(folder: Path, on_progress: OnProgress) -> OnProgress:
 
 
 def values_of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float]:
-    """Return a value of each finished run of a cell, whatever its parameters and version.
-
-    It is computed from ``timing.json``; files of another form are left out.
-    """
+    """Compute a value from each ``timing.json`` of a cell, whatever its parameters and version."""
     found = []
     for path in (runs_root() / cell.name).glob("*/seed-*/timing.json"):
         with contextlib.suppress(*UNREADABLE):
@@ -118,11 +111,10 @@ def values_of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float
 
 
 def expected_memory(cell: Cell) -> int:
-    """Return the bytes of memory that a run of a cell will take at most.
+    """Return the bytes of memory of the cell's past runs at their peak, else an upper estimate.
 
-    That is the peak of the cell's past runs, else an upper estimate: torch and the decoded
-    images, and eight times the weights (parameters, gradients, momentum, two copies of the best
-    epoch, a checkpoint that is being written, and what convolutions need).
+    That is eight times the weights (parameters, gradients, momentum, two copies of the best epoch,
+    a checkpoint that is being written, what convolutions need), and `BASE_MEMORY`.
     """
     if peaks := values_of_past_runs(cell, lambda timing: float(timing["memory_bytes"])):
         return round(max(peaks))
@@ -140,10 +132,9 @@ def expected_seconds(cell: Cell) -> float | None:
 
 
 def fill_missing_seconds(known: Mapping[Cell, float | None]) -> dict[Cell, float]:
-    """Return the time of an epoch of each cell, also where it is not known (None).
+    """Replace an unknown time of an epoch (None) by the mean of the other probes, or networks.
 
-    There it is the mean of the other probes for a probe, and else of the other networks. If none
-    of these is known either, only the ratios mean something.
+    If none of these is known either, only the ratios mean something.
     """
     of_networks = [s for cell, s in known.items() if s is not None and cell.mode != "probe"]
     of_probes = [s for cell, s in known.items() if s is not None and cell.mode == "probe"]
@@ -151,7 +142,7 @@ def fill_missing_seconds(known: Mapping[Cell, float | None]) -> dict[Cell, float
     # In docs/runs, probes are 100 to 1,400 times as fast as networks.
     probe = statistics.fmean(of_probes or [network / 400])
     others = {cell: probe if cell.mode == "probe" else network for cell in known}
-    return {cell: others[cell] if s is None else s for cell, s in known.items()}
+    return others | {cell: seconds for cell, seconds in known.items() if seconds is not None}
 
 
 def unused_folders(params: Params) -> list[Path]:
@@ -160,12 +151,9 @@ def unused_folders(params: Params) -> list[Path]:
     Parts of features that an interrupted `embed` left count as used while their model is listed.
     """
     used = {runs_folder(cell, cache_key(cell, params)) for cell in params.cells()}
-    features = {f"{model}-embed" for model in params.models}
-    return sorted(
-        folder
-        for folder in runs_root().glob("*/*/")
-        if folder not in used and folder.parent.name not in features
-    )
+    for model in params.models:
+        used |= set(runs_root().glob(f"{model}-embed/*/"))
+    return sorted(set(runs_root().glob("*/*/")) - used)
 
 
 def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:

@@ -23,12 +23,8 @@ from headswap.progress import OnProgress
 WORKERS = "HEADSWAP_WORKERS"
 TRAIN_RUN = "headswap.train.run:train_run"
 """The function that trains a run. Named, since this process does not need torch."""
-ENVIRONMENT = {
-    # One thread per run: the number of threads changes the order of sums, and so the result.
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-"""Variables that a worker's libraries read when they are loaded."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Of a worker: the number of threads changes the order of sums, and so the result."""
 RESTARTS = 2
 """How often a task goes on from its checkpoint after a signal has killed its process."""
 LONGEST_FOLDER = 70
@@ -77,15 +73,11 @@ def worker_count() -> int:
 
     0 means that they are computed one after another in the command's own process.
     """
-    text = os.environ.get(WORKERS, "")
-    if not text:
+    if not (text := os.environ.get(WORKERS)):
         affinity = getattr(os, "sched_getaffinity", None)
         return len(affinity(0)) if affinity else os.cpu_count() or 1
     if not text.isdecimal():
-        raise UserError(
-            f"{WORKERS} is {text!r}; set it to a whole number, or unset it. 0 computes in the "
-            "command's own process."
-        )
+        raise UserError(f"{WORKERS} is {text!r}; set it to a whole number, or unset it.")
     return int(text)
 
 
@@ -98,10 +90,7 @@ def run_here(task: Task, on_progress: OnProgress) -> Any:
 
 
 def warm_up() -> None:
-    """Start the server process that workers are forked from; it imports torch once for all.
-
-    The import takes seconds; this process continues in the meantime.
-    """
+    """Start the server that workers are forked from; it imports torch once for all, meanwhile."""
     os.environ.update(ENVIRONMENT)
     if worker_count() == 0:
         return
@@ -123,13 +112,10 @@ def run_in_child(
 ) -> Any:
     """Run a task in a child process, which is started again if a signal kills it.
 
-    The child works in `folder`, that of the project. It is stopped when `is_wanted`, which is asked
-    from time to time, returns false.
+    The child works in `folder`. It is stopped when `is_wanted`, asked repeatedly, returns false.
     """
     if multiprocessing.current_process().daemon:
-        raise UserError(
-            "This Dask worker may not start processes.\nStart it with: dask worker --no-nanny"
-        )
+        raise UserError("This Dask worker may not start processes; use: dask worker --no-nanny")
     for restarts_left in reversed(range(RESTARTS + 1)):
         with _child(task, folder) as (process, receiver):
             try:
@@ -145,15 +131,21 @@ def run_in_child(
             except EOFError:
                 process.join()
                 code = process.exitcode or 0
+                reason = f"ended with exit code {code}"
+                if code < 0:
+                    reason = f"was killed by {signal.Signals(-code).name}"
                 if code >= 0 or not restarts_left:
-                    raise UserError(_exit_message(task, code)) from None
-                killed = f"was killed by {signal.Signals(-code).name}"
-                on_progress(None, note=f"{killed}; it goes on from its checkpoint")
+                    memory = f" If memory ran out, set {WORKERS}=1." * (code == -signal.SIGKILL)
+                    raise UserError(
+                        f"The process of {task.name} {reason}. Its finished epochs are saved."
+                        f"{memory}\nContinue from there with: dvc repro"
+                    ) from None
+                on_progress(None, note=f"{reason}; it goes on from its checkpoint")
 
 
 @contextlib.contextmanager
 def _child(task: Task, folder: str) -> Iterator[tuple[Any, Connection]]:
-    """Start a child process that runs a task; yield it, and the connection that it writes to."""
+    """Start a child process; yield it, and the connection that it writes to."""
     context = multiprocessing.get_context("forkserver")
     with _start_lock:  # two threads may not start processes at once
         warm_up()
@@ -175,17 +167,6 @@ def _child(task: Task, folder: str) -> Iterator[tuple[Any, Connection]]:
         receiver.close()
 
 
-def _exit_message(task: Task, code: int) -> str:
-    reason = f"ended with exit code {code}"
-    if code < 0:
-        reason = f"was killed by {signal.Signals(-code).name}"
-    hint = f" If memory ran out, set {WORKERS}=1." if code == -signal.SIGKILL else ""
-    return (
-        f"The process of {task.name} {reason}. Its finished epochs are saved.{hint}\n"
-        "Continue from there with: dvc repro"
-    )
-
-
 def _run_task(task: Task, folder: str, sender: Connection) -> None:
     """Run a task in its own process."""
     gc.freeze()  # speed: neither this process nor its exit searches torch's objects for garbage
@@ -204,7 +185,6 @@ def _run_task(task: Task, folder: str, sender: Connection) -> None:
 
 
 def _enter(folder: str) -> None:
-    """Make the project's folder the working folder; raise a UserError if it is not there."""
     try:
         os.chdir(folder)
     except OSError as error:
