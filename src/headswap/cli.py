@@ -338,16 +338,15 @@ def predict(
     cell, images = split_arguments(arguments or [])
     if misclassified and arguments:
         raise UserError("--misclassified takes a cell and no images.\nLeave one of them out.")
-    if cell:
-        find_folder(cell)
+    named = misclassified or cell
+    folder = find_folder(named) if named else None
     if not misclassified and not images:
         example = " ".join(["headswap predict", *([cell] if cell else []), "data/images/val"])
         raise UserError(f"No image is given.\nName files, folders or patterns, such as: {example}")
-    name = misclassified or cell
-    if not name:
-        name = best_cell()
-        print(f"The best cell of the comparison is {name}.", file=sys.stderr)
-    folder = find_folder(name)
+    if not folder:
+        best = best_cell()
+        print(f"The best cell of the comparison is {best}.", file=sys.stderr)
+        folder = find_folder(best)
     paths = misclassified_images() if misclassified else find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]

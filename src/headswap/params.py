@@ -283,7 +283,7 @@ def set_dataset(url: str, manifest: str) -> None:
             comments[2].start_mark.column = 0  # right behind the value, however short that is now
     text = StringIO()
     yaml.dump(tree, text)
-    write_text(FILE, text.getvalue())
+    write_text(Path(FILE).resolve(), text.getvalue())
     load()
 
 
