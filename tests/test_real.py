@@ -77,7 +77,7 @@ def test_two_epochs_of_finetune_reach_88_percent(photographs):
 
 def test_the_probe_predicts_and_exports_what_was_recorded_for_all_153(photographs, tmp_path):
     record = export(Path(f"models/{NAME}-probe"), tmp_path / "exported", onnx=True)
-    assert record["checked"] == 77 and record["difference"] < 0.01
+    assert record["checked"] == 39 and record["difference"] < 0.01
     network = load_model(f"models/{NAME}-probe")
     kept = network.record["kept"]
     recorded = pd.read_csv(f"plots/predictions/{NAME}-probe.csv").query("which == 'best'")
