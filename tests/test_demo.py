@@ -15,6 +15,7 @@ from headswap.io import read_json
 from headswap.runs.store import expected_memory
 
 COPIED = (
+    "networks",
     *("dvc.yaml", "params.yaml", "params-demo.yaml", ".dvcignore", ".dvc/plots", ".dvc/config"),
     *("data", "scripts", "src"),
 )

@@ -59,7 +59,7 @@ def assert_gone(processes):
 
 def assert_same_bytes_and_nothing_left(undisturbed):
     printed = headswap(*TRAIN[1:])[0]
-    assert "epoch 1/5" not in printed
+    assert "seed 0: epoch 1/5" not in printed
     assert results() == undisturbed and len(undisturbed) > 5
     assert not any(is_locked(path) for path in Path("runs").rglob("*.lock"))
     assert not [*Path("runs").rglob("*.partial"), *Path("runs").rglob("*.pt")]

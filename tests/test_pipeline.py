@@ -257,9 +257,9 @@ def test_files_that_systems_leave_and_other_line_ends_make_no_stage_stale(tmp_pa
 def test_a_temporary_experiment_runs_its_own_code_and_shares_the_runs(reproduced):
     before = len(list(Path("runs").glob("tiny-frozen/*/")))
     path = Path("src/headswap/train/loop.py")
-    path.write_text(
-        path.read_text().replace('group["lr"] = learning', 'group["lr"] = 9 * learning')
-    )
+    code = path.read_text()
+    assert "lr = learning_rate(" in code
+    path.write_text(code.replace("lr = learning_rate(", "lr = 9 * learning_rate("))
     sh("dvc", "exp", "run", "--temp", "--name", "faster")
     assert len(list(Path("runs").glob("tiny-frozen/*/"))) == before + 1
     assert "epoch" not in sh("headswap", "train", "tiny", "frozen")  # the edited code's runs
