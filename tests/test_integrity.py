@@ -205,7 +205,7 @@ def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
     for cell in ("tiny-frozen", "tiny-probe"):
         (line,) = [line for line in lines if line.startswith("  ") and cell in line]
         assert re.search(differs, line)
-    assert lines[-1].endswith("dvc repro --force")
+    assert any(line.endswith("dvc repro --force") for line in lines)
     headswap("compare")
     report = Path("metrics/comparison.md").read_text()
     for text in (report, *(headswap(stage)[0] for stage in ("fetch", "verify"))):
