@@ -110,5 +110,6 @@ def test_a_worker_without_the_folder_is_told_to_share_it(workspace, scheduler, m
     scheduler.worker()
     monkeypatch.setenv(*scheduler.variables.popitem())
     monkeypatch.setattr("os.getcwd", lambda: "/nowhere")
+    monkeypatch.setenv("HEADSWAP_WORKERS", "1")
     with pytest.raises(UserError, match="/nowhere(.|\n)*same path"):
         run_parallel([Task("task", "builtins:print", ())], lambda *_: None)
