@@ -1,6 +1,7 @@
 """Terminals, limits of the system, forms of YAML, no Git: nothing stops without a clear message."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
