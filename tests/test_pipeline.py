@@ -74,6 +74,18 @@ def test_a_parameter_makes_those_stages_stale_that_depend_on_it(changes, stages)
     assert repro("--dry") == {"check"} | stages
 
 
+def test_an_edited_network_is_seen_by_dvc_and_trained_anew():
+    module = Path("networks/my_networks.py")
+    before = module.read_text()
+    module.write_text(before + "\n# A comment.\n")
+    assert "weights@tiny" in sh("dvc", "status")
+    assert not repro() & {"embed@tiny", "train@tiny-frozen", "probe@tiny"}
+    module.write_text(before.replace("nn.ReLU()", "nn.Sigmoid()"))
+    assert {"embed@tiny", "train@tiny-frozen", "probe@tiny"} < repro()
+    module.write_text(before)
+    repro()
+
+
 def test_an_edit_to_the_comparison_retrains_nothing():
     module = Path("src/headswap/compare/comparison.py")
     module.write_text(module.read_text() + "\n# A remark.\n")

@@ -26,7 +26,7 @@ OUTPUTS = (
 """What stages and `make` write, replace and delete."""
 
 SOURCES = (
-    *(Path("src"), Path("scripts"), Path("networks"), SHIPPED_MANIFEST, PUBLISHED),
+    *(Path("src"), Path("scripts"), NETWORKS, SHIPPED_MANIFEST, PUBLISHED),
     *(Path("dvc.yaml"), Path("dvc.lock"), Path("params.yaml")),
 )
 """What stages read, besides what others write and photographs."""

@@ -1,6 +1,5 @@
 """The cache key of a run: all that its result depends on, except the seed."""
 
-import ast
 import functools
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
-from headswap.io import digest, read_tensors, sha256
+from headswap.io import digest, read_tensors, sha256, syntax_tree
 from headswap.params import Cell, Params
 from headswap.paths import EMBEDDINGS, WEIGHTS
 from headswap.runs.provenance import versions
@@ -62,21 +61,3 @@ def code_digest(package: Path = Path(__file__).parents[1]) -> str:
     paths = sorted(path for name in ("images", "train") for path in (package / name).rglob("*.py"))
     codes = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in paths}
     return digest([(name, syntax_tree(code)) for name, code in codes.items()])
-
-
-@functools.cache  # of all files it takes 0.2 s, and the status of all runs needs it for each cell
-def syntax_tree(code: str | bytes) -> str:
-    """Return Python code without comments, docstrings and formatting."""
-    tree = ast.parse(code)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [statement for statement in node.body if not _is_string(statement)]
-    return ast.dump(tree)
-
-
-def _is_string(statement: ast.stmt) -> bool:
-    """Return whether a statement is a docstring, or the string below a constant."""
-    match statement:
-        case ast.Expr(ast.Constant(str())):
-            return True
-    return False

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from headswap.errors import UserError
-from headswap.io import digest, explain_damage
+from headswap.io import digest, explain_damage, syntax_tree
 from headswap.paths import NETWORKS
-from headswap.runs.keys import syntax_tree
 
 
 def import_factory(name: str, factory: str) -> Callable[[], Any]:
