@@ -208,20 +208,16 @@ def change_harmless_modules(package):
         (package / name).write_text(
             re.sub(r"(?<![.\w])print\(", "(lambda *_: 0)(", (package / name).read_text())
         )
-    with (package / "errors.py").open("a") as file:
-        file.write("\n\ndef bulleted(lines, limit=20):\n    return 'changed'\n")
-    with (package / "progress.py").open("a") as file:
-        file.write(
-            "\n\n@contextlib.contextmanager\ndef progress(total, unit):\n"
-            "    yield lambda name, message: None\n"
-        )
-    for name, text in {
-        "download.py": "TIMEOUT, RETRIES = (1, 1), 0",
-        "snapshot.py": "_compare = lambda before, after: None",
-        "compare/versions.py": "def outdated(cells):\n    return {'changed': ['no cell']}",
-    }.items():
-        with (package / name).open("a") as file:
-            file.write(f"\n\n{text}\n")
+    for module, name, value in (
+        ("errors", "bulleted", "lambda lines, limit=20: 'changed'"),
+        ("progress", "progress", "lambda *_: contextlib.nullcontext(lambda *_: None)"),
+        ("download", "RETRIES", "0"),
+        ("snapshot", "unchanged", "lambda *_, **__: contextlib.nullcontext()"),
+        ("compare.versions", "outdated_cells", "lambda cells: {'changed': ['no cell']}"),
+    ):
+        assert hasattr(importlib.import_module(f"headswap.{module}"), name)
+        with (package / f"{module.replace('.', '/')}.py").open("a") as file:
+            file.write(f"\n\n{name} = {value}\n")
 
 
 def test_comments_docstrings_and_format_do_not_change_the_code_digest(tmp_path):
