@@ -195,7 +195,7 @@ def test_the_card_tells_accuracy_interval_and_origin(own_trained, tmp_path):
     record = read_json("models/resnet18-frozen/model.json")
     card = (tmp_path / "exported/README.md").read_text()
     row = pd.read_csv("metrics/comparison.csv").set_index("cell").loc["resnet18-frozen"]
-    low, high = (100 * row[f"best_val_accuracy_ci_{end}"] for end in ("low", "high"))
+    low, high = (100 * row[f"last_val_accuracy_ci_{end}"] for end in ("low", "high"))
     assert f"interval of {low:.1f} to {high:.1f} %" in card
     assert record["backbone"]["sha256"] in card and record["images"] in card
     assert "48 photographs" in card and "onnx" not in card

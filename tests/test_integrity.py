@@ -107,7 +107,7 @@ def run(own_trained):
     return folder
 
 
-FILES = ["best.safetensors", "last.safetensors", "probabilities.safetensors", "timing.json"]
+FILES = ["trained.safetensors", "probabilities.safetensors", "timing.json"]
 
 
 @pytest.mark.parametrize("change", ["deleted", "emptied", "a byte"])
@@ -124,10 +124,10 @@ def test_a_damaged_file_of_a_finished_run_is_found(run, name, change):
 
 def test_a_damaged_run_is_named_and_trained_again_to_the_same_bytes(run):
     before = results()
-    (run / "last.safetensors").write_bytes(b"")
+    (run / "trained.safetensors").write_bytes(b"")
     shutil.rmtree("models")
     printed = headswap("train", "tiny", "frozen")[0]
-    assert "seed-0: last.safetensors missing or damaged" in printed
+    assert "seed-0: trained.safetensors missing or damaged" in printed
     assert "seed 0: epoch 2/2" in printed and "seed 1: epoch" not in printed
     after = results()
     assert len(after) > 5 and after.items() <= before.items()

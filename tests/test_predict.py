@@ -42,7 +42,7 @@ def test_the_validation_images_get_the_classes_that_were_recorded_for_the_run(
     found = pd.read_csv(tmp_path / "found.csv")
     assert list(found) == ["path", "rank", "class", "probability"]
     kept = read_json(f"models/{cell}/model.json")["kept"]
-    recorded = pd.read_csv(f"plots/predictions/{cell}.csv").query("which == 'best'")
+    recorded = pd.read_csv(f"plots/predictions/{cell}.csv").query("which == 'last'")
     recorded = recorded[recorded["seed"] == kept["seed"]].set_index("image")
     assert len(found) == 2 * len(recorded)
     first = found[found["rank"] == 1].set_index("path")
@@ -59,7 +59,7 @@ def test_all_seeds_average_the_probabilities_of_the_runs(trained, tmp_path):
             "predict", name, VAL, "--seeds", "all", "--csv", tmp_path / "found.csv", "--top", 9
         )
         found = pd.read_csv(tmp_path / "found.csv").query("`class` == 'bees'")
-        recorded = pd.read_csv(f"plots/predictions/{name}.csv").query("which == 'best'")
+        recorded = pd.read_csv(f"plots/predictions/{name}.csv").query("which == 'last'")
         means = recorded.groupby("image").p_bees.mean()
         images = found.path.str.removeprefix(f"{VAL}/")
         assert found.probability.to_numpy() == pytest.approx(means[images].to_numpy(), abs=1e-4)
@@ -182,9 +182,9 @@ def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(ow
     table = pd.read_csv("metrics/comparison.csv").set_index("cell")
     row = table.loc["tiny-probe"]
     _, said = headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")
-    low, high = row["best_val_accuracy_ci_low"], row["best_val_accuracy_ci_high"]
+    low, high = row["last_val_accuracy_ci_low"], row["last_val_accuracy_ci_high"]
     assert f"95% interval of {low:.1%} to {high:.1%}" in said
-    table["best_val_accuracy_mean"] -= 0.01
+    table["last_val_accuracy_mean"] -= 0.01
     table.to_csv("metrics/comparison.csv")
     assert headswap("predict", "tiny-probe", f"{VAL}/ants/003.png")[1] == alone
 
@@ -193,9 +193,9 @@ def test_the_interval_of_the_comparison_is_reported_where_it_is_of_these_runs(ow
 def test_the_interval_of_one_run_is_for_other_images_alone(empty, count, others):
     Path("metrics").mkdir()
     names = ("mean", "ci_low", "ci_high")
-    columns = ["cell", *(f"best_val_accuracy_{name}" for name in names)]
+    columns = ["cell", *(f"last_val_accuracy_{name}" for name in names)]
     write_csv("metrics/comparison.csv", columns, [["a-probe", 0.9, 0.8, 0.95]])
-    run = {"seed": 0, "diverged": None, "best": {"accuracy": 0.9}}
+    run = {"seed": 0, "diverged": None, "last": {"accuracy": 0.9}}
     record = {"cell": "a-probe", "kept": run, "counts": {"val": 40}, "versions": {"torch": "2"}}
     said = describe(Path("models/a-probe"), record | {"runs": [run] * count}, "kept")
     assert f"interval of 80.0% to 95.0% for other {others}." in said

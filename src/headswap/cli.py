@@ -318,7 +318,7 @@ def predict(
     csv: Annotated[Path | None, typer.Option(help="Write path, rank, class, probability.")] = None,
     json: Annotated[Path | None, typer.Option(help="The same as JSON.")] = None,
     seeds: Annotated[
-        Literal["kept", "all"], typer.Option(help="The best run, or the mean of all.")
+        Literal["kept", "all"], typer.Option(help="The first run, or the mean of all.")
     ] = "kept",
     explain: Annotated[
         Path | None, typer.Option(help="A folder for pictures of what the decisions rest on.")

@@ -90,16 +90,16 @@ def restore(folder: Path) -> str:
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the accuracy of a cell with its interval; None if these runs were not compared.
 
-    It is the ``mean`` at the best epoch, and ``low`` and ``high``, its 95 % interval for other
+    It is the ``mean`` at the last epoch, and ``low`` and ``high``, its 95 % interval for other
     images and, if there are several ``runs``, other runs.
     """
     if "interval" in record:  # of an exported folder
         return record["interval"]
-    runs = [run["best"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
+    runs = [run["last"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
     for row in _compared(folder.resolve().parents[1] / METRICS):
         if row["cell"] == record["cell"]:
-            mean = float(row["best_val_accuracy_mean"])
-            low, high = (float(row[f"best_val_accuracy_ci_{end}"]) for end in ("low", "high"))
+            mean = float(row["last_val_accuracy_mean"])
+            low, high = (float(row[f"last_val_accuracy_ci_{end}"]) for end in ("low", "high"))
             if runs and math.isclose(mean, statistics.fmean(runs), abs_tol=1e-5):
                 return {"mean": mean, "low": low, "high": high, "runs": len(runs)}
     return None
@@ -109,11 +109,11 @@ def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
     """Return how accurate the runs of a cell that classify were on the validation images."""
     kept = record["kept"]["seed"]
     runs = [run for run in record["runs"] if run["seed"] == kept or seeds == "all"]
-    accuracies = ", ".join(f"{run['best']['accuracy']:.1%}" for run in runs if run["best"])
+    accuracies = ", ".join(f"{run['last']['accuracy']:.1%}" for run in runs if run["last"])
     which = f"seed {kept}" if seeds == "kept" else "all seeds"
     text = (
         f"{record['cell']}, {which}: {accuracies} of {record['counts']['val']} validation images "
-        "correct at the best epoch"
+        "correct at the last epoch"
     )
     if known := interval(folder, record):
         text += (

@@ -68,7 +68,7 @@ def load_model(folder: str | PathLike[str], seed: int | None = None) -> Classifi
         file is looked for in this folder, and in ``data/weights`` of the project that it is in.
         **A factory, and an exported network, is code that is run.**
     seed
-        Of the run. None takes the one that the record keeps, the best on the validation images.
+        Of the run. None takes the one that the record keeps, the first.
 
     Raises
     ------

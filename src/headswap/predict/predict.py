@@ -78,7 +78,7 @@ def load_networks(folder: Path, seeds: Seeds) -> list[Classifier]:
     if lacking := [str(run["seed"]) for run in finished if not run["weights"]]:
         raise UserError(
             f"{folder} does not have the weights of seed {', '.join(lacking)}: where the whole "
-            "network is trained, only those of the best run are kept.\nLeave out --seeds all."
+            "network is trained, only those of the first seed are kept.\nLeave out --seeds all."
         )
     return [load_model(folder, run["seed"]) for run in finished]
 

@@ -12,7 +12,7 @@ from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, EMBEDDINGS, MODELS, PREDICTIONS, RUNS, TIMING
 from headswap.progress import OnProgress, console
 from headswap.runs.keys import cache_key, weights_packages
-from headswap.runs.record import RECORD, best_run, cell_record, weights_file
+from headswap.runs.record import RECORD, TRAINED, cell_record, runs_with_weights, weights_file
 from headswap.runs.store import (
     changes_since_last_run,
     expected_memory,
@@ -142,19 +142,11 @@ def _predictions(
 def _write_models(
     cell: Cell, folders: list[Path], runs: list[dict[str, Any]], record: dict[str, Any]
 ) -> None:
-    """Write ``models/<cell>/``: the record of the cell and of each run, and trained weights.
-
-    These are the heads (and buffers) of all runs, or for `finetune` the network of the best run.
-    """
+    """Write ``models/<cell>/``: the record of the cell and of each run, and trained tensors."""
     with atomic_write(MODELS / cell.name, replace_folder=True) as target:
         target.mkdir()
         write_json(target / RECORD, record)
         for folder, run in zip(folders, runs, strict=True):
             write_json(target / f"run-{run['seed']}.json", run)
-            for which in ("best", "last") if cell.mode != "finetune" else ():
-                if (folder / f"{which}.safetensors").exists():
-                    name = weights_file(cell, run, which)
-                    shutil.copyfile(folder / f"{which}.safetensors", target / name)
-        if cell.mode == "finetune" and (best := best_run(runs)):
-            best_folder = folders[runs.index(best)]
-            shutil.copyfile(best_folder / "best.safetensors", target / "best.safetensors")
+            if run in runs_with_weights(cell, runs):
+                shutil.copyfile(folder / TRAINED, target / weights_file(run))

@@ -9,6 +9,8 @@ from headswap.params import Cell, Image
 from headswap.paths import EMBEDDINGS, WEIGHTS
 
 RECORD = "model.json"
+TRAINED = "trained.safetensors"
+"""In the folder of a run, its trained tensors at the last epoch."""
 
 
 def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict[str, Any]:
@@ -37,8 +39,7 @@ def cell_record(
     else:
         digests = runs[0]["inputs"]
         inputs = describe_inputs(cell.model, image, digests["images"], digests["weights"])
-    best = best_run(runs)
-    with_weights = [best] if cell.mode == "finetune" else _finished(runs)
+    kept = runs_with_weights(cell, runs)
     needs = None
     if cell.mode != "finetune":
         file = inputs["backbone"]["file"]
@@ -54,32 +55,27 @@ def cell_record(
         "runs": [
             {
                 **{key: run[key] for key in ("seed", "diverged", "best", "last")},
-                "weights": weights_file(cell, run) if run in with_weights else None,
+                "weights": weights_file(run) if run in kept else None,
             }
             for run in runs
         ],
-        "kept": best
-        and {
-            "seed": best["seed"],
-            "epoch": best["best"]["epoch"],
-            "weights": weights_file(cell, best),
-            "why": "the most accurate on the validation images at its best epoch, "
-            "of equals the one with the lowest seed",
-        },
+        "kept": {
+            "seed": kept[0]["seed"],
+            "epoch": kept[0]["last"]["epoch"],
+            "weights": weights_file(kept[0]),
+            "why": "the one with the lowest seed, at its last epoch",
+        }
+        if kept
+        else None,
     }
 
 
-def best_run(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the run that is best at its best epoch, of equals the first; None if all diverged."""
-    return max(_finished(runs), key=lambda run: run["best"]["accuracy"], default=None)
+def runs_with_weights(cell: Cell, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs whose trained tensors a cell's folder has: all finished, or the first."""
+    finished = [run for run in runs if run["diverged"] is None]
+    return finished[:1] if cell.mode == "finetune" else finished
 
 
-def _finished(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [run for run in runs if run["diverged"] is None]
-
-
-def weights_file(cell: Cell, run: dict[str, Any], which: str = "best") -> str:
+def weights_file(run: dict[str, Any]) -> str:
     """Return the name of the file of a run's trained tensors in the cell's folder."""
-    if cell.mode == "finetune":
-        return f"{which}.safetensors"
-    return f"run-{run['seed']}-{which}.safetensors"
+    return f"run-{run['seed']}.safetensors"

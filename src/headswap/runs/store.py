@@ -113,14 +113,14 @@ def values_of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float
 def expected_memory(cell: Cell) -> int:
     """Return the bytes of memory of the cell's past runs at their peak, else an upper estimate.
 
-    That is eight times the weights (parameters, gradients, momentum, two copies of the best epoch,
-    a checkpoint that is being written, what convolutions need), and `BASE_MEMORY`.
+    That is six times the weights (parameters, gradients, two of the optimizer, a checkpoint that
+    is being written, what convolutions need), and `BASE_MEMORY`.
     """
     if peaks := values_of_past_runs(cell, lambda timing: float(timing["memory_bytes"])):
         return round(max(peaks))
     weights = WEIGHTS / f"{cell.model}.safetensors"
     size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
-    return BASE_MEMORY + 8 * size
+    return BASE_MEMORY + 6 * size
 
 
 def expected_seconds(cell: Cell) -> float | None:

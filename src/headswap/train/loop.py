@@ -14,13 +14,7 @@ from torch.nn.functional import cross_entropy
 from headswap.errors import UserError
 from headswap.params import Recipe
 from headswap.progress import OnProgress
-from headswap.train.checkpoint import (
-    History,
-    copy_tensors,
-    load_checkpoint,
-    save_checkpoint,
-    trainable_state,
-)
+from headswap.train.checkpoint import History, load_checkpoint, save_checkpoint
 from headswap.train.dataset import Batches, Dataset
 from headswap.train.devices import Stopwatch
 from headswap.train.networks import cast_frozen_weights
@@ -58,11 +52,12 @@ def train(
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum)
     low_rank = LowRankUpdates(network, optimizer, recipe.batch_size)
+    parts = {"optimizer": optimizer, "low_rank": low_rank}
     validate = CachedValidation(network, partial(evaluate, autocast=autocast, device=device))
     history = History()
     if checkpoint and checkpoint.exists():
         try:
-            history = load_checkpoint(checkpoint, network, optimizer, low_rank)
+            history = load_checkpoint(checkpoint, network, parts)
         except ValueError as error:
             on_progress(0, note=f"starts from the first epoch: {error}")
 
@@ -99,11 +94,11 @@ def train(
                 "probabilities": probabilities,
             }
             if not history.best or val_accuracy > history.best["accuracy"]:
-                history.best = {**history.last, "state": copy_tensors(trainable_state(network))}
+                history.best = history.last
         else:
             history.diverged = epoch
         if checkpoint:
-            save_checkpoint(checkpoint, network, optimizer, low_rank, history)
+            save_checkpoint(checkpoint, network, parts, history)
         if history.diverged is None:
             on_progress(epoch + 1, {"validation accuracy": val_accuracy, "loss": val_loss})
         else:

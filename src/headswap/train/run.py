@@ -17,6 +17,7 @@ from headswap.progress import OnProgress
 from headswap.runs.keys import cache_key
 from headswap.runs.locks import file_lock
 from headswap.runs.provenance import machine
+from headswap.runs.record import TRAINED
 from headswap.runs.store import (
     delete_checkpoint,
     file_digests,
@@ -67,7 +68,8 @@ def train_run(
                     checkpoint=folder / "checkpoint.pt",
                     on_progress=with_progress_file(folder, on_progress),
                 )
-                _write_tensors(cell, folder, network, history)
+                if history.diverged is None:
+                    _write_tensors(folder, network, history)
             _write_record(params, folder, {**key, "seed": seed, "complexity": complexity}, history)
         delete_checkpoint(folder)  # also of a process that was killed at the end of the run
 
@@ -109,16 +111,9 @@ def _complexity(dataset: Dataset, network: nn.Module) -> dict[str, Any]:
     }
 
 
-def _write_tensors(cell: Cell, folder: Path, network: nn.Module, history: History) -> None:
-    """Write the trainable state at the best and the last epoch, of `finetune` the best only.
-
-    Also the probabilities of the validation images at both; nothing if all epochs diverged.
-    """
-    if not history.best:
-        return
-    save_tensors(folder / "best.safetensors", history.best["state"])
-    if cell.mode != "finetune" and history.diverged is None:
-        save_tensors(folder / "last.safetensors", trainable_state(network))
+def _write_tensors(folder: Path, network: nn.Module, history: History) -> None:
+    """Write what was trained, and the probabilities at the best and the last epoch."""
+    save_tensors(folder / TRAINED, trainable_state(network))
     epochs = {"best": history.best, "last": history.last}
     probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
     save_tensors(folder / "probabilities.safetensors", probabilities)

@@ -1,5 +1,6 @@
 """The weights that a network starts from: fetched, verified, and saved as safetensors."""
 
+import copy
 import hashlib
 import json
 import os
@@ -24,7 +25,6 @@ from headswap.images.preprocessing import Preprocessing, preprocessing_from_netw
 from headswap.io import atomic_write, read_tensors, sha256
 from headswap.params import Params
 from headswap.paths import WEIGHTS
-from headswap.train.checkpoint import copy_tensors
 from headswap.train.factories import check_code, factory_origin
 from headswap.train.networks import build, check_layers, check_training, find_head, reset_weights
 from headswap.train.seeds import seeded
@@ -61,7 +61,7 @@ def write_weights(name: str, params: Params, destination: Path) -> None:
         load_tensors(network, _saved_state(destination, url) or _imagenet_state(name, url))
     state = network.state_dict()
     if factory:
-        state = copy_tensors(state)
+        state = copy.deepcopy(state)  # `check_training` changes it
         check_training(network, head, name, size)
     save_tensors(
         destination,
