@@ -12,7 +12,7 @@ from PIL import Image
     ("arguments", "message"),
     [
         (("train", "vgg11", "frozen"), "vgg11 is not under models in params.yaml: tiny."),
-        (("train", "tiny", "probe"), "probe is not under modes"),
+        (("train", "tiny", "probes"), "tiny-probes is not a cell of params.yaml"),
         (("probe", "tiny"), "data/embeddings/tiny.safetensors"),
         (("train", "tiny", "frozen"), "no data/weights/tiny.safetensors yet.\nMake it"),
         (("train", "Tiny", "frozen"), "params.yaml: tiny.\nDid you mean tiny?"),
@@ -28,7 +28,7 @@ def test_a_mistake_gets_one_message_and_exit_code_1(workspace, arguments, messag
 
 @pytest.mark.slow
 def test_a_mistake_is_no_traceback(workspace):
-    assert "probe is not under modes" in sh("headswap", "train", "tiny", "probe", code=1)
+    assert "probes is not a cell" in sh("headswap", "train", "tiny", "probes", code=1)
 
 
 def test_training_before_images_are_fetched_says_what_to_type(workspace):

@@ -54,7 +54,12 @@ OTHER = {
     "modes": ["frozen"],
     "seeds": [7],
     "weights": "imagenet",
-    "train": {"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1},
+    "train": {
+        **{"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1},
+        **{"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup_epochs": 1},
+        **{"label_smoothing": 0.1, "class_weights": "balanced"},
+    },
+    "recipes": {"other": {"lr": 0.25}},
     "probe": {"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1},
     "embed": {"views": 3, "seed": 5},
     "image": {"size": 48, "resize": 80},

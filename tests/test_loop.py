@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import index_images
 from torch import nn, optim
+from torch.optim import lr_scheduler
 from torchvision import datasets, transforms
 
 from headswap import params
@@ -64,12 +65,16 @@ def two_class(name, mode, seed=0):
     return network
 
 
-def classic_script(model, data, seed):
-    """Train as the PyTorch transfer-learning tutorial does, written from its recipe."""
-    criterion = nn.CrossEntropyLoss()
+def tutorial(model):
+    """Return criterion, optimizer and scheduler of the PyTorch transfer-learning tutorial."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = optim.SGD(trained, lr=RECIPE.lr, momentum=RECIPE.momentum)
     scheduler = optim.lr_scheduler.StepLR(optimizer, RECIPE.lr_step, RECIPE.lr_gamma)
+    return nn.CrossEntropyLoss(), optimizer, scheduler
+
+
+def classic_script(model, data, seed, criterion, optimizer, scheduler):
+    """Train as the tutorial does, written from its text."""
     curves = []
     for epoch in range(RECIPE.epochs):
         torch.manual_seed(derive(seed, "dropout", epoch))
@@ -106,7 +111,7 @@ def test_training_agrees_epoch_by_epoch_with_the_classic_script(photographs, nam
     data = Few(photographs, 4)
     network = two_class(name, mode)
     other = copy.deepcopy(network)
-    expected = classic_script(other, data, seed=3)
+    expected = classic_script(other, data, 3, *tutorial(other))
     history = loop.train(network, data, RECIPE, seed=3)
     assert [point[:2] for point in history.curves] == [point[:2] for point in expected]
     for (*_, loss, accuracy), (*_, its_loss, its_accuracy) in zip(
@@ -115,6 +120,48 @@ def test_training_agrees_epoch_by_epoch_with_the_classic_script(photographs, nam
         assert loss == pytest.approx(its_loss, rel=1e-4, abs=1e-6)
         assert accuracy == pytest.approx(its_accuracy)
     torch.testing.assert_close(network.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-5)
+
+
+def adamw_with_cosine(model):
+    optimizer = optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.3)
+    return nn.CrossEntropyLoss(), optimizer, lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
+
+
+def sgd_with_decay_and_warmup(model):
+    optimizer = optim.SGD(model.parameters(), lr=0.001, momentum=0.5, weight_decay=0.3)
+    rise = lr_scheduler.LinearLR(optimizer, start_factor=0.01, end_factor=1, total_iters=1)
+    step = lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    scheduler = lr_scheduler.SequentialLR(optimizer, [rise, step], milestones=[1])
+    return nn.CrossEntropyLoss(), optimizer, scheduler
+
+
+def weighted_and_smoothed_loss(model):
+    optimizer = optim.SGD(model.parameters(), lr=0.001, momentum=0.5)
+    weights = torch.tensor([8 / (2 * 6), 8 / (2 * 2)])
+    criterion = nn.CrossEntropyLoss(weights, label_smoothing=0.1)
+    return criterion, optimizer, lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reference"),
+    [
+        ({"optimizer": "adamw", "weight_decay": 0.3, "schedule": "cosine"}, adamw_with_cosine),
+        ({"weight_decay": 0.3, "warmup_epochs": 1}, sgd_with_decay_and_warmup),
+        ({"label_smoothing": 0.1, "class_weights": "balanced"}, weighted_and_smoothed_loss),
+    ],
+)
+def test_each_field_of_a_recipe_is_torchs_own(changes, reference):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4000, 120), nn.ReLU(), nn.Linear(120, 2))
+    other = copy.deepcopy(network)
+    data, recipe = Vectors(), RECIPE.model_copy(update={"momentum": 0.5, **changes})
+    expected = classic_script(other, data, 3, *reference(other))
+    history = loop.train(network, data, recipe, seed=3)
+    torch.testing.assert_close(network.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-6)
+    losses = [
+        [loss for _, split, loss, _ in curve if split == "train"]
+        for curve in (history.curves, expected)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_in_frozen_only_the_head_and_the_buffers_of_batch_norm_change(photographs):
@@ -153,17 +200,27 @@ def test_computing_features_changes_no_tensor_of_the_backbone(photographs):
     assert all(after[key].equal(before[key]) for key in before)
 
 
-@pytest.mark.parametrize(("seed", "cut", "best"), [(5, 2, 1), (10, 3, 1)])
-def test_an_interrupted_run_continues_to_the_same_result(photographs, tmp_path, seed, cut, best):
-    def run(epochs, checkpoint=None):
-        network, recipe = my_networks.tiny(), RECIPE.model_copy(update={"epochs": epochs})
-        history = loop.train(network, photographs, recipe, seed, checkpoint=checkpoint)
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 2}]
+)
+def test_an_interrupted_run_continues_to_the_same_result(photographs, tmp_path, changes):
+    recipe = RECIPE.model_copy(update={"epochs": 4, **changes})
+
+    def run(on_progress=lambda *_, **message: None, **options):
+        network = my_networks.tiny()
+        history = loop.train(
+            network, photographs, recipe, seed=5, on_progress=on_progress, **options
+        )
         return history, network.state_dict()
 
-    whole, end = run(cut + 1)
-    interrupted, _ = run(cut, tmp_path / "checkpoint.pt")
-    assert interrupted.best["epoch"] == best
-    resumed, same_end = run(cut + 1, tmp_path / "checkpoint.pt")
+    def interrupt(done, figures=None, note=""):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    whole, end = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt, checkpoint=tmp_path / "checkpoint.pt")
+    resumed, same_end = run(checkpoint=tmp_path / "checkpoint.pt")
     assert resumed.curves == whole.curves
     assert all(end[key].equal(same_end[key]) for key in end)
     assert resumed.best["probabilities"].equal(whole.best["probabilities"])
@@ -310,6 +367,20 @@ def test_a_probe_draws_a_view_for_each_image_and_epoch(tmp_path):
 
     assert len(drawn(0, 0).unique()) > 8
     assert not drawn(0, 0).equal(drawn(0, 1)) and not drawn(0, 0).equal(drawn(1, 0))
+
+
+class Vectors:
+    """Eight images in two batches, six of one class."""
+
+    classes = ("a", "b")
+    labels = dict.fromkeys(("train", "val"), torch.tensor([0, 0, 0, 1, 0, 1, 0, 0]))
+    inputs = torch.randn(8, 4000, generator=torch.Generator().manual_seed(0))
+
+    def train_batches(self, seed, epoch, batch_size):
+        return self.val_batches()
+
+    def val_batches(self):
+        yield from zip(self.inputs.split(4), self.labels["val"].split(4), strict=True)
 
 
 class Ones:

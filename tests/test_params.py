@@ -54,7 +54,7 @@ def test_the_parameters_of_the_experiment_are_valid():
         (
             ("train",),
             3,
-            "train: must have the keys epochs, batch_size, lr, momentum, lr_step, lr_gamma, not 3",
+            "train: must have the keys epochs, batch_size, optimizer, lr, momentum, weight_decay, ",
         ),
         (("train", 3), 3, "train.3: no such key; allowed are epochs"),
         (("train", "epochs"), "many", "train.epochs: should be a valid integer, not 'many'"),
@@ -63,6 +63,15 @@ def test_the_parameters_of_the_experiment_are_valid():
         (("seeds",), [0, 1, 0], "seeds: lists 0 more than once"),
         (("models",), ["alexnet", "alexnet"], "models: lists 'alexnet' more than once"),
         (("modes",), ["frozen", "frozen"], "modes: lists 'frozen' more than once"),
+        (("train", "lr"), [0.1, -1], "train.lr, entry 2: should be greater than 0, not -1"),
+        (("train", "lr"), [], "train.lr: must list at least one"),
+        (("train", "lr"), [0.1, 0.1], "train.lr: lists 0.1 more than once"),
+        (("train", "warmup_epochs"), 15, "train.warmup_epochs: should be less than epochs"),
+        (("recipes",), {"a": {"lrs": 1}}, "recipes.a.lrs: no such key; did you mean 'lr'?"),
+        (("recipes",), {"a": {"lr": 0}}, "recipes.a.lr: should be greater than 0, not 0"),
+        (("recipes",), {"a": None}, "recipes.a: must have the keys epochs, batch_size, "),
+        (("modes",), ["frozen-b"], "modes: frozen-b needs b under recipes, which has none"),
+        (("modes",), ["finetuned"], "modes, entry 1: must be written as finetune or frozen, with"),
         (("modes",), ["probe"], "modes, entry 1: probe is always run; list finetune, frozen"),
         (("models",), ["AlexNet"], "models, entry 1: must be written as lower-case letters"),
         (("models",), ["ResNet-18"], "digits and _, not 'ResNet-18'; did you mean resnet18?"),
@@ -87,6 +96,18 @@ def test_a_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path, where, va
         load(changed(where, value), tmp_path)
     assert message in str(error.value)
     assert "headswap check" in str(error.value)
+
+
+def test_a_recipe_changes_what_it_names_of_train_and_makes_cells(tmp_path):
+    tree = changed(("recipes",), {"adamw": {"optimizer": "adamw", "lr": [0.001, 0.01]}})
+    loaded = load(tree | {"modes": ["finetune", "finetune-adamw"], "models": ["alexnet"]}, tmp_path)
+    first, second, _ = cells = loaded.cells()
+    names = ["alexnet-finetune", "alexnet-finetune-adamw", "alexnet-probe"]
+    assert [cell.name for cell in cells] == names
+    changes = {"optimizer": "adamw", "lr": [0.001, 0.01]}
+    assert loaded.recipe(first) == loaded.train
+    assert loaded.recipe(second) == loaded.train.model_copy(update=changes)
+    assert (second.mode, second.stage) == ("finetune", "train@alexnet-finetune-adamw")
 
 
 def test_several_mistakes_are_named_at_once(tmp_path):

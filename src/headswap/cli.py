@@ -236,13 +236,11 @@ def embed(model: Model) -> None:
 @stage
 def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]) -> None:
     """Train a model in one mode, with every seed."""
-    from headswap.params import Cell
-
     params = _load_current(model)
-    for known in params.modes:
-        if mode == known:
-            return _train(Cell(model, known), params)
-    raise UserError(f"{mode} is not under modes in params.yaml: {', '.join(params.modes)}.")
+    from headswap.runs.queue import chosen_cells
+
+    (cell,) = chosen_cells(params, [f"{model}-{mode}"])
+    _train(cell, params)
 
 
 @stage

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import math
 import re
 from dataclasses import dataclass
 from io import StringIO
@@ -18,6 +19,8 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -45,7 +48,14 @@ class _Section(BaseModel):
 
 NAME = r"^[a-z0-9_]+$"
 TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
-FORMS = {NAME: "lower-case letters, digits and _", TARGET: "package.module:callable"}
+MODE = r"^(finetune|frozen)(-[a-z0-9_]+)?$"
+FORMS = {
+    NAME: "lower-case letters, digits and _",
+    TARGET: "package.module:callable",
+    MODE: "finetune or frozen, with a recipe as finetune-<recipe>",
+}
+NUMBER, RATES = "[number]", "[rates]"
+"""Tags of alternatives, in the places that pydantic names."""
 
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]  # which JSON, CSV and torch all hold exactly
@@ -69,15 +79,38 @@ class Dataset(_Section):
     manifest: Text
 
 
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rates = Annotated[list[Rate], Field(min_length=1), AfterValidator(_distinct), Tag(RATES)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Recipe(_Section):
-    """Stochastic gradient descent with a stepped learning rate, as in the tutorial."""
+    """How a network is trained; what has a default is as in the tutorial."""
 
     epochs: Positive
     batch_size: Positive
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[
+        Annotated[Rate, Tag(NUMBER)] | Rates,
+        Discriminator(lambda value: RATES if isinstance(value, list) else NUMBER),
+    ]
+    """A list is tuned, for each cell by itself, inside its training images."""
+    momentum: Share
+    """Of `sgd`; `adamw` has torch's betas."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    schedule: Literal["step", "cosine"] = "step"
     lr_step: Positive
     lr_gamma: Annotated[float, Field(gt=0, le=1)]
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    label_smoothing: Share = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _leaves_epochs(cls, warmup_epochs: int, others: ValidationInfo) -> int:
+        if warmup_epochs >= others.data.get("epochs", math.inf):
+            raise ValueError("should be less than epochs")
+        return warmup_epochs
 
 
 class Embed(_Section):
@@ -87,7 +120,6 @@ class Embed(_Section):
     seed: Seed
 
 
-NUMBER = "[number]"
 Auto = Annotated[Literal["auto"], Tag("[auto]")]
 AutoOr = Discriminator(lambda value: "[auto]" if value == "auto" else NUMBER)
 
@@ -116,15 +148,22 @@ Mode = Literal["finetune", "frozen", "probe"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A backbone, by its name under ``models`` in ``params.yaml``, and a mode of training it."""
+    """A backbone, by its name under ``models`` in ``params.yaml``, and a way to train it."""
 
     model: str
     mode: Mode
+    recipe: str = ""
+    """Its name under ``recipes``; empty for ``train``."""
+
+    @property
+    def listed_as(self) -> str:
+        """Its entry under ``modes``, ``<mode>`` or ``<mode>-<recipe>``."""
+        return f"{self.mode}-{self.recipe}" if self.recipe else self.mode
 
     @property
     def name(self) -> str:
-        """The cell's name in file names and tables, ``<model>-<mode>``."""
-        return f"{self.model}-{self.mode}"
+        """The cell's name in file names and tables, ``<model>-<mode>`` or with the recipe."""
+        return f"{self.model}-{self.listed_as}"
 
     @property
     def stage(self) -> str:
@@ -138,8 +177,10 @@ class Params(_Section):
     dataset: Dataset
     models: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
     factories: dict[Name, Target]
+    recipes: dict[Name, Recipe]
+    """In the file only what differs from ``train``."""
     modes: Annotated[
-        list[Literal["finetune", "frozen"]], Field(min_length=1), AfterValidator(_distinct)
+        list[Annotated[str, Field(pattern=MODE)]], Field(min_length=1), AfterValidator(_distinct)
     ]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     weights: Literal["imagenet", "random"]
@@ -150,14 +191,39 @@ class Params(_Section):
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda", "mps"]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_recipes(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        train, recipes = tree.get("train"), tree.get("recipes")
+        if not isinstance(train, dict) or not isinstance(recipes, dict):
+            return tree
+        complete = {
+            name: {**train, **changes} if isinstance(changes, dict) else changes
+            for name, changes in recipes.items()
+        }
+        return {**tree, "recipes": complete}
+
+    @field_validator("modes")
+    @classmethod
+    def _recipes_are_named(cls, modes: list[str], others: ValidationInfo) -> list[str]:
+        recipes = others.data.get("recipes", {})
+        for mode in modes:
+            _, _, recipe = mode.partition("-")
+            if recipe and recipe not in recipes:
+                known = ", ".join(recipes) or "none"
+                raise ValueError(f"{mode} needs {recipe} under recipes, which has {known}")
+        return modes
+
     def cells(self) -> list[Cell]:
         """Return the cells of the matrix, model by model."""
-        modes: list[Mode] = [*self.modes, "probe"]
-        return [Cell(model, mode) for model in self.models for mode in modes]
+        modes: list[Any] = [mode.split("-") for mode in [*self.modes, "probe"]]
+        return [Cell(model, *mode) for model in self.models for mode in modes]
 
     def recipe(self, cell: Cell) -> Recipe:
         """Return the recipe that a cell is trained with."""
-        return self.probe if cell.mode == "probe" else self.train
+        if cell.mode == "probe":
+            return self.probe
+        return self.recipes[cell.recipe] if cell.recipe else self.train
 
 
 def load(path: str | PathLike[str] = FILE) -> Params:
@@ -221,7 +287,8 @@ def check_round_trip() -> None:
     It cannot where a section is an alias of another, so that both or none would change, or is
     quoted in braces where DVC's writer leaves out quotes that are needed.
     """
-    values, tree, sections = load().model_dump(), _read(FILE, "rt"), list[Any]()
+    load()
+    values, tree, sections = _read(FILE, "safe"), _read(FILE, "rt"), list[Any]()
     for key, section in tree.items():
         alias = any(section is other for other in sections)
         sections.append(section)
@@ -302,7 +369,7 @@ def dataset_lines(url: str, manifest: str) -> str:
 
 def _describe(mistake: ErrorDetails) -> str:
     kind, given, limits = mistake["type"], mistake["input"], mistake.get("ctx", {})
-    *parents, last = [part for part in mistake["loc"] if part not in ("[key]", NUMBER)]
+    *parents, last = [part for part in mistake["loc"] if part not in ("[key]", NUMBER, RATES)]
     where = ".".join(map(str, [*parents, last]))
     if isinstance(last, int) and kind not in ("extra_forbidden", "invalid_key"):
         where = f"{'.'.join(map(str, parents))}, entry {last + 1}"
@@ -312,7 +379,7 @@ def _describe(mistake: ErrorDetails) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"{where}: no such key; {hint}allowed are {_keys(section)}"
     if kind == "missing":
-        return f"{where}: is missing"
+        return f"{where}: is missing" + "; write recipes: {}" * (where == "recipes")
     if kind == "model_type":
         return f"{where}: must have the keys {_keys(_section(mistake['loc']))}, not {given!r}"
     if kind == "list_type":
@@ -329,7 +396,7 @@ def _describe(mistake: ErrorDetails) -> str:
     message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", mistake["msg"])
     if kind == "value_error":
         return f"{where}: {message}"
-    or_auto = ", or auto" if NUMBER in mistake["loc"] else ""
+    or_auto = ", or auto" if mistake["loc"][0] == "image" else ""
     hint = _number_hint(given) if "number" in message or "integer" in message else ""
     return f"{where}: should {message}{or_auto}, not {given!r}{hint}"
 
@@ -347,6 +414,8 @@ def _number_hint(given: object) -> str:
 
 
 def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
+    if location[:1] == ("recipes",):
+        return Recipe
     section: Any = Params
     for part in location:
         section = section.model_fields[part].annotation

@@ -30,15 +30,16 @@ QUANTITIES = {
 def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
     """Complete the rows of a picture that is made of cells, in the order of the cells.
 
-    Added are ``model``, ``mode``, ``heading`` (both, in lines that fit a panel) and ``colour``. A
-    cell without rows gets an empty one.
+    Added are ``model``, ``mode``, ``recipe``, ``heading`` (all, in lines that fit a panel) and
+    ``colour``. A cell without rows gets an empty one.
     """
     named = [
         {
             "cell": name,
             "model": cell.model,
             "mode": cell.mode,
-            "heading": "\n".join([*wrap(cell.model), cell.mode]),
+            "recipe": cell.recipe,
+            "heading": "\n".join([*wrap(cell.model), cell.listed_as]),
             "colour": MODE_COLOURS[cell.mode],
         }
         for name, cell in cells.items()

@@ -109,12 +109,35 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def recipes(results: Results) -> list[tuple[list[str], Recipe]]:
-    """Return the recipes, each with the modes that are trained with it."""
-    params = results.params
-    if params.train == params.probe:
-        return [([*params.modes, "probe"], params.train)]
-    return [([*params.modes], params.train), (["probe"], params.probe)]
+def recipes(results: Results) -> dict[str, list[str]]:
+    """Return the recipes in words, each with the modes that are trained with it."""
+    found: dict[str, list[str]] = {}
+    for cell in results.cells.values():
+        if cell.model == results.params.models[0]:
+            text = describe_recipe(results.params.recipe(cell))
+            found.setdefault(text, []).append(cell.listed_as)
+    return found
+
+
+def describe_recipe(recipe: Recipe) -> str:
+    """Return a recipe in words, without what has no effect."""
+    rates = recipe.lr if isinstance(recipe.lr, list) else [recipe.lr]
+    rate = "learning rate " + ", ".join(f"{rate:g}" for rate in rates)
+    step = f"× {recipe.lr_gamma:g} every {pluralize(recipe.lr_step, 'epoch')}"
+    texts = {
+        f"SGD with momentum {recipe.momentum:g}": recipe.optimizer == "sgd",
+        "AdamW": recipe.optimizer == "adamw",
+        rate + " (the best for each cell)" * (len(rates) > 1): True,
+        f"after a warm-up of {pluralize(recipe.warmup_epochs, 'epoch')}": recipe.warmup_epochs,
+        step: recipe.schedule == "step",
+        "falling to 0 as a cosine": recipe.schedule == "cosine",
+        f"weight decay {recipe.weight_decay:g}": recipe.weight_decay,
+        f"label smoothing {recipe.label_smoothing:g}": recipe.label_smoothing,
+        "classes weighted equally": recipe.class_weights == "balanced",
+        f"batches of {recipe.batch_size}": True,
+        pluralize(recipe.epochs, "epoch"): True,
+    }
+    return ", ".join(text for text, applies in texts.items() if applies)
 
 
 def preprocessing(results: Results) -> list[tuple[list[str], dict[str, Any]]]:

@@ -18,6 +18,7 @@ from headswap.train.checkpoint import History, load_checkpoint, save_checkpoint
 from headswap.train.dataset import Batches, Dataset
 from headswap.train.devices import Stopwatch
 from headswap.train.networks import cast_frozen_weights
+from headswap.train.recipe import make_loss, make_optimizer, make_schedule
 from headswap.train.seeds import derive
 from headswap.train.speed.low_rank import LowRankUpdates
 from headswap.train.speed.validation import CachedValidation
@@ -34,7 +35,7 @@ def train(
     checkpoint: Path | None = None,
     on_progress: OnProgress = lambda done, figures=None, note="": None,
 ) -> History:
-    """Train all of a network that requires gradients, by the recipe of the tutorial [1]_.
+    """Train all of a network that requires gradients, by default as the tutorial does [1]_.
 
     The network is changed in place. In the training phase it is in train mode, also where it is
     frozen. With `precision` ``bfloat16`` autocast is on, and trained parameters stay float32. Each
@@ -49,10 +50,11 @@ def train(
         cast_frozen_weights(network)
     autocast = make_autocast(precision, device)
     check_batches(network, dataset, recipe.batch_size, autocast, device)
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum)
+    loss = make_loss(recipe, dataset).to(device)
+    optimizer = make_optimizer(recipe, network)
+    schedule = make_schedule(recipe, optimizer)
     low_rank = LowRankUpdates(network, optimizer, recipe.batch_size)
-    parts = {"optimizer": optimizer, "low_rank": low_rank}
+    parts = {"optimizer": optimizer, "schedule": schedule, "low_rank": low_rank}
     validate = CachedValidation(network, partial(evaluate, autocast=autocast, device=device))
     history = History()
     if checkpoint and checkpoint.exists():
@@ -66,12 +68,13 @@ def train(
 
     stopwatch = Stopwatch(device)
     while history.diverged is None and (epoch := len(history.seconds)) < recipe.epochs:
-        optimizer.param_groups[0]["lr"] = lr = learning_rate(recipe, epoch)
+        (lr,) = schedule.get_last_lr()
         torch.manual_seed(derive(seed, "dropout", epoch))
         seconds = {"checkpoint": stopwatch.lap()}
         train_loss, train_accuracy = train_epoch(
             network,
             dataset.train_batches(seed, epoch, recipe.batch_size),
+            loss,
             optimizer,
             autocast,
             device,
@@ -86,6 +89,7 @@ def train(
 
         history.seconds.append(seconds)
         if math.isfinite(train_loss) and math.isfinite(val_loss):
+            schedule.step()
             history.curves.append((epoch, "train", train_loss, train_accuracy))
             history.curves.append((epoch, "val", val_loss, val_accuracy))
             history.last = {
@@ -113,6 +117,7 @@ def train(
 def train_epoch(
     network: nn.Module,
     batches: Batches,
+    criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
     autocast: AbstractContextManager[Any],
     device: str,
@@ -130,7 +135,7 @@ def train_epoch(
         optimizer.zero_grad()
         with autocast:
             outputs = network(inputs)
-        loss = cross_entropy(outputs.float(), labels)
+        loss = criterion(outputs.float(), labels)
         if not torch.isfinite(loss):
             return math.nan, math.nan
         loss.backward()
@@ -168,16 +173,6 @@ def evaluate(
 def make_autocast(precision: str, device: str) -> torch.autocast:
     """Return the autocast context of a precision of ``params.yaml``."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 0, as `torch.optim.lr_scheduler.StepLR`.
-
-    >>> recipe = Recipe(epochs=9, batch_size=4, lr=1.0, momentum=0.9, lr_step=7, lr_gamma=0.1)
-    >>> learning_rate(recipe, 6), learning_rate(recipe, 7)
-    (1.0, 0.1)
-    """
-    return recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_step)
 
 
 @torch.no_grad()

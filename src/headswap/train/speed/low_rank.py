@@ -22,7 +22,7 @@ NEGLIGIBLE = 2.0**-24
 
 
 class LowRankUpdates:
-    """Takes the steps of an optimizer on the large linear layers of a network.
+    """Takes the steps of SGD without weight decay on the large linear layers of a network.
 
     Each call of ``optimizer.step()`` updates them, too. They get no gradient and no momentum of
     their size. Taken are linear layers that are trained, larger than the factors of their
@@ -30,8 +30,11 @@ class LowRankUpdates:
     to the optimizer. That has a single parameter group; `batch_size` is the maximum of a step.
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.SGD, batch_size: int):
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int):
         (group,) = optimizer.param_groups
+        self._layers: list[LowRankLayer] = []
+        if not isinstance(optimizer, torch.optim.SGD) or group["weight_decay"]:
+            return  # their updates of a weight are no sums of a few outer products
         momentum = group["momentum"]
         steps = math.ceil(math.log(NEGLIGIBLE) / math.log(momentum)) if momentum else 1
         rows = steps * batch_size
