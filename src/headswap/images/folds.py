@@ -1,0 +1,156 @@
+"""Parts of a set of images: groups stay whole, and classes have their share in each part."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+Integers = NDArray[np.int64]
+
+WORK = 10_000
+"""Groups that are placed in all, in several orders where few do not reach the shares in one."""
+
+
+def folds(
+    labels: ArrayLike, k: int, seed: int, groups: Sequence[str | None] | None = None
+) -> Integers:
+    """Return the fold of each image, from 0 to `k` - 1; another seed makes another partition.
+
+    Images without a group (None or empty) are groups of their own; without groups, folds differ by
+    one image at most, of each class and in all. Folds may be empty, or hold all images of a class.
+
+    >>> folds(["ant", "bee", "ant", "bee"], 2, seed=0, groups=["a", "b", "a", "c"])
+    array([1, 0, 1, 1])
+    """
+    classes = np.unique(labels, return_inverse=True)[1]
+    ids = join_groups(groups or [None] * len(classes), range(len(classes)))
+    counts = count_classes(ids, classes)
+    ends = np.cumsum(column_sums(counts))
+    before = np.array([(ends + fold) // k for fold in range(k)])  # dealt like cards
+    first = np.unique(ids, return_index=True)[1]
+    ranks = [rank(str(place), seed) for place in first]
+    targets = np.diff(before, axis=1, prepend=0)
+    return divide(counts, targets, (1,) * k, ranks, [-1] * len(ranks))[ids]
+
+
+def cut_groups(splits: Iterable[str], groups: Iterable[str | None]) -> dict[str, Counter[str]]:
+    """Return the groups that have images in several splits, with how many in each.
+
+    >>> cut_groups(["train", "val", "val"], ["site 1", "site 1", "site 2"])
+    {'site 1': Counter({'train': 1, 'val': 1})}
+    """
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for split, group in zip(splits, groups, strict=True):
+        if group:
+            found[group].update([split])
+    return {group: counts for group, counts in found.items() if len(counts) > 1}
+
+
+def join_groups(
+    groups: Sequence[str | None], same: Iterable[Any], links: Iterable[tuple[int, int]] = ()
+) -> Integers:
+    """Return a number for each image, the same where groups, `same` or links join them."""
+    places: dict[Any, list[int]] = defaultdict(list)
+    for place, (group, value) in enumerate(zip(groups, same, strict=True)):
+        places["value", value].append(place)
+        if group:
+            places["group", group].append(place)
+    pairs = [pair for members in places.values() for pair in pairwise(members)] + list(links)
+    ends = np.array(pairs, int).reshape(-1, 2).T
+    graph = sparse.coo_matrix((np.ones(len(pairs)), tuple(ends)), (len(groups), len(groups)))
+    return sparse.csgraph.connected_components(graph, directed=False)[1]
+
+
+def count_classes(ids: Integers, classes: Integers) -> Any:
+    """Return a sparse matrix with the number of images by group (row) and class (column)."""
+    return sparse.coo_matrix((np.ones(len(ids), int), (ids, classes))).tocsr()
+
+
+def column_sums(counts: Any) -> Integers:
+    """Return the sums over all groups, shape (classes,)."""
+    return np.asarray(counts.sum(axis=0)).ravel()
+
+
+def rank(content: str, seed: int) -> str:
+    """Return the place of a group in a random order, as text to sort by."""
+    return hashlib.sha256(f"{seed}/{content}".encode()).hexdigest()
+
+
+def divide(
+    counts: Any, targets: Integers, needs: Sequence[int], ranks: list[str], fixed: list[int]
+) -> Integers:
+    """Return a part for each group, so that classes come near to their targets in each part.
+
+    The targets have shape (parts, classes). Groups whose part is `fixed`, not -1, stay there. What
+    is minimised is first the number of classes that are absent where they are wanted, weighted by
+    `needs`, then chi-squared, the sum of (reached - target)² / target.
+    """
+    best: tuple[float, Integers] = (np.inf, np.array([]))
+    for attempt in range(max(1, min(10, WORK // len(ranks)))):
+        order = sorted(range(len(ranks)), key=lambda group: ranks[group][5 * attempt :])
+        parts = _fill(counts, targets, order, fixed)
+        cost = _improve(counts, targets, needs, parts, np.array(fixed) < 0)
+        if cost < best[0]:
+            best = cost, parts
+        if cost < 1e-6:
+            break
+    return best[1]
+
+
+def _fill(counts: Any, targets: Integers, order: list[int], fixed: list[int]) -> Integers:
+    """Fill one part after the other: a group joins the first one that it brings nearer."""
+    rows = [
+        list(zip(counts.indices[start:end].tolist(), counts.data[start:end].tolist(), strict=True))
+        for start, end in pairwise(counts.indptr.tolist())
+    ]
+    missing, wanted = targets.tolist(), np.maximum(targets, 1).tolist()
+    parts = list(fixed)
+    for group in sorted(order, key=lambda group: fixed[group] < 0):
+        row = rows[group]
+        if parts[group] < 0:
+            nearer = (
+                part
+                for part in range(len(missing) - 1)
+                if sum(n * (n - 2 * missing[part][c]) / wanted[part][c] for c, n in row) < 0
+            )
+            parts[group] = next(nearer, len(missing) - 1)
+        for c, n in row:
+            missing[parts[group]][c] -= n
+    return np.array(parts)
+
+
+def _improve(
+    counts: Any,
+    targets: Integers,
+    needs: Sequence[int],
+    parts: Integers,
+    free: NDArray[np.bool_],
+) -> float:
+    """Move single groups in `parts`, that which helps most first; return what is left to wish."""
+    weights = 1 / np.maximum(targets, 1)
+    needed = (targets > 0) * np.array(needs)[:, None] * 1e8
+    squares = counts.multiply(counts) @ weights.T
+    every = np.arange(len(parts))
+    rows = np.repeat(every, np.diff(counts.indptr))
+    reached = np.array([column_sums(counts[parts == part]) for part in range(len(targets))])
+    while True:
+        slopes = counts @ (2 * weights * (reached - targets)).T
+        entered = (counts > 0) @ ((reached == 0) * needed).T
+        of = parts[rows], counts.indices
+        emptied = np.bincount(rows, (counts.data == reached[of]) * needed[of])
+        left = squares[every, parts] - slopes[every, parts] + emptied
+        change = left[:, None] + slopes + squares - entered
+        change[every, parts] = change[~free] = 0
+        group, part = np.unravel_index(change.argmin(), change.shape)
+        if change[group, part] > -1e-6:
+            break
+        row = counts[[group]].toarray()[0]
+        reached[parts[group]] -= row
+        reached[part] += row
+        parts[group] = part
+    return float(((reached == 0) * needed + weights * (reached - targets) ** 2).sum())
