@@ -269,16 +269,20 @@ def runs(
     from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
-    tasks = queued_runs(changed_cells(chosen_cells(params, cells or [])), params)
+    changed = changed_cells(chosen_cells(params, cells or []))
+    tasks, waiting = queued_runs(changed, params)
+    total = len(tasks) + len(waiting)
     if dry_run:
-        for task in tasks:
-            print(task.name)
-    elif tasks:
+        print(*[task.name for task in tasks], *waiting, sep="\n")
+        tasks = []
+    while tasks:
         steps = {task.name: task.steps for task in tasks}
         seconds = {task.name: task.seconds for task in tasks}
         with progress("epoch", steps, seconds) as on_progress:
             run_parallel(tasks, on_progress)
-    count = "1 run" if len(tasks) == 1 else f"{len(tasks)} runs"
+        tasks = queued_runs(changed, params)[0] if waiting else []
+        waiting = []
+    count = "1 run" if total == 1 else f"{total} runs"
     print(count, "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro")
 
 
@@ -418,7 +422,8 @@ def prune(dry_run: DryRun = False) -> None:
     params = _with_device(_load())
     from headswap.io import folder_size
     from headswap.runs.locks import file_lock
-    from headswap.runs.store import runs_root, unused_folders
+    from headswap.runs.queue import unused_folders
+    from headswap.runs.store import runs_root
 
     total, freed = folder_size(runs_root()), 0
     for folder in unused_folders(params):

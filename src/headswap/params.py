@@ -154,6 +154,10 @@ class Cell:
     mode: Mode
     recipe: str = ""
     """Its name under ``recipes``; empty for ``train``."""
+    lr: float | None = None
+    """The learning rate of a recipe that lists several; None before it is chosen."""
+    held_out: int | None = None
+    """The quarter of the training images that `lr` is tried on; None where it is used."""
 
     @property
     def listed_as(self) -> str:
@@ -163,7 +167,8 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell's name in file names and tables, ``<model>-<mode>`` or with the recipe."""
-        return f"{self.model}-{self.listed_as}"
+        trial = "" if self.held_out is None else f"-lr-{self.lr:g}-{self.held_out}"
+        return f"{self.model}-{self.listed_as}{trial}"
 
     @property
     def stage(self) -> str:
@@ -219,11 +224,16 @@ class Params(_Section):
         modes: list[Any] = [mode.split("-") for mode in [*self.modes, "probe"]]
         return [Cell(model, *mode) for model in self.models for mode in modes]
 
+    def run_seeds(self, cell: Cell) -> list[int]:
+        """Return the seeds of a cell's runs."""
+        return sorted(self.seeds) if cell.held_out is None else [0]
+
     def recipe(self, cell: Cell) -> Recipe:
         """Return the recipe that a cell is trained with."""
         if cell.mode == "probe":
             return self.probe
-        return self.recipes[cell.recipe] if cell.recipe else self.train
+        recipe = self.recipes[cell.recipe] if cell.recipe else self.train
+        return recipe.model_copy(update={"lr": cell.lr}) if cell.lr else recipe
 
 
 def load(path: str | PathLike[str] = FILE) -> Params:

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from headswap.errors import UserError, bulleted
 from headswap.images.folders import SPLITS, find_images
+from headswap.images.folds import folds
 from headswap.io import digest, not_made_yet, read_csv, write_csv
 from headswap.paths import IMAGES
 
 NAME = "index.csv"
+QUARTERS = 4
 COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha256", "phash")
 
 
@@ -61,6 +63,26 @@ class Index:
         """Return the labels of a split's images, in the order of `names`."""
         labels = {label: place for place, label in enumerate(self.classes)}
         return [labels[row.label] for row in self.rows if row.split == split]
+
+    @property
+    def quarters(self) -> dict[str, int]:
+        """For each training image which quarter of them it is in, from 0 to 3."""
+        train = [row for row in self.rows if row.split == "train"]
+        parts = folds([row.label for row in train], QUARTERS, 0, [row.group for row in train])
+        return dict(zip(self.names["train"], parts.tolist(), strict=True))
+
+    def hold_out(self, quarter: int) -> "Index":
+        """Return an index that trains on three quarters of the training images, and uses no others.
+
+        What is held out is its validation images.
+        """
+        quarters = self.quarters
+        splits = {
+            path: "val" if of_path == quarter else "train" for path, of_path in quarters.items()
+        }
+        return Index(
+            self.folder, [row._replace(split=splits.get(row.path, "")) for row in self.rows]
+        )
 
 
 def write_index(folder: str | PathLike[str], rows: Iterable[Row]) -> None:

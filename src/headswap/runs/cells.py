@@ -1,7 +1,9 @@
 """A cell: trains its runs in parallel, and writes its five outputs from the finished ones."""
 
+import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,11 +22,17 @@ from headswap.runs.store import (
     is_finished,
     run_folder,
 )
+from headswap.runs.tuning import describe_choice, log_losses, planned, tuned
 from headswap.runs.workers import TRAIN_RUN, Task
 
 
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     """Train the unfinished runs of a cell in parallel; if none fails, write the outputs of all."""
+    if tasks := unfinished_trials(cell, params):
+        from headswap.runs.cluster import run_parallel
+
+        run_parallel(tasks, on_progress)
+    cell = tuned(cell, params)
     key = cache_key(cell, params)
     if tasks := unfinished_runs(cell, params, key):
         from headswap.runs.cluster import run_parallel  # Dask, which takes long to import
@@ -33,9 +41,15 @@ def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     write_outputs(cell, params, [run_folder(cell, key, seed) for seed in sorted(params.seeds)])
 
 
+def unfinished_trials(cell: Cell, params: Params) -> list[Task]:
+    """Return a task for each run without which the cell's learning rate cannot be chosen."""
+    found = [unfinished_runs(c, params, cache_key(c, params)) for c in planned(cell, params)[:-1]]
+    return [task for tasks in found for task in tasks]
+
+
 def unfinished_runs(cell: Cell, params: Params, key: dict[str, Any]) -> list[Task]:
     """Return a task for each run that is not finished, or damaged; print why none is reused."""
-    folders = {seed: run_folder(cell, key, seed) for seed in sorted(params.seeds)}
+    folders = {seed: run_folder(cell, key, seed) for seed in params.run_seeds(cell)}
     damage = {seed: find_damage(folder) for seed, folder in folders.items()}
     for seed, files in damage.items():
         if files:
@@ -58,12 +72,19 @@ def write_outputs(cell: Cell, params: Params, folders: list[Path]) -> None:
     classes, names = _classes_and_names(cell)
     counts = {split: len(of_split) for split, of_split in names.items()}
     record = cell_record(cell, params.image, classes, counts, runs)
+    if losses := log_losses(replace(cell, lr=None), params):
+        console.print(f"{cell.name}: {describe_choice(losses)}.")
+        record["tuning"] = [
+            {"lr": rate, "log_loss": loss if math.isfinite(loss) else None}
+            for rate, loss in losses.items()
+        ]
     metrics = {
         **runs[0]["complexity"],
         "seeds": len(runs),
         "diverged": sum(run["diverged"] is not None for run in runs),
         **{f"{name}_digest": digest for name, digest in runs[0]["inputs"].items()},
         "preprocessing": record["preprocessing"],
+        **({"tuning": describe_choice(losses)} if losses else {}),
     }
     write_json(CELL_METRICS / f"{cell.name}.json", metrics)
     timing = {**_timing(folders, runs), "precision": params.precision}

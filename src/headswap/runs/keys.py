@@ -26,6 +26,8 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
         parameters = {"image": asdict(preprocessing(cell.model, params.image))}
         inputs = {"images": read_index().digest, "weights": file_digest(WEIGHTS / file)}
         packages = weights_packages(cell.model)
+    if cell.held_out is not None:
+        inputs["held_out"] = digest(read_index().hold_out(cell.held_out).names["val"])
     return {
         "cell": cell.name,
         "recipe": params.recipe(cell).model_dump(),

@@ -10,9 +10,15 @@ from pathlib import Path
 
 from headswap.errors import UserError
 from headswap.params import Cell, Params
-from headswap.runs.cells import unfinished_runs
+from headswap.runs.cells import unfinished_runs, unfinished_trials
 from headswap.runs.keys import cache_key
-from headswap.runs.store import expected_seconds, fill_missing_seconds
+from headswap.runs.store import (
+    expected_seconds,
+    fill_missing_seconds,
+    runs_folder,
+    runs_root,
+)
+from headswap.runs.tuning import planned, tuned
 from headswap.runs.workers import Task
 
 
@@ -49,11 +55,31 @@ def changed_cells(cells: list[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.stage in changed]
 
 
-def queued_runs(cells: list[Cell], params: Params) -> list[Task]:
-    """Return the unfinished runs of some cells, in their order."""
+def queued_runs(cells: list[Cell], params: Params) -> tuple[list[Task], list[str]]:
+    """Return the unfinished runs of some cells, trials of learning rates first.
+
+    Then the names of the runs that are to be queued after these, with the rates that are chosen.
+    """
     seconds = fill_missing_seconds({cell: expected_seconds(cell) for cell in cells})
-    return [
-        replace(run, seconds=seconds[cell])
-        for cell in seconds
-        for run in unfinished_runs(cell, params, cache_key(cell, params))
-    ]
+    first, others, waiting = list[Task](), list[Task](), list[str]()
+    for cell in cells:
+        if runs := unfinished_trials(cell, params):
+            first += [replace(run, seconds=seconds[cell]) for run in runs]
+            waiting += [f"{cell.name} seed {seed}" for seed in params.run_seeds(cell)]
+        else:
+            chosen = tuned(cell, params)
+            runs = unfinished_runs(chosen, params, cache_key(chosen, params))
+            others += [replace(run, seconds=seconds[cell]) for run in runs]
+    return first + others, waiting
+
+
+def unused_folders(params: Params) -> list[Path]:
+    """Return the folders under ``runs/`` that no cell of the parameters would take a run from.
+
+    Parts of features that an interrupted `embed` left count as used while their model is listed.
+    """
+    cells = [run for cell in params.cells() for run in planned(cell, params)]
+    used = {runs_folder(cell, cache_key(cell, params)) for cell in cells}
+    for model in params.models:
+        used |= set(runs_root().glob(f"{model}-embed/*/"))
+    return sorted(set(runs_root().glob("*/*/")) - used)

@@ -25,6 +25,7 @@ from headswap.runs.store import (
     is_finished,
     run_folder,
 )
+from headswap.runs.tuning import planned
 from headswap.runs.workers import worker_count
 
 
@@ -100,15 +101,20 @@ def _dvc_at_work() -> str:
 
 
 def _cell_status(cell: Cell, params: Params) -> _CellStatus:
-    missing, epochs, runs = _missing(cell), params.recipe(cell).epochs, len(params.seeds)
+    missing, epochs, runs = _missing(cell), params.recipe(cell).epochs, len(params.run_seeds(cell))
     if missing:
         return _CellStatus(cell, missing, epochs, [0] * runs, 0, 0, None)
-    key, done, seconds, finished, running = cache_key(cell, params), [], [], 0, 0
-    for seed in params.seeds:
-        folder, of_run = run_folder(cell, key, seed), 0
+    done, seconds, finished, running = [], [], 0, 0
+    planned_runs = [
+        (run, cache_key(run, params), seed)
+        for run in planned(cell, params)
+        for seed in params.run_seeds(run)
+    ]
+    for run, key, seed in planned_runs:
+        folder, of_run = run_folder(run, key, seed), 0
         # The files of a run may vanish or change while they are read.
         with contextlib.suppress(*UNREADABLE):
-            if is_finished(folder) or _is_collected(cell, key, seed):
+            if is_finished(folder) or _is_collected(run, key, seed):
                 finished, of_run = finished + 1, epochs
                 seconds += [epoch["wall"] for epoch in read_json(folder / "timing.json")["epochs"]]
             else:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from headswap.io import atomic_write, digest, read_json, sha256
-from headswap.params import Cell, Params
+from headswap.params import Cell
 from headswap.paths import RUNS, WEIGHTS
 from headswap.progress import OnProgress
-from headswap.runs.keys import cache_key
 from headswap.snapshot import differences
 
 PROGRESS = "progress.json"
@@ -143,17 +142,6 @@ def fill_missing_seconds(known: Mapping[Cell, float | None]) -> dict[Cell, float
     probe = statistics.fmean(of_probes or [network / 400])
     others = {cell: probe if cell.mode == "probe" else network for cell in known}
     return others | {cell: seconds for cell, seconds in known.items() if seconds is not None}
-
-
-def unused_folders(params: Params) -> list[Path]:
-    """Return the folders under ``runs/`` that no cell of the parameters would take a run from.
-
-    Parts of features that an interrupted `embed` left count as used while their model is listed.
-    """
-    used = {runs_folder(cell, cache_key(cell, params)) for cell in params.cells()}
-    for model in params.models:
-        used |= set(runs_root().glob(f"{model}-embed/*/"))
-    return sorted(set(runs_root().glob("*/*/")) - used)
 
 
 def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:

@@ -26,9 +26,11 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 class ImageDataset:
     """The photographs of a folder with an index, decoded once as far as memory allows."""
 
-    def __init__(self, values: Preprocessing, folder: Path = IMAGES):
+    def __init__(self, values: Preprocessing, folder: Path = IMAGES, held_out: int | None = None):
         self.preprocessing = values
         index = read_index(folder)
+        if held_out is not None:
+            index = index.hold_out(held_out)
         self.classes, self.names = index.classes, index.names
         self.labels = {split: torch.tensor(index.labels(split)) for split in self.names}
         self._augment = augmentation(values)

@@ -78,7 +78,7 @@ def open_dataset(cell: Cell, params: Params) -> Dataset:
     """Open what a cell is trained on: images, or in `probe` features."""
     if cell.mode == "probe":
         return FeatureDataset(EMBEDDINGS / f"{cell.model}.safetensors")
-    return ImageDataset(preprocessing(cell.model, params.image))
+    return ImageDataset(preprocessing(cell.model, params.image), held_out=cell.held_out)
 
 
 def build_network(cell: Cell, params: Params, dataset: Dataset, seed: int) -> nn.Module:

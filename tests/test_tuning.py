@@ -1,0 +1,83 @@
+"""A list of learning rates: one is chosen for each cell, from its training images alone."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import edit, headswap
+
+from headswap import params
+from headswap.images.index import read_index
+from headswap.io import read_json
+from headswap.runs.queue import queued_runs
+
+RATES = [1e-9, 0.02, 0.01]
+
+
+@pytest.fixture
+def listed(prepared):
+    edit(train={"lr": RATES, "epochs": 2})
+    return prepared
+
+
+def chosen():
+    record = read_json("models/tiny-finetune/model.json")
+    return record["recipe"]["lr"], record["tuning"]
+
+
+def test_the_rate_with_the_lowest_log_loss_on_held_out_training_images_trains_all_seeds(listed):
+    printed = headswap("train", "tiny", "finetune")[0]
+    lr, tried = chosen()
+    losses = {}
+    for rate in RATES:
+        runs = [read_json(path) for path in Path("runs").glob(f"*-lr-{rate:g}-*/*/*/run.json")]
+        assert len(runs) == 4  # quarters of 48 images
+        losses[rate] = sum(run["curves"][-1][2] for run in runs) / 4
+    assert lr == min(losses, key=losses.get) != RATES[0]
+    assert {entry["lr"]: pytest.approx(entry["log_loss"]) for entry in tried} == losses
+    assert f"learning rate {lr:g} of 1e-09, 0.01 and 0.02" in printed
+    assert ("an end of the list" in printed) == (lr != 0.01)
+    assert "tuning" in read_json("metrics/cells/tiny-finetune.json")
+    assert {
+        read_json(f"models/tiny-finetune/run-{seed}.json")["recipe"]["lr"] for seed in (0, 1)
+    } == {lr}
+
+
+def test_validation_labels_do_not_matter_to_the_choice(listed):
+    headswap("train", "tiny", "finetune")
+    before = chosen()
+    index = Path("data/images/index.csv")
+    swapped = {"ants": "bees", "bees": "ants"}
+    text = re.sub(",val,(ants|bees),", lambda m: f",val,{swapped[m[1]]},", index.read_text())
+    index.write_text(text)
+    shutil.rmtree("runs")
+    headswap("train", "tiny", "finetune")
+    assert chosen() == before
+
+
+def test_trials_are_queued_first_counted_and_pruned(listed):
+    assert "0/14 runs" in headswap("status")[0]
+    cells = params.load().cells()[:2]
+    first, waiting = queued_runs(cells, params.load())
+    assert len(first) == 24 and all("-lr-" in task.name for task in first)
+    assert waiting == [
+        f"tiny-{mode} seed {seed}" for mode in ("finetune", "frozen") for seed in (0, 1)
+    ]
+    headswap("train", "tiny", "finetune")
+    assert "14/14 runs" in headswap("status")[0]
+    first, waiting = queued_runs(cells, params.load())
+    assert [task.name for task in first[:12]] and len(waiting) == 2
+    assert "0.0 of" in headswap("prune", "--dry-run")[0]
+    edit(train={"lr": 0.5})
+    assert "-lr-0.02-3" in headswap("prune", "--dry-run")[0]
+
+
+def test_each_quarter_of_the_training_images_is_held_out_once_and_no_others_are_used(prepared):
+    index = read_index()
+    held_out = [set(index.hold_out(quarter).names["val"]) for quarter in range(4)]
+    assert set.union(*held_out) == set(index.names["train"])
+    assert sum(map(len, held_out)) == len(index.names["train"])
+    for quarter, names in enumerate(held_out):
+        train = set(index.hold_out(quarter).names["train"])
+        assert not train & names and train | names == set(index.names["train"])
