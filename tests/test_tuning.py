@@ -67,7 +67,7 @@ def test_trials_are_queued_first_counted_and_pruned(listed):
     headswap("train", "tiny", "finetune")
     assert "14/14 runs" in headswap("status")[0]
     first, waiting = queued_runs(cells, params.load())
-    assert [task.name for task in first[:12]] and len(waiting) == 2
+    assert len(first) == 12 and waiting == ["tiny-frozen seed 0", "tiny-frozen seed 1"]
     assert "0.0 of" in headswap("prune", "--dry-run")[0]
     edit(train={"lr": 0.5})
     assert "-lr-0.02-3" in headswap("prune", "--dry-run")[0]
