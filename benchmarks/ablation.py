@@ -32,9 +32,7 @@ from headswap.runs.workers import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = [
-    params.Cell(model, mode)
-    for model in ("alexnet", "resnet18")
-    for mode in ("finetune", "frozen", "probe")
+    params.Cell(model, mode) for model in ("alexnet", "resnet18") for mode in ("finetune", "frozen")
 ]
 PRECISIONS = ("float32", "bfloat16")
 
@@ -91,14 +89,13 @@ PIECES = {
 
 
 def measure(cell, precision, piece, images):
-    """Return the CPU seconds of the second epoch of a run, in this process.
-
-    Of `probe`, whose epochs compute a single layer on features, those of the second view of all
-    training images.
-    """
+    """Return the CPU seconds of the second epoch of a run, in this process."""
     import torch
 
-    from headswap.train import features, loop, run
+    from headswap.images.preprocessing import preprocessing
+    from headswap.train import loop
+    from headswap.train.dataset import ImageDataset
+    from headswap.train.training import build_network
 
     torch.set_num_threads(1)
     chosen = params.load()
@@ -109,17 +106,11 @@ def measure(cell, precision, piece, images):
             now = os.times()
             times.append(now.user + now.system)
 
-    if cell.mode == "probe":
-        chosen = chosen.model_copy(update={"precision": precision, "device": "cpu"})
-        with PIECES[piece][0]() if piece else contextlib.nullcontext():
-            folder = Path(tempfile.mkdtemp(dir="."))
-            features.compute_parts(cell.model, chosen, ["0", "1"], folder, on_progress)
-        return times[1] - times[0]
     recipe = chosen.train.model_copy(update={"epochs": 2})
     chosen = chosen.model_copy(update={"precision": precision, "train": recipe, "device": "cpu"})
     with PIECES[piece][0]() if piece else contextlib.nullcontext():
-        dataset = run.open_dataset(cell, chosen)
-        network = run.build_network(cell, chosen, dataset, 0)
+        dataset = ImageDataset(preprocessing(cell.model, chosen.image))
+        network = build_network(cell, chosen, len(dataset.classes), 0)
         validation = round(images * len(dataset.labels["val"]) / len(dataset.labels["train"]))
         sizes = {"train": images, "val": validation}
         few = SimpleNamespace(
@@ -209,8 +200,7 @@ def report(seconds, cells, repeats, images):
     yield ""
     yield (
         f"CPU seconds of an epoch of {images} training images without the piece, divided by those "
-        f"with all pieces: median of {repeats} pairs; of `probe`, with short epochs, of a view "
-        "of all training images. 1.10 means that the piece saves a tenth of "
+        f"with all pieces: median of {repeats} pairs. 1.10 means that the piece saves a tenth of "
         "the time; – that it cannot act there. "
         f"Made by `python benchmarks/ablation.py --repeats {repeats} --images {images}` on "
         f"{on['processor']}, one thread, at revision {str(on['revision'])[:12]}."

@@ -67,8 +67,6 @@ def prepare(folder, settings):
         modes=["finetune", "frozen"],
         seeds=[0],
         train={"epochs": 1, "lr": 0.001},
-        probe={"epochs": 1},
-        embed={"views": 1},
     )
     measure(["dvc", "config", "core.no_scm", "true"], folder)
     measure(["dvc", "repro", "--quiet", "weights", "embed"], folder)
@@ -87,11 +85,11 @@ def seconds(folder, *commands):
 
 
 def many_runs():
-    """Print how a queue of the smallest runs grows: probes of one epoch on a few features."""
+    """Print how a queue of the smallest runs grows: `frozen` for one epoch of a few images."""
     print("""
 ## Many runs
 
-Probes of one epoch on the features of a few generated images, so that nearly all that is measured
+Runs of `frozen` for one epoch of a few generated images, so that nearly all that is measured
 is the queue, its processes and its display. Memory is that of all processes, at its peak. The last
 line says by which power of the number the figure grew in the last step: 1 is linear.
 
@@ -102,10 +100,11 @@ line says by which power of the number the figure grew in the last step: 1 is li
     for runs in RUNS:
         with tempfile.TemporaryDirectory() as temporary:
             folder = project(Path(temporary, "project"))
-            edit(folder / "params.yaml", seeds=list(range(runs)), probe={"epochs": 1})
+            edit(folder / "params.yaml", seeds=list(range(runs)), train={"epochs": 1})
             measure(["dvc", "config", "core.no_scm", "true"], folder)
-            measure(["dvc", "repro", "--quiet", "weights", "embed"], folder)
-            commands = ("headswap runs tiny-probe", "headswap status", "dvc repro -q probe@tiny")
+            measure(["dvc", "repro", "--quiet", "weights"], folder)
+            stage = "train@tiny-frozen"
+            commands = ("headswap runs tiny-frozen", "headswap status", f"dvc repro -q {stage}")
             found.append([measure(command.split(), folder)[1:] for command in commands])
         (queue, most), status, collect = found[-1]
         others = " | ".join(

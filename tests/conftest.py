@@ -100,8 +100,6 @@ def project(folder):
         models=["tiny"],
         factories={"tiny": "my_networks:tiny"},
         train={"epochs": 3, "lr": 0.01},
-        probe={"epochs": 3},
-        embed={"views": 2},
         device="cpu",
     )
     return folder
@@ -162,7 +160,7 @@ def prepared(prepared_once, tmp_path, monkeypatch):
 def trained_once(prepared_once, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = copy_of(prepared_once, tmp_path_factory.mktemp("trained"), patch)
-        edit(models=["tiny", "resnet18"], train={"epochs": 2}, probe={"epochs": 4})
+        edit(models=["tiny", "resnet18"], train={"epochs": 2})
         train_all()
     return folder
 

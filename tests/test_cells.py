@@ -14,11 +14,13 @@ from conftest import copy_of, edit, headswap, project, results, train_all
 from headswap import io as files
 from headswap import params
 from headswap.errors import UserError
+from headswap.images.preprocessing import preprocessing
 from headswap.io import read_json
 from headswap.runs.cells import write_outputs
 from headswap.runs.locks import is_locked
-from headswap.train import run
+from headswap.train import training
 from headswap.train.checkpoint import History, save_checkpoint
+from headswap.train.dataset import ImageDataset
 from headswap.train.weights import save_tensors
 
 
@@ -56,6 +58,24 @@ def test_a_cell_writes_its_five_outputs(prepared):
     assert len(timing["seconds_per_run"]) == 2
     mean = sum(timing["seconds_per_run"]) / 2
     assert timing["seconds_per_run_mean"] == pytest.approx(mean, abs=1e-3)
+
+
+def test_a_probe_is_one_run_whose_penalty_is_recorded(prepared):
+    printed = train("probe")
+    record = read_json("models/tiny-probe/model.json")
+    (run,) = record["runs"]
+    assert run["seed"] == 0 and run["best"] == run["last"]
+    tried = {step["C"]: step["log_loss"] for step in record["recipe"]["tried"]}
+    C = record["recipe"]["C"]
+    assert tried[C] == min(tried.values()) and len(tried) >= 3
+    assert ("warning" in record["recipe"]) == ("is at an end" in printed) == (C in (1e-4, 1e3))
+    assert Path("plots/curves/tiny-probe.csv").read_text() == "seed,epoch,split,loss,accuracy\n"
+    predictions = pd.read_csv("plots/predictions/tiny-probe.csv").drop(columns="which")
+    best, last = predictions[: len(predictions) // 2], predictions[len(predictions) // 2 :]
+    assert (best.values == last.values).all()
+    assert {"numpy", "scipy"} < set(read_json("metrics/timing/tiny-probe.json")["versions"])
+    edit(seeds=[7, 8], train={"lr": 0.5})
+    assert trained_runs(train("probe")) == set()
 
 
 def test_a_further_seed_trains_one_run(prepared):
@@ -97,14 +117,14 @@ def test_results_do_not_depend_on_workers_folder_order_or_other_models(
 
 
 def test_without_workers_a_run_is_trained_in_this_process_and_is_locked(prepared, monkeypatch):
-    seen, train_once = [], run.train
+    seen, train_once = [], training.train
 
     def observed(*arguments, checkpoint, **options):
         lock = checkpoint.parent.with_suffix(".lock")
         seen.append((os.getpid(), is_locked(lock)))
         return train_once(*arguments, checkpoint=checkpoint, **options)
 
-    monkeypatch.setattr(run, "train", observed)
+    monkeypatch.setattr(training, "train", observed)
     train()
     assert seen == [(os.getpid(), True)] * 2
     assert not any(is_locked(lock) for lock in Path("runs").rglob("*.lock"))
@@ -145,7 +165,7 @@ def test_pruning_removes_the_runs_that_the_parameters_no_longer_describe(prepare
     (stale,) = {folder for folder in old if folder.parent.name == "tiny-finetune"}
     assert str(stale) in headswap("prune", "--dry-run")[0] and stale.exists()
     assert str(stale) in headswap("prune")[0] and not stale.exists()
-    assert len(list(Path("runs").glob("*/*/seed-*/run.json"))) == 4
+    assert len(list(Path("runs").glob("*/*/seed-*/run.json"))) == 3
     assert trained_runs(train("finetune") + train("probe")) == set()
 
 
@@ -191,10 +211,10 @@ def test_a_full_disk_is_reported_and_no_partial_file_remains(tmp_path, full_disk
 
 def test_random_numbers_of_a_run_leave_the_global_generator_unchanged(prepared):
     cell, chosen = params.Cell("tiny", "finetune"), params.load()
-    data = run.open_dataset(cell, chosen)
+    data = ImageDataset(preprocessing("tiny", chosen.image))
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    run.build_network(cell, chosen, data, 0)
+    training.build_network(cell, chosen, 2, 0)
     list(data.train_batches(0, 0, 4))
     assert torch.rand(1).equal(expected)

@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/dvc.md").read_text(), re.D
 @pytest.fixture
 def shell(workspace):
     """Return a function that runs a block of the page that has some text in it."""
-    edit(modes=["frozen"], seeds=[0], train={"epochs": 1}, probe={"epochs": 1}, embed={"views": 1})
+    edit(modes=["frozen"], seeds=[0], train={"epochs": 1})
     identity = {"GIT_AUTHOR_NAME": "n", "GIT_AUTHOR_EMAIL": "e"}
     environment = {
         **os.environ,

@@ -19,10 +19,9 @@ from headswap.errors import UserError
 from headswap.images.preprocessing import Preprocessing
 from headswap.train import loop
 from headswap.train import networks as backbones
-from headswap.train.dataset import FeatureDataset, ImageCache, ImageDataset, decode
+from headswap.train.dataset import ImageCache, ImageDataset, decode
 from headswap.train.features import compute_features
 from headswap.train.seeds import derive, generator
-from headswap.train.weights import save_tensors
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
 IMAGE = Preprocessing(size=64, resize=72)
@@ -341,32 +340,6 @@ def test_images_beyond_the_capacity_of_the_cache_are_decoded_at_each_access(phot
         for index, image in enumerate(fits):
             assert held[index].equal(image)
     assert decoded == paths + paths[3:]
-
-
-@pytest.mark.parametrize("classes", [["a"], ["ab"], ["abcdefghijk"]])
-def test_features_are_aligned_in_memory_whatever_the_length_of_the_file_header(tmp_path, classes):
-    tensors = {name: torch.ones(3, 5) for name in ("train", "val", "train_labels", "val_labels")}
-    save_tensors(tmp_path / "features", tensors, classes=classes, names={}, backbone={})
-    ((inputs, _),) = FeatureDataset(tmp_path / "features").val_batches()
-    assert inputs.data_ptr() % 64 == 0
-
-
-def test_a_probe_draws_a_view_for_each_image_and_epoch(tmp_path):
-    views = torch.arange(16.0).reshape(16, 1, 1).expand(16, 30, 4)
-    labels = torch.arange(30)
-    save_tensors(
-        tmp_path / "features",
-        {"train": views, "train_labels": labels, "val": views[0], "val_labels": labels},
-        **{"classes": [], "names": {}, "backbone": {}},
-    )
-    data = FeatureDataset(tmp_path / "features")
-
-    def drawn(seed, epoch):
-        (inputs, order), *_ = data.train_batches(seed, epoch, 30)
-        return inputs[order.argsort(), 0]
-
-    assert len(drawn(0, 0).unique()) > 8
-    assert not drawn(0, 0).equal(drawn(0, 1)) and not drawn(0, 0).equal(drawn(1, 0))
 
 
 class Vectors:

@@ -83,13 +83,13 @@ def test_a_loaded_network_gives_the_recorded_probabilities_of_its_run(cell):
 
 def test_another_run_can_be_loaded_by_its_seed():
     for seed in (0, 1):
-        network = headswap.load_model("models/tiny-probe", seed=seed)
-        expected = recorded("tiny-probe", seed)
+        network = headswap.load_model("models/tiny-frozen", seed=seed)
+        expected = recorded("tiny-frozen", seed)
         batch = network.preprocess(*("data/images/val/" + expected.image))
         found = network(batch).softmax(1)[:, 1]
         np.testing.assert_allclose(found, expected.p_bees, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="no weights of seed 7.*\n.*: 0, 1"):
-        headswap.load_model("models/tiny-probe", seed=7)
+        headswap.load_model("models/tiny-frozen", seed=7)
 
 
 def test_the_readmes_lines_classify_a_photograph(own_trained, capsys):

@@ -175,7 +175,7 @@ def test_classes_and_files_named_as_formulas_go_through_all_tables(workspace):
             image = draw_insect(drawn, np.random.default_rng([number, i]))
             write_folder({f"{split}/{label}/-{i}.png": encode(image, "png")}, "photos")
     headswap("manifest", "photos", "--use")
-    edit(seeds=[0, 1], train={"epochs": 1}, probe={"epochs": 1})
+    edit(seeds=[0, 1], train={"epochs": 1})
     train_all()
     headswap("compare")
     headswap("report")

@@ -110,12 +110,18 @@ def test_a_recipe_changes_what_it_names_of_train_and_makes_cells(tmp_path):
     assert (second.mode, second.stage) == ("finetune", "train@alexnet-finetune-adamw")
 
 
+@pytest.mark.parametrize("section", ["probe", "embed"])
+def test_a_section_of_an_older_version_is_told_to_be_removed(tmp_path, section):
+    with pytest.raises(UserError, match=rf"\n  {section}: .*; remove {section}: and the lines"):
+        load({**changed(("train", "lr"), 0.1), section: {"epochs": 3}}, tmp_path)
+
+
 def test_several_mistakes_are_named_at_once(tmp_path):
     tree = changed(("train", "lr"), 0)
-    del tree["embed"]
+    del tree["image"]
     with pytest.raises(UserError) as error:
         load(tree, tmp_path)
-    assert "train.lr" in str(error.value) and "embed: is missing" in str(error.value)
+    assert "train.lr" in str(error.value) and "image: is missing" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from headswap.paths import WEIGHTS
 from headswap.runs.keys import cache_key
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
-from headswap.train.run import open_dataset
 from headswap.train.weights import load_pretrained, torchvision_preprocessing, write_weights
 
 IMAGENET = Preprocessing(224, 256, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -109,7 +108,7 @@ def mine(workspace):
     )
     sys.modules.pop("networks_of_mine", None)
     edit(models=["mine"], factories={"mine": "networks_of_mine:mine"})
-    edit(image={"size": "auto", "resize": "auto"}, train={"epochs": 1}, probe={"epochs": 1})
+    edit(image={"size": "auto", "resize": "auto"}, train={"epochs": 1})
     return params.load()
 
 
@@ -126,7 +125,7 @@ def test_what_a_network_sees_is_its_own_from_training_to_the_report_and_the_pred
 
     train_all()
     cell = mine.cells()[0]
-    dataset = open_dataset(cell, mine)
+    dataset = ImageDataset(preprocessing("mine", mine.image))
     inputs, _ = next(iter(dataset.val_batches()))
     assert inputs.shape[2:] == (40, 40)
     expected = headswap.load_model(f"models/{cell.name}").preprocess(

@@ -17,7 +17,7 @@ from headswap.paths import WEIGHTS
 from headswap.predict.export import export
 from headswap.predict.predict import predict
 from headswap.runs.cells import train_cell
-from headswap.train.features import write_features
+from headswap.runs.features import write_features
 from headswap.train.weights import write_weights
 
 pytestmark = [
@@ -42,8 +42,6 @@ def photographs(tmp_path_factory):
         factories={NAME: f"my_networks:{NAME}"},
         weights="imagenet",
         train={"epochs": 2, "batch_size": 4, "lr": 0.001},
-        probe={"epochs": 15, "batch_size": 4, "lr": 0.001, "lr_step": 7},
-        embed={"views": 2},
         image={"size": 224, "resize": 256},
     )
     chosen = params.load()
@@ -62,7 +60,7 @@ def best_accuracy(mode, chosen):
 
 
 def test_a_linear_probe_reaches_92_percent(photographs):
-    write_features(NAME, photographs, lambda *_: None)
+    write_features(NAME, photographs)
     assert best_accuracy("probe", photographs) >= 0.92
 
 

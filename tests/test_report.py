@@ -114,8 +114,7 @@ def test_classes_and_recipes_are_named(chosen):
         "Recipe of finetune and frozen: SGD with momentum 0.9, learning rate 0.0125, × 0.1 every "
         f"1 epoch, batches of 17, {train.epochs} epochs." in text
     )
-    same = chosen.model_copy(update={"probe": train, "train": train, "modes": ["frozen"]})
-    assert "Recipe of frozen and probe: " in report_of(same)
+    assert "in one run, to features of center crops, by logistic regression" in text
 
 
 def test_the_table_has_each_cell_with_its_figures(chosen):

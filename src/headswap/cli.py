@@ -221,16 +221,14 @@ def weights(model: Model) -> None:
 
 @stage
 def embed(model: Model) -> None:
-    """Compute the features that the linear probe is trained on."""
+    """Compute the features that the linear probe is fitted to."""
     params = _with_device(_load_current(model))
-    from headswap.progress import progress
     from headswap.runs.workers import warm_up
 
     warm_up()
-    from headswap.train.features import write_features
+    from headswap.runs.features import write_features
 
-    with progress("view", params.embed.views + 2) as on_progress:
-        write_features(model, params, on_progress)
+    write_features(model, params)
 
 
 @stage
@@ -245,7 +243,7 @@ def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `
 
 @stage
 def probe(model: Model) -> None:
-    """Train a linear probe on a model's features, with every seed."""
+    """Fit a linear probe to a model's features."""
     from headswap.params import Cell
 
     _train(Cell(model, "probe"), _load_current(model))
@@ -294,7 +292,7 @@ def _train(cell: "Cell", params: "Params") -> None:
 
     if summary := pipeline_summary(params):
         print(f"The whole pipeline: {summary}")
-    with progress("epoch", params.recipe(cell).epochs) as on_progress:
+    with progress("epoch", params.epochs(cell)) as on_progress:
         train_cell(cell, params, on_progress)
 
 

@@ -14,12 +14,15 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from headswap.errors import UserError
 from headswap.paths import OUTPUTS, SHIPPED_MANIFEST, SOURCES
@@ -290,6 +293,20 @@ def read_tensors(
         metadata = json.loads(file.metadata()["headswap"])
         names = file.keys() if only is None else only
         return {name: file.get_tensor(name) for name in names}, metadata
+
+
+def write_tensors(path: StrPath, tensors: Mapping[str, NDArray[Any]], **metadata: Any) -> None:
+    """Write NumPy's tensors and JSON-like metadata; the bytes depend on their content alone.
+
+    All metadata go into one entry, because safetensors writes several in random order.
+    """
+    text = json.dumps(metadata, sort_keys=True)
+    with atomic_write(path, SafetensorError) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+            temporary,
+            metadata={"headswap": text},
+        )
 
 
 def sha256(path: StrPath) -> str:

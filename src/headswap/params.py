@@ -113,12 +113,11 @@ class Recipe(_Section):
         return warmup_epochs
 
 
-class Embed(_Section):
-    """The augmented views of each training image whose features a linear probe is trained on."""
-
-    views: Positive
-    seed: Seed
-
+REMOVED = {
+    "probe": "a probe chooses its penalty itself now; remove probe: and the lines below it",
+    "embed": "features are of center crops alone now; remove embed: and the lines below it",
+}
+"""What to do with sections that an older ``params.yaml`` has."""
 
 Auto = Annotated[Literal["auto"], Tag("[auto]")]
 AutoOr = Discriminator(lambda value: "[auto]" if value == "auto" else NUMBER)
@@ -190,8 +189,6 @@ class Params(_Section):
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     weights: Literal["imagenet", "random"]
     train: Recipe
-    probe: Recipe
-    embed: Embed
     image: Image
     precision: Literal["float32", "bfloat16"]
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -225,15 +222,18 @@ class Params(_Section):
         return [Cell(model, *mode) for model in self.models for mode in modes]
 
     def run_seeds(self, cell: Cell) -> list[int]:
-        """Return the seeds of a cell's runs."""
-        return sorted(self.seeds) if cell.held_out is None else [0]
+        """Return the seeds of a cell's runs; a probe, in which nothing is random, is one run."""
+        is_one_run = cell.mode == "probe" or cell.held_out is not None
+        return [0] if is_one_run else sorted(self.seeds)
 
     def recipe(self, cell: Cell) -> Recipe:
-        """Return the recipe that a cell is trained with."""
-        if cell.mode == "probe":
-            return self.probe
+        """Return the recipe that a cell is trained with, which a probe is not."""
         recipe = self.recipes[cell.recipe] if cell.recipe else self.train
         return recipe.model_copy(update={"lr": cell.lr}) if cell.lr else recipe
+
+    def epochs(self, cell: Cell) -> int:
+        """Return the number of epochs of a cell's runs; the fit of a probe counts as one."""
+        return 1 if cell.mode == "probe" else self.recipe(cell).epochs
 
 
 def load(path: str | PathLike[str] = FILE) -> Params:
@@ -294,24 +294,21 @@ def _explain_yaml_error(error: Exception, text: str) -> tuple[str, str]:
 def check_round_trip() -> None:
     """Check that ``dvc exp run --set-param`` can rewrite the parameters, which `load` accepts.
 
-    It cannot where a section is an alias of another, so that both or none would change, or is
-    quoted in braces where DVC's writer leaves out quotes that are needed.
+    It cannot where a section is quoted in braces, where DVC's writer leaves out quotes that are
+    needed.
     """
     load()
-    values, tree, sections = _read(FILE, "safe"), _read(FILE, "rt"), list[Any]()
+    values, tree = _read(FILE, "safe"), _read(FILE, "rt")
     for key, section in tree.items():
-        alias = any(section is other for other in sections)
-        sections.append(section)
         try:
             is_kept = YAML(typ="safe").load(_dump({key: section})) == {key: values[key]}
         except YAMLError:
             is_kept = False
-        if alias or not is_kept:
-            effect = "would change another section, too, or nothing" if alias else "would break it"
+        if not is_kept:
             form = values if tree.fa.flow_style() else {key: values[key]}
             raise UserError(
                 f"{FILE}, line {tree.lc.key(key)[0] + 1}, {key}: `dvc exp run --set-param` "
-                f"{effect}. Write it as\n\n{_dump(form)}\nthen run: headswap check"
+                f"would break it. Write it as\n\n{_dump(form)}\nthen run: headswap check"
             )
 
 
@@ -383,6 +380,8 @@ def _describe(mistake: ErrorDetails) -> str:
     where = ".".join(map(str, [*parents, last]))
     if isinstance(last, int) and kind not in ("extra_forbidden", "invalid_key"):
         where = f"{'.'.join(map(str, parents))}, entry {last + 1}"
+    if where in REMOVED:
+        return f"{where}: {REMOVED[where]}"
     if kind in ("extra_forbidden", "invalid_key"):
         section = _section(mistake["loc"][:-1])
         close = difflib.get_close_matches(str(mistake["loc"][-1]), section.model_fields, 1)

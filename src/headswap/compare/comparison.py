@@ -130,7 +130,7 @@ def _accuracies(results: Results, cell: str) -> dict[str, float]:
         "balanced_accuracy_ci_low": balanced.low,
         "balanced_accuracy_ci_high": balanced.high,
         "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
-        "val_loss_last_mean": last_losses[best["seed"].unique()].mean(),
+        "val_loss_last_mean": last_losses.reindex(best["seed"].unique()).mean(),
     }
 
 

@@ -113,7 +113,7 @@ def recipes(results: Results) -> dict[str, list[str]]:
     """Return the recipes in words, each with the modes that are trained with it."""
     found: dict[str, list[str]] = {}
     for cell in results.cells.values():
-        if cell.model == results.params.models[0]:
+        if cell.model == results.params.models[0] and cell.mode != "probe":
             text = describe_recipe(results.params.recipe(cell))
             found.setdefault(text, []).append(cell.listed_as)
     return found

@@ -92,14 +92,23 @@ class Results:
     def weighted_correct(self, weights: Mapping[str, float], which: Epoch = "best") -> Array:
         """Return a weighted sum of several cells' correct predictions, shape (replicates, images).
 
-        The replicates are those of the seeds that all of the cells finished, maybe none.
+        The replicates are those of the seeds that all of the cells finished, maybe none; the one
+        run of a probe stands for each.
         """
         correct = {cell: self.correct[cell, which] for cell in weights}
-        seeds = sorted(set.intersection(*(set(of_cell.index) for of_cell in correct.values())))
+        single = {cell for cell in weights if self._is_one_run(cell)}
+        shared = [set(correct[cell].index) for cell in weights.keys() - single or single]
+        seeds = sorted(set.intersection(*shared))
         if not seeds:
             return np.empty((0, 0))
-        values = {cell: correct[cell].loc[seeds].to_numpy(float) for cell in weights}
+        values = {
+            cell: (correct[cell] if cell in single else correct[cell].loc[seeds]).to_numpy(float)
+            for cell in weights
+        }
         return np.sum([weight * values[cell] for cell, weight in weights.items()], axis=0)
+
+    def _is_one_run(self, cell: str) -> bool:
+        return self.cells[cell].mode == "probe" and len(self.correct[cell, "last"]) == 1
 
     def replicate_prior(self, which: Epoch = "best", without: str | None = None) -> Array | None:
         """Return what the cells say about the replicates (see `variance`), maybe all but one."""
@@ -148,7 +157,8 @@ def read_results(params: Params) -> Results:
         path = CURVES / f"{cell}.csv"
         with explain_damage(path, _remedy(path)):
             drawn = set(curves["seed"][curves["cell"] == cell])
-            if absent := sorted(set(of_cell["seed"]) - drawn):
+            absent = sorted(set(of_cell["seed"]) - drawn)
+            if absent and cells[cell].mode != "probe":
                 raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
     _check_images(predictions)
     return Results(

@@ -64,11 +64,14 @@ class Index:
         labels = {label: place for place, label in enumerate(self.classes)}
         return [labels[row.label] for row in self.rows if row.split == split]
 
+    def groups(self, split: str) -> list[str]:
+        """Return the groups of a split's images, in the order of `names`."""
+        return [row.group for row in self.rows if row.split == split]
+
     @property
     def quarters(self) -> dict[str, int]:
         """For each training image which quarter of them it is in, from 0 to 3."""
-        train = [row for row in self.rows if row.split == "train"]
-        parts = folds([row.label for row in train], QUARTERS, 0, [row.group for row in train])
+        parts = folds(self.labels("train"), QUARTERS, 0, self.groups("train"))
         return dict(zip(self.names["train"], parts.tolist(), strict=True))
 
     def hold_out(self, quarter: int) -> "Index":

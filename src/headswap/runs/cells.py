@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +24,7 @@ from headswap.runs.store import (
     run_folder,
 )
 from headswap.runs.tuning import describe_choice, log_losses, planned, tuned
-from headswap.runs.workers import TRAIN_RUN, Task
+from headswap.runs.workers import TRAIN_RUN, Task, run_here
 
 
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
@@ -35,10 +36,13 @@ def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     cell = tuned(cell, params)
     key = cache_key(cell, params)
     if tasks := unfinished_runs(cell, params, key):
-        from headswap.runs.cluster import run_parallel  # Dask, which takes long to import
+        if cell.mode == "probe":  # a second of work, which needs neither Dask nor torch
+            run_here(tasks[0], partial(on_progress, tasks[0].name))
+        else:
+            from headswap.runs.cluster import run_parallel
 
-        run_parallel(tasks, on_progress)
-    write_outputs(cell, params, [run_folder(cell, key, seed) for seed in sorted(params.seeds)])
+            run_parallel(tasks, on_progress)
+    write_outputs(cell, params, [run_folder(cell, key, seed) for seed in params.run_seeds(cell)])
 
 
 def unfinished_trials(cell: Cell, params: Params) -> list[Task]:
@@ -59,7 +63,7 @@ def unfinished_runs(cell: Cell, params: Params, key: dict[str, Any]) -> list[Tas
     if len(seeds) == len(folders) and (changes := changes_since_last_run(cell, key)):
         unused = f"the finished runs in {RUNS / cell.name} are not used"
         console.print(f"{cell.name}: {unused}: {'; '.join(changes)}.")
-    memory, epochs = expected_memory(cell), params.recipe(cell).epochs
+    memory, epochs = expected_memory(cell), params.epochs(cell)
     return [
         Task(f"{cell.name} seed {seed}", TRAIN_RUN, (cell, params, seed, key), memory, epochs)
         for seed in seeds

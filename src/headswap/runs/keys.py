@@ -1,6 +1,7 @@
 """The cache key of a run: all that its result depends on, except the seed."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,23 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
 
     Raises a UserError if images, weights or features are missing.
     """
-    file, packages = f"{cell.model}.safetensors", dict[str, str]()
+    file = f"{cell.model}.safetensors"
+    parameters: dict[str, Any]
+    packages: Iterable[str]
     if cell.mode == "probe":
-        parameters = {}
+        parameters, packages = {}, ("numpy", "scipy")
         inputs = {"embeddings": file_digest(EMBEDDINGS / file)}
     else:
-        parameters = {"image": asdict(preprocessing(cell.model, params.image))}
+        parameters = {
+            "recipe": params.recipe(cell).model_dump(),
+            "image": asdict(preprocessing(cell.model, params.image)),
+        }
         inputs = {"images": read_index().digest, "weights": file_digest(WEIGHTS / file)}
         packages = weights_packages(cell.model)
     if cell.held_out is not None:
         inputs["held_out"] = digest(read_index().hold_out(cell.held_out).names["val"])
     return {
         "cell": cell.name,
-        "recipe": params.recipe(cell).model_dump(),
         "precision": params.precision,
         "device": params.device,
         **parameters,

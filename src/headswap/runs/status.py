@@ -64,7 +64,7 @@ def _is_compared(params: Params) -> bool:
     """Return whether the comparison has all cells of the parameters, with all of their seeds."""
     with contextlib.suppress(*UNREADABLE):
         seeds = {row["cell"]: int(row["seeds"]) for row in read_csv(METRICS / "comparison.csv")}
-        return seeds == {cell.name: len(params.seeds) for cell in params.cells()}
+        return seeds == {cell.name: len(params.run_seeds(cell)) for cell in params.cells()}
     return False
 
 
@@ -101,7 +101,7 @@ def _dvc_at_work() -> str:
 
 
 def _cell_status(cell: Cell, params: Params) -> _CellStatus:
-    missing, epochs, runs = _missing(cell), params.recipe(cell).epochs, len(params.run_seeds(cell))
+    missing, epochs, runs = _missing(cell), params.epochs(cell), len(params.run_seeds(cell))
     if missing:
         return _CellStatus(cell, missing, epochs, [0] * runs, 0, 0, None)
     done, seconds, finished, running = [], [], 0, 0

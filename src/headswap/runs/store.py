@@ -154,6 +154,5 @@ def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
         with contextlib.suppress(*UNREADABLE):
             run = read_json(path)
             changes = differences({name: run.get(name) for name in key}, key)
-            section = "probe." if cell.mode == "probe" else "train."
-            return [change.replace("recipe.", section) for change in changes]
+            return [change.replace("recipe.", "train.") for change in changes]
     return []

@@ -23,6 +23,8 @@ from headswap.progress import OnProgress
 WORKERS = "HEADSWAP_WORKERS"
 TRAIN_RUN = "headswap.train.run:train_run"
 """The function that trains a run. Named, since this process does not need torch."""
+PRELOADED = ["headswap.train.features", "headswap.train.training"]
+"""What the server that workers are forked from imports: torch, and all that uses it."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Of a worker: the number of threads changes the order of sums, and so the result."""
 RESTARTS = 2
@@ -94,7 +96,7 @@ def warm_up() -> None:
     os.environ.update(ENVIRONMENT)
     if worker_count() == 0:
         return
-    multiprocessing.set_forkserver_preload([TRAIN_RUN.partition(":")[0]])
+    multiprocessing.set_forkserver_preload(PRELOADED)
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
         folder, tempfile.tempdir = tempfile.tempdir, "/tmp"
         util.get_temp_dir()  # creates the folder in which this process keeps its sockets

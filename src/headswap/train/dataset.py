@@ -1,6 +1,6 @@
-"""What a network is trained on: photographs as batches of normalised tensors, or their features."""
+"""What a network is trained on: photographs, as batches of normalised tensors."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -10,7 +10,6 @@ from headswap.errors import UserError
 from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.images.reading import UnreadableImage, read_image
-from headswap.io import read_tensors
 from headswap.paths import IMAGES
 from headswap.train.seeds import generator, seeded
 
@@ -52,20 +51,10 @@ class ImageDataset:
             views = [self._val[index] for index in indices.tolist()]
             yield self._normalize(views), self.labels["val"][indices]
 
-    def center_cropped_train_batches(self) -> Iterator[torch.Tensor]:
-        """Yield the training images as `val_batches` yields validation images, without labels."""
-        for indices in torch.arange(len(self._train)).split(EVALUATION_BATCH):
-            yield self._normalize([self._crop(self._train[index]) for index in indices.tolist()])
-
-    def augmented_batches(self, seed: int, number: int) -> Iterator[torch.Tensor]:
-        """Yield one augmented view of each training image, in the order of their names."""
-        for indices in torch.arange(len(self._train)).split(EVALUATION_BATCH):
-            yield self._normalize([self.augmented_view(i, seed, number) for i in indices.tolist()])
-
     def augmented_view(self, index: int, seed: int, number: int) -> torch.Tensor:
         """Return an augmented view of a training image: uint8, shape (3, size, size).
 
-        It depends only on the image, `seed` and `number` (the epoch or the view).
+        It depends only on the image, `seed` and `number` (the epoch).
         """
         with seeded(seed, "augmentation", number, index):
             return self._augment(self._train[index])
@@ -80,7 +69,7 @@ class ImageDataset:
 class ImageCache:
     """Decoded images by index; those that do not fit are decoded at each access.
 
-    Speed: saves 4 to 18 % of an epoch of every cell, 9 to 40 % of a probe's features.
+    Speed: saves 4 to 18 % of an epoch of every cell.
     """
 
     def __init__(
@@ -106,35 +95,10 @@ class ImageCache:
         return image
 
 
-class FeatureDataset:
-    """The features of a data set, from a file that `features.write_features` wrote."""
-
-    def __init__(self, path: Path):
-        tensors, metadata = read_tensors(path, "pt")
-        self.classes: list[str] = metadata["classes"]
-        self.names: dict[str, list[str]] = metadata["names"]
-        self.backbone = metadata["backbone"]
-        """Its complexity without a head (see `complexity.measure_complexity`)."""
-        self.labels = {"train": tensors["train_labels"], "val": tensors["val_labels"]}
-        # Copied out of the mapped file: the order of MKL's sums depends on a tensor's alignment.
-        self._train, self._val = tensors["train"], tensors["val"].clone()
-        self.features = self._val.shape[1]
-
-    def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
-        """Yield the batches of an epoch, each image in a random one of its augmented views."""
-        views, images, _ = self._train.shape
-        order = torch.randperm(images, generator=generator(seed, "order", epoch))
-        random = generator(seed, "augmentation", epoch)
-        view = torch.randint(views, (images,), generator=random)
-        for indices in order.split(batch_size):
-            yield self._train[view[indices], indices], self.labels["train"][indices]
-
-    def val_batches(self) -> Batches:
-        """Yield the validation images in one batch."""
-        yield self._val, self.labels["val"]
-
-
-Dataset = ImageDataset | FeatureDataset
+def center_cropped(paths: Iterable[Path], values: Preprocessing) -> torch.Tensor:
+    """Return a batch of photographs, prepared as those that a network is validated on."""
+    crop = center_crop(values)
+    return normalize([crop(_decode(path)) for path in paths], values)
 
 
 def decode(path: Path) -> torch.Tensor:

@@ -15,7 +15,7 @@ from headswap.errors import UserError
 from headswap.params import Recipe
 from headswap.progress import OnProgress
 from headswap.train.checkpoint import History, load_checkpoint, save_checkpoint
-from headswap.train.dataset import Batches, Dataset
+from headswap.train.dataset import Batches, ImageDataset
 from headswap.train.devices import Stopwatch
 from headswap.train.networks import cast_frozen_weights
 from headswap.train.recipe import make_loss, make_optimizer, make_schedule
@@ -26,7 +26,7 @@ from headswap.train.speed.validation import CachedValidation
 
 def train(
     network: nn.Module,
-    dataset: Dataset,
+    dataset: ImageDataset,
     recipe: Recipe,
     seed: int,
     *,
@@ -178,7 +178,7 @@ def make_autocast(precision: str, device: str) -> torch.autocast:
 @torch.no_grad()
 def check_batches(
     network: nn.Module,
-    dataset: Dataset,
+    dataset: ImageDataset,
     batch_size: int,
     autocast: AbstractContextManager[Any],
     device: str,

@@ -4,13 +4,13 @@ from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from headswap.params import Recipe
-from headswap.train.dataset import Dataset
+from headswap.train.dataset import ImageDataset
 
 WARMUP_START = 0.01
 """The learning rate's factor in the first epoch of a warm-up, as in torchvision's references."""
 
 
-def make_loss(recipe: Recipe, dataset: Dataset) -> nn.Module:
+def make_loss(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
     """Return cross-entropy; balanced weights are n / (classes * images of the class)."""
     weights = None
     if recipe.class_weights == "balanced":

@@ -1,0 +1,73 @@
+"""What a run trains: a pretrained network with a new head, all of it or the head alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from headswap.images.preprocessing import preprocessing
+from headswap.params import Cell, Params
+from headswap.progress import OnProgress
+from headswap.runs.record import TRAINED
+from headswap.runs.store import with_progress_file
+from headswap.train.checkpoint import trainable_state
+from headswap.train.complexity import measure_complexity
+from headswap.train.dataset import ImageDataset
+from headswap.train.loop import train
+from headswap.train.networks import freeze_all_but, new_head, replace_layer
+from headswap.train.seeds import generator
+from headswap.train.weights import load_pretrained, save_tensors
+
+
+def train_network(
+    cell: Cell, params: Params, seed: int, folder: Path, on_progress: OnProgress
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Train a network; return what ``run.json`` says of it, and the seconds of each epoch.
+
+    While it is trained, the run's folder holds a checkpoint and ``progress.json``; then, unless it
+    diverged, what was trained, and the probabilities at the best and the last epoch.
+    """
+    torch.set_num_threads(1)  # as many change the order of sums, and so the result
+    dataset = ImageDataset(preprocessing(cell.model, params.image), held_out=cell.held_out)
+    network = build_network(cell, params, len(dataset.classes), seed)
+    complexity = {
+        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        **measure_complexity(network, dataset.preprocessing.size),
+    }
+    history = train(
+        network,
+        dataset,
+        params.recipe(cell),
+        seed,
+        precision=params.precision,
+        device=params.device,
+        checkpoint=folder / "checkpoint.pt",
+        on_progress=with_progress_file(folder, on_progress),
+    )
+    epochs = {"best": history.best, "last": history.last}
+    if history.diverged is None:
+        save_tensors(folder / TRAINED, trainable_state(network))
+        probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
+        save_tensors(folder / "probabilities.safetensors", probabilities)
+    record = {
+        "complexity": complexity,
+        "diverged": history.diverged,
+        **{
+            which: {name: epoch[name] for name in ("epoch", "accuracy")} if epoch else None
+            for which, epoch in epochs.items()
+        },
+        "curves": history.curves,
+    }
+    return record, history.seconds
+
+
+def build_network(cell: Cell, params: Params, classes: int, seed: int) -> nn.Module:
+    """Build the network of a run, with a new head."""
+    network, head = load_pretrained(cell.model, params)
+    network.requires_grad_(True)  # a factory may have frozen it
+    features: Any = network.get_submodule(head).in_features
+    replace_layer(network, head, new_head(features, classes, generator(seed, "head")))
+    if cell.mode == "frozen":
+        freeze_all_but(network, head)
+    return network
