@@ -178,7 +178,7 @@ def test_a_cell_with_one_run_diverged_keeps_the_time_and_weights_of_the_others(p
     timing["revision"] = "another"
     files.write_json(first / "run.json", run)
     files.write_json(first / "timing.json", timing)
-    write_outputs(params.Cell("tiny", "finetune"), params.load(), [first, second])
+    write_outputs(params.Cell("tiny", "finetune"), params.load())
     written = read_json("metrics/timing/tiny-finetune.json")
     assert len(written["seconds_per_run"]) == 1 and written["seconds_per_run_mean"] < 900
     assert "another" in written["revision"] and len(written["revision"]) == 2

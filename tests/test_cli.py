@@ -71,7 +71,7 @@ def test_a_network_without_a_head_is_refused_before_anything_is_written(workspac
 
 
 def test_check_counts_the_cells(workspace):
-    assert "3 cells, 2 seeds each" in headswap("check")[0]
+    assert "3 cells, 2 seeds, 5 runs" in headswap("check")[0]
 
 
 def test_manifest_lists_the_files_that_it_left_out(workspace):

@@ -118,7 +118,9 @@ def check() -> None:
     resolve_device(params.device)
     worker_count()
     seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
-    print(f"params.yaml is correct: {len(params.cells())} cells, {seeds} each.")
+    folds = f" of {params.dataset.folds} folds" * bool(params.dataset.folds)
+    runs = sum(len(params.runs(cell)) for cell in params.cells())
+    print(f"params.yaml is correct: {len(params.cells())} cells, {seeds}{folds}, {runs} runs.")
 
 
 @stage

@@ -4,7 +4,7 @@ import difflib
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from os import PathLike
 from pathlib import Path
@@ -72,11 +72,21 @@ def _literal(text: str) -> str:
 Text = Annotated[str, Field(min_length=1), AfterValidator(_literal)]
 
 
+def _at_least_two(folds: int) -> int:
+    if folds == 1:
+        raise ValueError("must be 2 or more, or 0 for the manifest's split")
+    return folds
+
+
 class Dataset(_Section):
-    """Where the images come from, and the manifest that they are compared with."""
+    """Where the images come from, the manifest that they are compared with, and their use.
+
+    ``folds`` is the number of parts of a cross-validation; 0: the manifest's split.
+    """
 
     url: Text
     manifest: Text
+    folds: Annotated[int, Field(ge=0), AfterValidator(_at_least_two)] = 0
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -143,6 +153,8 @@ class Image(_Section):
 
 
 Mode = Literal["finetune", "frozen", "probe"]
+ALL = -1
+"""No fold is left out: all photographs are trained on."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,8 @@ class Cell:
     """Its name under ``recipes``; empty for ``train``."""
     lr: float | None = None
     """The learning rate of a recipe that lists several; None before it is chosen."""
+    fold: int | None = None
+    """The fold of a cross-validation that is left out, or `ALL`; None on the manifest's split."""
     held_out: int | None = None
     """The quarter of the training images that `lr` is tried on; None where it is used."""
 
@@ -222,9 +236,22 @@ class Params(_Section):
         return [Cell(model, *mode) for model in self.models for mode in modes]
 
     def run_seeds(self, cell: Cell) -> list[int]:
-        """Return the seeds of a cell's runs; a probe, in which nothing is random, is one run."""
-        is_one_run = cell.mode == "probe" or cell.held_out is not None
-        return [0] if is_one_run else sorted(self.seeds)
+        """Return the seeds of a cell's replicates.
+
+        A probe, in which only the folds are random, is one run without them.
+        """
+        return [0] if cell.mode == "probe" and not self.dataset.folds else sorted(self.seeds)
+
+    def runs(self, cell: Cell) -> list[tuple[Cell, int]]:
+        """Return a cell's runs with their seeds.
+
+        In a cross-validation each leaves out a fold, and the last one, whose network is kept, none.
+        """
+        seeds, folds = self.run_seeds(cell), range(self.dataset.folds)
+        if not folds:
+            return [(cell, seed) for seed in seeds]
+        of_folds = [(replace(cell, fold=fold), seed) for seed in seeds for fold in folds]
+        return [*of_folds, (replace(cell, fold=ALL), seeds[0])]
 
     def recipe(self, cell: Cell) -> Recipe:
         """Return the recipe that a cell is trained with, which a probe is not."""

@@ -68,6 +68,14 @@ class Index:
         """Return the groups of a split's images, in the order of `names`."""
         return [row.group for row in self.rows if row.split == split]
 
+    def leave_out(self, fold: int, of: int, seed: int) -> "Index":
+        """Return an index that validates on one of so many folds of all images, or on none."""
+        rows = self.rows
+        parts = folds([row.label for row in rows], of, seed, [row.group for row in rows])
+        splits = ("val" if part == fold else "train" for part in parts)
+        pairs = zip(rows, splits, strict=True)
+        return Index(self.folder, [row._replace(split=split) for row, split in pairs])
+
     @property
     def quarters(self) -> dict[str, int]:
         """For each training image which quarter of them it is in, from 0 to 3."""

@@ -101,17 +101,10 @@ def _join(model: str, params: Params, key: dict[str, Any]) -> None:
     """Join the parts into one file, and sum their times."""
     index = read_index()
     parts, metadata = zip(*map(read_tensors, _parts(model, key)), strict=True)
-    features = np.concatenate([part["features"] for part in parts])
-    tensors = {}
-    for split in index.names:
-        tensors[split] = features[[row.split == split for row in index.rows]]
-        tensors[f"{split}_labels"] = np.array(index.labels(split))
     write_tensors(
         EMBEDDINGS / f"{model}.safetensors",
-        tensors,
-        classes=index.classes,
-        names=index.names,
-        groups=index.groups("train"),
+        {"features": np.concatenate([part["features"] for part in parts])},
+        rows=[row[:4] for row in index.rows],
         inputs=describe_inputs(model, params.image, key["images"], key["weights"]),
         backbone=metadata[0]["backbone"],
     )

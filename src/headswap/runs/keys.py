@@ -1,4 +1,4 @@
-"""The cache key of a run: all that its result depends on, except the seed."""
+"""The cache key of a run: all that its result depends on, except seed and fold."""
 
 import functools
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from headswap.runs.provenance import versions
 
 
 def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
-    """Return all that the results of a cell's runs depend on, except the seed: JSON-like.
+    """Return all that the results of a cell's runs depend on, except seed and fold: JSON-like.
 
     Raises a UserError if images, weights or features are missing.
     """
@@ -32,8 +32,10 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
         }
         inputs = {"images": read_index().digest, "weights": file_digest(WEIGHTS / file)}
         packages = weights_packages(cell.model)
-    if cell.held_out is not None:
-        inputs["held_out"] = digest(read_index().hold_out(cell.held_out).names["val"])
+    if params.dataset.folds:
+        parameters["folds"] = params.dataset.folds
+    if cell.mode != "probe" and (params.dataset.folds or cell.held_out is not None):
+        inputs["groups"] = digest([row.group for row in read_index().rows])
     return {
         "cell": cell.name,
         "precision": params.precision,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from headswap.errors import UserError
 from headswap.params import Cell, Params
-from headswap.runs.cells import unfinished_runs, unfinished_trials
+from headswap.runs.cells import task_name, unfinished_runs
 from headswap.runs.keys import cache_key
 from headswap.runs.store import (
     expected_seconds,
@@ -18,7 +18,7 @@ from headswap.runs.store import (
     runs_folder,
     runs_root,
 )
-from headswap.runs.tuning import planned, tuned
+from headswap.runs.tuning import planned_runs, planned_trials
 from headswap.runs.workers import Task
 
 
@@ -63,12 +63,11 @@ def queued_runs(cells: list[Cell], params: Params) -> tuple[list[Task], list[str
     seconds = fill_missing_seconds({cell: expected_seconds(cell) for cell in cells})
     first, others, waiting = list[Task](), list[Task](), list[str]()
     for cell in cells:
-        if runs := unfinished_trials(cell, params):
+        if runs := unfinished_runs(planned_trials(cell, params), params):
             first += [replace(run, seconds=seconds[cell]) for run in runs]
-            waiting += [f"{cell.name} seed {seed}" for seed in params.run_seeds(cell)]
+            waiting += [task_name(run, seed) for run, seed in params.runs(cell)]
         else:
-            chosen = tuned(cell, params)
-            runs = unfinished_runs(chosen, params, cache_key(chosen, params))
+            runs = unfinished_runs(planned_runs(cell, params), params)
             others += [replace(run, seconds=seconds[cell]) for run in runs]
     return first + others, waiting
 
@@ -78,8 +77,11 @@ def unused_folders(params: Params) -> list[Path]:
 
     Parts of features that an interrupted `embed` left count as used while their model is listed.
     """
-    cells = [run for cell in params.cells() for run in planned(cell, params)]
-    used = {runs_folder(cell, cache_key(cell, params)) for cell in cells}
+    used = {
+        runs_folder(run, cache_key(run, params))
+        for cell in params.cells()
+        for run, _ in planned_trials(cell, params) + planned_runs(cell, params)
+    }
     for model in params.models:
         used |= set(runs_root().glob(f"{model}-embed/*/"))
     return sorted(set(runs_root().glob("*/*/")) - used)

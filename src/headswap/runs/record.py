@@ -1,12 +1,15 @@
 """The record of a cell in ``models/<cell>/model.json``: all that using it needs."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from headswap.images.index import Index
 from headswap.images.preprocessing import preprocessing
 from headswap.io import read_tensors
-from headswap.params import Cell, Image
-from headswap.paths import EMBEDDINGS, WEIGHTS
+from headswap.params import Cell, Image, Params
+from headswap.paths import WEIGHTS
+from headswap.runs.store import read_features
 
 RECORD = "model.json"
 TRAINED = "trained.safetensors"
@@ -29,53 +32,26 @@ def describe_inputs(model: str, image: Image, images: str, weights: str) -> dict
     }
 
 
-def cell_record(
-    cell: Cell, image: Image, classes: list[str], counts: dict[str, int], runs: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the record of a cell, JSON-like; ``kept`` is the run to use, None if all diverged."""
+def cell_record(cell: Cell, params: Params, index: Index, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the record of a cell says, JSON-like, besides its runs; `run` is one of them."""
     if cell.mode == "probe":
-        _, features = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors", only=())
-        inputs = features["inputs"]
+        inputs = read_features(cell.model)[2]["inputs"]
     else:
-        digests = runs[0]["inputs"]
-        inputs = describe_inputs(cell.model, image, digests["images"], digests["weights"])
-    kept = runs_with_weights(cell, runs)
+        digests = run["inputs"]
+        inputs = describe_inputs(cell.model, params.image, digests["images"], digests["weights"])
     needs = None
     if cell.mode != "finetune":
         file = inputs["backbone"]["file"]
         needs = f"the backbone's {file}, in this folder or in the project's {WEIGHTS.as_posix()}"
+    folds = params.dataset.folds
+    counts = {split: len(index.rows if folds else names) for split, names in index.names.items()}
     return {
         "cell": cell.name,
         "mode": cell.mode,
         **inputs,
         "needs": needs,
-        "classes": classes,
+        "classes": index.classes,
         "counts": counts,
-        **{key: runs[0][key] for key in ("recipe", "precision", "versions")},
-        "runs": [
-            {
-                **{key: run[key] for key in ("seed", "diverged", "best", "last")},
-                "weights": weights_file(run) if run in kept else None,
-            }
-            for run in runs
-        ],
-        "kept": {
-            "seed": kept[0]["seed"],
-            "epoch": kept[0]["last"]["epoch"],
-            "weights": weights_file(kept[0]),
-            "why": "the one with the lowest seed, at its last epoch",
-        }
-        if kept
-        else None,
+        **({"folds": folds} if folds else {}),
+        **{key: run[key] for key in ("recipe", "precision", "versions")},
     }
-
-
-def runs_with_weights(cell: Cell, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the runs whose trained tensors a cell's folder has: all finished, or the first."""
-    finished = [run for run in runs if run["diverged"] is None]
-    return finished[:1] if cell.mode == "finetune" else finished
-
-
-def weights_file(run: dict[str, Any]) -> str:
-    """Return the name of the file of a run's trained tensors in the cell's folder."""
-    return f"run-{run['seed']}.safetensors"

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from headswap.runs.store import (
     fill_missing_seconds,
     is_finished,
     run_folder,
+    run_name,
 )
-from headswap.runs.tuning import planned
+from headswap.runs.tuning import planned_runs, planned_trials
 from headswap.runs.workers import worker_count
 
 
@@ -101,16 +102,14 @@ def _dvc_at_work() -> str:
 
 
 def _cell_status(cell: Cell, params: Params) -> _CellStatus:
-    missing, epochs, runs = _missing(cell), params.epochs(cell), len(params.run_seeds(cell))
+    missing, epochs, runs = _missing(cell), params.epochs(cell), len(params.runs(cell))
     if missing:
         return _CellStatus(cell, missing, epochs, [0] * runs, 0, 0, None)
     done, seconds, finished, running = [], [], 0, 0
-    planned_runs = [
-        (run, cache_key(run, params), seed)
-        for run in planned(cell, params)
-        for seed in params.run_seeds(run)
-    ]
-    for run, key, seed in planned_runs:
+    keys = dict[Cell, dict[str, Any]]()
+    for run, seed in planned_trials(cell, params) + planned_runs(cell, params):
+        whole = replace(run, fold=None)
+        key = keys[whole] = keys.get(whole) or cache_key(whole, params)
         folder, of_run = run_folder(run, key, seed), 0
         # The files of a run may vanish or change while they are read.
         with contextlib.suppress(*UNREADABLE):
@@ -137,7 +136,7 @@ def _missing(cell: Cell) -> list[str]:
 
 def _is_collected(cell: Cell, key: dict[str, Any], seed: int) -> bool:
     """Return whether a run is in ``models/``, where a clone that pulled the results has it."""
-    path = MODELS / cell.name / f"run-{seed}.json"
+    path = MODELS / cell.name / f"run-{run_name(cell, seed)}.json"
     return path.exists() and key.items() <= read_json(path).items()
 
 

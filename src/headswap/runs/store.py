@@ -1,4 +1,7 @@
-"""Where runs are kept: in ``runs/<cell>/<digest of the cache key>/seed-<seed>/``."""
+"""Where runs are kept: in ``runs/<cell>/<digest of the cache key>/seed-<seed>/``.
+
+In a cross-validation those of a seed are in ``fold-<fold>/`` and ``all/`` below that.
+"""
 
 import contextlib
 import json
@@ -8,9 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from headswap.io import atomic_write, digest, read_json, sha256
-from headswap.params import Cell
-from headswap.paths import RUNS, WEIGHTS
+import numpy as np
+from numpy.typing import NDArray
+
+from headswap.images.index import Index, Row
+from headswap.io import atomic_write, digest, read_json, read_tensors, sha256
+from headswap.params import ALL, Cell, Params
+from headswap.paths import EMBEDDINGS, IMAGES, RUNS, WEIGHTS
 from headswap.progress import OnProgress
 from headswap.snapshot import differences
 
@@ -46,7 +53,37 @@ def runs_folder(cell: Cell, key: dict[str, Any]) -> Path:
 
 def run_folder(cell: Cell, key: dict[str, Any], seed: int) -> Path:
     """Return the folder of one run."""
-    return runs_folder(cell, key) / f"seed-{seed}"
+    return runs_folder(cell, key) / f"seed-{seed}" / part_name(cell)
+
+
+def part_name(cell: Cell) -> str:
+    """Return what a run leaves out, as in its folder; empty on the manifest's split."""
+    if cell.fold is None:
+        return ""
+    return "all" if cell.fold == ALL else f"fold-{cell.fold}"
+
+
+def read_features(model: str) -> tuple[NDArray[np.float32], Index, dict[str, Any]]:
+    """Return a network's features, shape (images, features), which images these are, and more.
+
+    The metadata have ``inputs``, what the features are made from, and the ``backbone``.
+    """
+    tensors, metadata = read_tensors(EMBEDDINGS / f"{model}.safetensors")
+    unknown: Any = (0, 0, 0, "", "")  # width, height, bytes and digests
+    rows = [Row(*of_image, *unknown) for of_image in metadata["rows"]]
+    return tensors["features"], Index(IMAGES, rows), metadata
+
+
+def run_name(cell: Cell, seed: int) -> str:
+    """Return the name of a run in its cell's model folder, such as ``0`` or ``0-fold-1``."""
+    return "-".join(filter(None, (str(seed), part_name(cell))))
+
+
+def index_of_run(index: Index, cell: Cell, params: Params, seed: int) -> Index:
+    """Return which images a run trains and validates on, and no others."""
+    if cell.fold is not None:
+        index = index.leave_out(cell.fold, params.dataset.folds, seed)
+    return index if cell.held_out is None else index.hold_out(cell.held_out)
 
 
 def is_finished(folder: Path) -> bool:
@@ -65,7 +102,7 @@ def find_damage(folder: Path) -> list[str]:
         return []
     try:
         run = read_json(folder / "run.json")
-        expected, epochs = run["files"], len(run["curves"]) // 2
+        expected, epochs = run["files"], len({epoch for epoch, *_ in run["curves"]})
     except UNREADABLE:
         was_written = [*folder.glob("*.safetensors"), *folder.glob("timing.json")]
         return ["run.json"] if was_written else []
@@ -103,7 +140,7 @@ def with_progress_file(folder: Path, on_progress: OnProgress) -> OnProgress:
 def values_of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float]:
     """Compute a value from each ``timing.json`` of a cell, whatever its parameters and version."""
     found = []
-    for path in (runs_root() / cell.name).glob("*/seed-*/timing.json"):
+    for path in (runs_root() / cell.name).glob("*/seed-*/**/timing.json"):
         with contextlib.suppress(*UNREADABLE):
             found.append(value(read_json(path)))
     return found
@@ -149,7 +186,7 @@ def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
 
     Such as ``train.lr was 0.01, is 0.02`` or ``other code``; nothing if there is no finished run.
     """
-    finished = (runs_root() / cell.name).glob("*/seed-*/run.json")
+    finished = (runs_root() / cell.name).glob("*/seed-*/**/run.json")
     for path in sorted(finished, key=lambda path: path.stat().st_mtime, reverse=True):
         with contextlib.suppress(*UNREADABLE):
             run = read_json(path)

@@ -7,10 +7,9 @@ import torch
 from torchvision.transforms import v2
 
 from headswap.errors import UserError
-from headswap.images.index import read_index
+from headswap.images.index import Index, read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.images.reading import UnreadableImage, read_image
-from headswap.paths import IMAGES
 from headswap.train.seeds import generator, seeded
 
 EVALUATION_BATCH = 32
@@ -23,18 +22,16 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 class ImageDataset:
-    """The photographs of a folder with an index, decoded once as far as memory allows."""
+    """The photographs of an index, decoded once as far as memory allows."""
 
-    def __init__(self, values: Preprocessing, folder: Path = IMAGES, held_out: int | None = None):
+    def __init__(self, values: Preprocessing, index: Index | None = None):
         self.preprocessing = values
-        index = read_index(folder)
-        if held_out is not None:
-            index = index.hold_out(held_out)
+        index = index or read_index()
         self.classes, self.names = index.classes, index.names
         self.labels = {split: torch.tensor(index.labels(split)) for split in self.names}
         self._augment = augmentation(values)
         self._crop = center_crop(values)
-        train, val = ([folder / name for name in names] for names in self.names.values())
+        train, val = ([index.folder / name for name in names] for names in self.names.values())
         self._train = ImageCache(train, _decode)
         self._val = ImageCache(val, self._decode_and_crop)
 
@@ -47,9 +44,10 @@ class ImageDataset:
 
     def val_batches(self) -> Batches:
         """Yield the validation images in batches, center-cropped, in the order of their names."""
-        for indices in torch.arange(len(self._val)).split(EVALUATION_BATCH):
-            views = [self._val[index] for index in indices.tolist()]
-            yield self._normalize(views), self.labels["val"][indices]
+        for start in range(0, len(self._val), EVALUATION_BATCH):
+            labels = self.labels["val"][start : start + EVALUATION_BATCH]
+            views = [self._val[start + place] for place in range(len(labels))]
+            yield self._normalize(views), labels
 
     def augmented_view(self, index: int, seed: int, number: int) -> torch.Tensor:
         """Return an augmented view of a training image: uint8, shape (3, size, size).

@@ -66,6 +66,7 @@ def train(
     def on_batch(trained: int) -> None:
         on_progress(len(history.seconds) + trained / sum(map(len, dataset.labels.values())))
 
+    is_validated = len(dataset.labels["val"]) > 0
     stopwatch = Stopwatch(device)
     while history.diverged is None and (epoch := len(history.seconds)) < recipe.epochs:
         (lr,) = schedule.get_last_lr()
@@ -91,7 +92,8 @@ def train(
         if math.isfinite(train_loss) and math.isfinite(val_loss):
             schedule.step()
             history.curves.append((epoch, "train", train_loss, train_accuracy))
-            history.curves.append((epoch, "val", val_loss, val_accuracy))
+            if is_validated:
+                history.curves.append((epoch, "val", val_loss, val_accuracy))
             history.last = {
                 "epoch": epoch,
                 "accuracy": val_accuracy,
@@ -104,7 +106,8 @@ def train(
         if checkpoint:
             save_checkpoint(checkpoint, network, parts, history)
         if history.diverged is None:
-            on_progress(epoch + 1, {"validation accuracy": val_accuracy, "loss": val_loss})
+            validation = {"validation accuracy": val_accuracy, "loss": val_loss}
+            on_progress(epoch + 1, validation if is_validated else {"loss": train_loss})
         else:
             on_progress(
                 epoch + 1,
@@ -157,7 +160,7 @@ def evaluate(
     """Evaluate a network in eval mode.
 
     Return loss and accuracy, means over the images; and the probabilities, float32 on the CPU,
-    shape (images, classes).
+    shape (images, classes). Without images loss and accuracy are 0.
     """
     network.eval()
     outputs, labels = [], []
@@ -165,6 +168,8 @@ def evaluate(
         for batch, batch_labels in batches:
             outputs.append(network(batch.to(device)).float().cpu())
             labels.append(batch_labels)
+    if not outputs:
+        return 0.0, 0.0, torch.empty(0, 1)
     all_outputs, all_labels = torch.cat(outputs), torch.cat(labels)
     accuracy = (all_outputs.argmax(1) == all_labels).double().mean().item()
     return cross_entropy(all_outputs, all_labels).item(), accuracy, all_outputs.softmax(1)

@@ -13,11 +13,11 @@ from scipy import linalg, optimize, special
 from threadpoolctl import threadpool_limits
 
 from headswap.images.folds import folds
-from headswap.io import read_tensors, write_tensors
+from headswap.io import write_tensors
 from headswap.params import Cell, Params
-from headswap.paths import EMBEDDINGS
 from headswap.progress import OnProgress
 from headswap.runs.record import TRAINED
+from headswap.runs.store import index_of_run, read_features
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -62,21 +62,22 @@ def train_probe(
     last epoch of a probe are the same.
     """
     start, wall = time.process_time(), time.perf_counter()
-    tensors, metadata = read_tensors(EMBEDDINGS / f"{cell.model}.safetensors")
-    features, labels = tensors["val"], tensors["val_labels"]
-    classes, backbone = len(metadata["classes"]), metadata["backbone"]
-    groups = metadata["groups"]
-    fit = fit_probe(tensors["train"], tensors["train_labels"], classes, seed, groups)
+    features, index, metadata = read_features(cell.model)
+    backbone, index = metadata["backbone"], index_of_run(index, cell, params, seed)
+    train, val = (features[[row.split == split for row in index.rows]] for split in index.names)
+    labels = np.array(index.labels("train"))
+    fit = fit_probe(train, labels, len(index.classes), seed, index.groups("train"))
     fitted = time.process_time()
-    probabilities = special.softmax(features @ fit.weight.T + fit.bias, axis=1)
-    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
+    probabilities = special.softmax(val @ fit.weight.T + fit.bias, axis=1)
+    correct = probabilities.argmax(axis=1) == index.labels("val")
+    accuracy = float(correct.mean()) if len(correct) else None
     write_tensors(folder / TRAINED, {"weight": fit.weight, "bias": fit.bias})
     write_tensors(
         folder / "probabilities.safetensors", {"best": probabilities, "last": probabilities}
     )
     warning = f"C = {fit.C:g} is at an end of what is tried; one beyond may be better"
     warning *= fit.at_end_of_grid
-    on_progress(1, {"validation accuracy": accuracy}, note=warning)
+    on_progress(1, None if accuracy is None else {"validation accuracy": accuracy}, note=warning)
     trained = fit.weight.size + fit.bias.size
     record: dict[str, Any] = {
         "recipe": {

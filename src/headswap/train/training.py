@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.params import Cell, Params
 from headswap.progress import OnProgress
 from headswap.runs.record import TRAINED
-from headswap.runs.store import with_progress_file
+from headswap.runs.store import index_of_run, with_progress_file
 from headswap.train.checkpoint import trainable_state
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
@@ -29,7 +30,9 @@ def train_network(
     diverged, what was trained, and the probabilities at the best and the last epoch.
     """
     torch.set_num_threads(1)  # as many change the order of sums, and so the result
-    dataset = ImageDataset(preprocessing(cell.model, params.image), held_out=cell.held_out)
+    dataset = ImageDataset(
+        preprocessing(cell.model, params.image), index_of_run(read_index(), cell, params, seed)
+    )
     network = build_network(cell, params, len(dataset.classes), seed)
     complexity = {
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
@@ -50,11 +53,14 @@ def train_network(
         save_tensors(folder / TRAINED, trainable_state(network))
         probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
         save_tensors(folder / "probabilities.safetensors", probabilities)
+    validated = len(dataset.labels["val"]) > 0
     record = {
         "complexity": complexity,
         "diverged": history.diverged,
         **{
-            which: {name: epoch[name] for name in ("epoch", "accuracy")} if epoch else None
+            which: {"epoch": epoch["epoch"], "accuracy": epoch["accuracy"] if validated else None}
+            if epoch
+            else None
             for which, epoch in epochs.items()
         },
         "curves": history.curves,
