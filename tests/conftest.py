@@ -72,6 +72,15 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def no_heic(monkeypatch):
+    """Let HEIC be unknown, as where pillow-heif is not installed."""
+    from headswap.images import folders
+
+    without = tuple(set(folders.EXTENSIONS) - set(folders.HEIC))
+    monkeypatch.setattr(folders, "EXTENSIONS", without)
+
+
 def edit(path="params.yaml", **changes):
     """Change some parameters: ``edit(seeds=[0], train={"lr": 0.1})`` keeps all others."""
     yaml = YAML()
@@ -248,10 +257,12 @@ def headswap(*arguments, code=0):
 def index_images(folder):
     """Write the index of a folder of images, as `verify` does."""
     from headswap.data.listing import list_images
+    from headswap.data.manifest import Entry
     from headswap.data.verify import read_unpacked
     from headswap.images.index import write_index
 
-    rows, unreadable = read_unpacked(folder, list_images(folder).images)
+    images = list_images(folder).images
+    rows, unreadable = read_unpacked(images, {name: Entry(0, "") for name in images})
     assert not unreadable
     write_index(folder, rows)
 

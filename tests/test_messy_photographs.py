@@ -45,14 +45,16 @@ def prepare(*arguments):
     for command in ("check", "fetch", "verify"):
         headswap(command)
     unpacked = {p.relative_to("data/images").as_posix() for p in Path("data/images").glob("*/*/*")}
-    assert unpacked == set(read_manifest("data/photos.csv"))
+    unpacked |= {p.relative_to("data").as_posix() for p in Path("data/test").glob("*/*")}
+    listed = read_manifest("data/photos.csv").items()
+    assert unpacked == {name for name, entry in listed if not entry.left_out}
     return printed
 
 
 # Three folders
 
 
-def test_the_photographs_of_a_phone(workspace):
+def test_the_photographs_of_a_phone(workspace, no_heic):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     for number, label in enumerate(("Ameisen im Garten 🐜", unicodedata.normalize("NFD", "Größe"))):
@@ -66,8 +68,8 @@ def test_the_photographs_of_a_phone(workspace):
     write_folder({"Ameisen im Garten 🐜/🐝 groß.jpg": turned, ".nomedia": b""}, "photos")
     write_folder({"Screenshots/a.heic": HEIC}, "photos")
     refused = headswap("manifest", "photos", "--val", "0.3", code=1)
-    assert "Screenshots/ has 1 photographs and all are HEIC" in refused
-    Path("photos/Screenshots").rename("Screenshots")  # "or move the folder away"
+    assert "Screenshots/: 1 of 1 photographs are HEIC: save them as JPEG" in refused
+    Path("photos/Screenshots").rename("Screenshots")  # "or move them out"
     printed = prepare("--val", "0.3")
     assert "data/photos.csv lists 11 images." in printed and "near-duplicates (2)" in printed
     for name in (".nomedia", "Ameisen im Garten 🐜/.trash/", "Ameisen im Garten 🐜/IMG_3.HEIC"):
@@ -115,15 +117,15 @@ def test_the_network_drive_of_a_laboratory(workspace):
     Path("photos/Train/bees").rename("elsewhere")
     Path("photos/Train/bees").symlink_to(Path("elsewhere").absolute())
     refused = headswap("manifest", "photos", code=1)
-    assert "photos/Train/bees and photos/valid/Bees" in refused
+    assert "photos/Train/bees and photos/test/bees and photos/valid/Bees" in refused
     Path("photos/valid/Bees").rename("photos/valid/bees")  # "Give them the same name"
     refused = headswap("manifest", "photos", code=1)
     assert "\n  photos/Train/ants/deep.tif: 16 or 32 bits a pixel" in refused
     Path("photos/Train/ants/deep.tif").unlink()
     printed = prepare()
-    assert "data/photos.csv lists 12 images." in printed
-    assert "valid/ is taken for val/" in printed and "neither trained nor validated" in printed
-    for name in ("$RECYCLE.BIN/", "train/ants/@eaDir/", "train/bees/._0.tif"):
+    assert "data/photos.csv lists 14 images." in printed
+    assert "Train/ is taken for train/\nvalid/ is taken for val/" in printed
+    for name in ("$RECYCLE.BIN/", "Train/ants/@eaDir/", "Train/ants/._0.tif"):
         assert f"\n  {name}\n" in printed
 
 

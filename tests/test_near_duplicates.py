@@ -92,7 +92,7 @@ USED = {f"{'ants' if i % 2 else 'bees'}/{i:02d}.png" for i in range(12)} - {"ant
 
 def used_names(path="data/photos.csv"):
     entries = read_manifest(path).items()
-    return {name.partition("/")[2] for name, entry in entries if not entry.duplicate_of}
+    return {name.partition("/")[2] for name, entry in entries if not entry.left_out}
 
 
 def test_copies_are_reported_and_left_out_on_demand_and_stay_out(copies):
@@ -126,7 +126,7 @@ def test_of_images_that_are_split_already_the_copies_in_val_are_left_out(workspa
     write_folder({name: encode(image, "png") for name, image in images.items()}, "photos")
     headswap("manifest", "photos", "--drop-duplicates", "--use")
     listed = read_manifest("data/photos.csv")
-    assert listed["val/ants/1.png"].duplicate_of == "train/ants/1.png"
+    assert listed["val/ants/1.png"].left_out == "near-duplicate of train/ants/1.png"
     for stage in ("check", "fetch", "verify"):
         headswap(stage)
     assert not Path("data/images/val/ants/1.png").exists()

@@ -64,8 +64,8 @@ def test_leftovers_are_never_classes_or_images_and_are_reported(empty):
         for split in ("train", "val"):
             write_folder({f"{split}/{name}/a.jpg": IMAGES["train/ants/a.jpg"]}, "photos")
     write_folder({**IMAGES, "train/ants/Thumbs.db": b"x", "train/ants/._a.jpg": b"x"}, "photos")
-    write_folder({"train/ants/.jpg": b"x", "train/ants/more/x.jpg": b"x"}, "photos")
-    write_folder({"train/ants/x.jpg/y": b"x", "test/ants/x.jpg": b"x"}, "photos")
+    write_folder({"train/ants/.jpg": b"x", "train/ants/x.jpg/y": b"x", "x.jpg": b"x"}, "photos")
+    Path("photos/train/wasps").mkdir()
     Path("photos/train/ants/gone.jpg").symlink_to("nowhere")
     Path("elsewhere").mkdir()
     Path("photos/train/bees").rename("elsewhere/bees")
@@ -75,7 +75,13 @@ def test_leftovers_are_never_classes_or_images_and_are_reported(empty):
     told = [name for names in listing.left_out.values() for name in names]
     for name in ("train/@eaDir/", "val/.ipynb_checkpoints/", "train/ants/Thumbs.db"):
         assert name in told
-    for name in ("train/ants/.jpg", "train/ants/gone.jpg", "train/ants/x.jpg/", "test/"):
+    for name in (
+        "train/ants/.jpg",
+        "train/ants/gone.jpg",
+        "train/ants/x.jpg/y",
+        "train/wasps/",
+        "x.jpg",
+    ):
         assert name in told
 
 
@@ -132,14 +138,14 @@ def test_other_names_of_the_splits_are_taken_and_said(empty):
         ({"train/ants/b\\c.jpg": b"x"}, "has a backslash in its name: rename it"),
         ({"train/ants/b\rc.jpg": b"x"}, "has a control character in its name: rename it"),
         ({"train/ants/b\udcff.jpg": b"x"}, r"b\\xff\.jpg is not UTF-8: rename it"),
-        ({"train/wasps/a.heic": b"x"}, "all are HEIC, which cannot be read: save them as JPEG"),
+        ({"train/wasps/a.heic": b"x"}, "train/wasps/: 1 of 1 photographs are HEIC: save them"),
         (
             {"train/Ants/a.jpg": b"x"},
             "in case only: photos/train/Ants and photos/train/ants and ",
         ),
     ],
 )
-def test_what_cannot_be_listed_is_reported_with_what_to_do(empty, files, message):
+def test_what_cannot_be_listed_is_reported_with_what_to_do(empty, no_heic, files, message):
     write_folder({**IMAGES, **files}, "photos")
     with pytest.raises(UserError, match=message):
         write_manifest(list_images("photos"), "photos.csv")
@@ -181,7 +187,7 @@ def test_a_manifest_in_capitals_with_semicolons_and_dots_is_read():
         f"./{split}/{label}/1.jpg;5;{'AB' * 32}" for split in ("train", "val") for label in "ab"
     ]
     manifest = parse_manifest("\n".join(["path;bytes;sha256", *lines]), "m.csv")
-    assert manifest["train/a/1.jpg"] == (5, "ab" * 32, "")
+    assert manifest["train/a/1.jpg"] == (5, "ab" * 32, "", "")
 
 
 def test_a_local_archive_is_not_shadowed_by_the_mirrors(empty, monkeypatch):

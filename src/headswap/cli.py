@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -69,11 +68,21 @@ def stage(function: Callable[..., None]) -> Callable[..., None]:
     def watched(*args: object, **kwargs: object) -> None:
         from headswap.snapshot import dependencies, unchanged
 
+        _print_changes()
         read = functools.partial(dependencies, function.__name__)
         with unchanged(read(), read):
             function(*args, **kwargs)
 
     return command(watched)
+
+
+def _print_changes() -> None:
+    """Print whether photographs lie in their folder and not in the manifest, or otherwise."""
+    from headswap.data.changes import note_changes
+
+    with contextlib.suppress(UserError):  # whoever needs the parameters and the manifest says it
+        if note := note_changes(_load().dataset):
+            print(note)
 
 
 def _fail(message: str) -> None:
@@ -145,19 +154,41 @@ def verify() -> None:
     from headswap.data.verify import verify_images
     from headswap.images.index import read_index
     from headswap.io import write_json
-    from headswap.paths import DATASET_METRICS
+    from headswap.paths import DATASET_METRICS, TEST
 
     images = verify_images(params.dataset)
-    write_json(DATASET_METRICS, count_images(images))
-    print(f"{len(images)} images are as the manifest says.")
+    write_json(DATASET_METRICS, counts := count_images(images))
+    apart = len(images) - counts["images"]
+    tested = f", {apart} of these to test on, in {TEST}" if apart else ""
+    print(f"{len(images)} images are as the manifest says{tested}.")
     _print_issues(find_quality_issues({row.path: row.phash for row in read_index().rows}))
 
 
 @command
 def manifest(
-    folder: Annotated[str, typer.Argument(help="With train/ and val/, or the classes, in it.")],
+    folder: Annotated[str, typer.Argument(help="With the classes, or train/ and val/, in it.")],
     val: Annotated[float | None, typer.Option(help="The share to validate on, if unsplit.")] = None,
+    test: Annotated[float | None, typer.Option(help="The share to keep for a final test.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    labels: Annotated[str | None, typer.Option(help="A CSV of labels, or a Camtrap DP.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Its column of paths.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
+    group_column: Annotated[str | None, typer.Option(help="Its column of groups.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Its column of splits.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="folder|REGEX",
+            help="Photographs of one folder in a class, or with the same match, stay together.",
+        ),
+    ] = None,
+    group_minutes: Annotated[
+        float | None, typer.Option(help="Photographs taken so shortly after another do.")
+    ] = None,
+    layout: Annotated[
+        Literal["classes", "splits"] | None,
+        typer.Option(help="What folders such as train/ are, where they could be both."),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
     use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
     drop_duplicates: Annotated[
@@ -166,28 +197,48 @@ def manifest(
     ] = False,
 ) -> None:
     """List a folder of your own images in a manifest."""
-    from headswap.data.listing import list_images, print_left_out
-    from headswap.data.manifest import find_quality_issues, print_classes, write_manifest
-    from headswap.params import dataset_lines, load, set_dataset
+    from headswap.data.changes import manifest_command, remember_command
+    from headswap.data.labels import Columns
+    from headswap.data.listing import list_images, print_left_out, set_groups
+    from headswap.data.manifest import (
+        find_quality_issues,
+        known_classes,
+        print_classes,
+        write_manifest,
+    )
+    from headswap.params import Dataset, dataset_lines, load, set_dataset
 
     output = output or _default_output(folder)
-    listing = list_images(folder)
-    images = write_manifest(listing, output, val, seed, drop_duplicates)
+    columns = Columns(image_column, label_column, group_column, split_column)
+    if any(columns) and not labels:
+        raise UserError("A column is named, but no table.\nAdd, for instance: --labels labels.csv")
+    listing = list_images(folder, layout, known_classes(output), labels, columns)
+    set_groups(listing, group, group_minutes)
+    images = write_manifest(listing, output, val, seed, drop_duplicates, test)
+    dataset = Dataset(url=folder, manifest=output)
+    remember_command(
+        dataset,
+        {
+            "labels": labels,
+            **{f"{name}-column": column for name, column in columns._asdict().items()},
+            "group": group,
+            "group-minutes": group_minutes,
+            "layout": layout,
+        },
+    )
+    print_left_out(listing, len(images))
     print(f"{output} lists {len(images)} images.")
     print_classes(images)
     for note in listing.notes:
         print(note)
-    print_left_out(listing)
     issues = find_quality_issues(listing.hashes)
     _print_issues(issues)
     if any(kind.startswith("near-duplicates") for kind in issues):
-        command = f"headswap manifest {quote(folder)} --output {quote(output)} --drop-duplicates"
-        print(f"To leave near-duplicates out: {command}")
+        print(f"To leave near-duplicates out: {manifest_command(dataset)} --drop-duplicates")
     if use:
         set_dataset(folder, output)
     with contextlib.suppress(UserError):  # the manifest is written, whatever is in params.yaml
-        dataset = load().dataset
-        if (dataset.url, dataset.manifest) == (folder, output):
+        if load().dataset == dataset:
             return print(f"params.yaml names {folder} and {output}. Next: dvc repro")
     print("To use them, run this again with --use, or write into params.yaml, under dataset:")
     print(dataset_lines(folder, output))
@@ -206,7 +257,7 @@ def _default_output(folder: str) -> str:
 def _print_issues(issues: dict[str, list[str]]) -> None:
     for kind, lines in issues.items():
         print(f"A comparison on these images is less reliable because of {kind} ({len(lines)}):")
-        print(bulleted(lines))
+        print(bulleted(lines, limit=5))
 
 
 @stage
@@ -402,6 +453,7 @@ def status() -> None:
             console.print(line, no_wrap=True, overflow="ellipsis")
         else:
             print(line)
+    _print_changes()
 
 
 @command

@@ -4,6 +4,7 @@ from pathlib import Path
 
 ARCHIVE = Path("data/archive.zip")
 IMAGES = Path("data/images")
+TEST = Path("data/test")
 WEIGHTS = Path("data/weights")
 EMBEDDINGS = Path("data/embeddings")
 SHIPPED_MANIFEST = Path("data/manifest.csv")
@@ -20,7 +21,7 @@ PREDICTIONS = Path("plots/predictions")
 COMPARISON_PLOTS = Path("plots/comparison")
 
 OUTPUTS = (
-    *(ARCHIVE, IMAGES, WEIGHTS, EMBEDDINGS, RUNS, MODELS, METRICS),
+    *(ARCHIVE, IMAGES, TEST, WEIGHTS, EMBEDDINGS, RUNS, MODELS, METRICS),
     *(Path("plots"), Path("dvc_plots"), Path("demo")),
 )
 """What stages and `make` write, replace and delete."""

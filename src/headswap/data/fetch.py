@@ -2,11 +2,10 @@
 
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-from headswap.data.listing import list_images
+from headswap.data.changes import manifest_names
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_archive
 from headswap.data.verify import archive_fits
@@ -85,28 +84,16 @@ def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> s
         and archive_fits(archive, read_manifest(dataset.manifest))
     ):
         return None
-    if here and local_path(dataset.url).is_dir():
-        sizes = {entry.size for entry in read_manifest(dataset.manifest).values()}
-        folder = local_path(dataset.url)
+    folder = local_path(dataset.url)
+    if here and folder.is_dir():
+        manifest, images = read_manifest(dataset.manifest), find_images(folder)
+        names, sizes = manifest_names(images, manifest), {one.size for one in manifest.values()}
         with atomic_write(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
-            for name, path in _images_to_pack(folder, sizes):
-                file.writestr(zipfile.ZipInfo(name), read_bytes(path))
+            for path, image in images.items():
+                if names[path] in manifest or image.stat().st_size in sizes:
+                    file.writestr(zipfile.ZipInfo(printable(names[path])), read_bytes(image))
         return str(folder)
     return download_file(dataset.url, archive, _check_zip)
-
-
-def _images_to_pack(folder: Path, sizes: set[int]) -> Iterator[tuple[str, Path]]:
-    """Yield the images of a folder's classes, and all others that have a listed image's size.
-
-    The manifest says what is where, so the layout does not matter.
-    """
-    try:
-        of_classes = set(list_images(folder).images.values())
-    except UserError:
-        of_classes = set()
-    for name, path in find_images(folder).items():
-        if path in of_classes or path.stat().st_size in sizes:
-            yield printable(name), path
 
 
 def _check_zip(path: Path) -> None:

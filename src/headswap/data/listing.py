@@ -1,55 +1,91 @@
-"""A user's folder of photographs as it lies: images, classes, and what is neither."""
+"""A user's folder of photographs as it lies: photographs, classes, splits, and what is neither."""
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from os import DirEntry, PathLike
+from os import PathLike
 from pathlib import Path, PurePosixPath
+from shlex import quote
+from typing import Literal, NamedTuple
 
+from headswap.data.groups import groups_by_pattern, groups_by_time, time_taken
+from headswap.data.labels import Columns, read_labels
 from headswap.errors import UserError, bulleted, printable
-from headswap.images.folders import SPLITS, is_image, scan_folder
+from headswap.images.folders import OTHER_FORMATS, SPLIT_NAMES, SPLITS, scan_folder
 from headswap.io import local_path, refuse_outputs
 
-SPLIT_NAMES = {
-    **{"train": "train", "training": "train"},
-    **{"val": "val", "valid": "val", "validation": "val"},
-}
-"""The folders that are taken for a split, in lower case."""
-UNUSED = ("test", "testing")
-"""The folders that are left out beside those, in lower case."""
-NOT_IN_CLASS = "not directly in a class's folder"
-OTHER_FORMATS = {
-    **dict.fromkeys((".heic", ".heif"), "HEIC, which cannot be read: save them as JPEG"),
-    **dict.fromkeys((".gif", ".jp2", ".psd", ".svg"), "of a format that is not read: save as JPEG"),
-    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw"), "raw: save them as JPEG"),
-}
-"""Why photographs of other formats are left out, by the ending of their names."""
+Layout = Literal["classes", "splits"]
+NO_CLASS = "in no class's folder"
+MUCH = 0.25
+"""The share of the photographs, of all or of a class, that is not left out without a question."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
+
+class Photograph(NamedTuple):
+    """A photograph of a folder: its file, its class, and its name, which may have folders in it.
+
+    An empty `split` is not known, an empty `group` is that of a photograph alone.
+    """
+
+    file: Path
+    label: str
+    name: str
+    split: str = ""
+    group: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path in a manifest, without the split where that is not known."""
+        return "/".join(filter(None, (self.split, self.label, self.name)))
 
 
 @dataclass
 class Listing:
-    """What lies in a folder of photographs.
+    """What lies in a folder of photographs, by paths in it.
 
-    If it ``is_split``, it has folders for training and validation with the classes in them, and the
-    names of ``images`` are ``<split>/<class>/<image>``; else ``<class>/<image>``. The ``notes`` say
-    what was understood: ``valid/ is taken for val/``. ``left_out`` has, for each reason, the names
-    of files and folders that are no images or classes, or not used. ``hashes`` are the perceptual
-    ones of the images, by their paths in the manifest, once that is written.
+    The ``notes`` say what was understood: ``valid/ is taken for val/``. ``left_out`` has, for each
+    reason, the names of what is no photograph or not used; ``unused`` are the photographs of these
+    that can be read, each with its file and the reason. ``hashes`` are the perceptual ones of the
+    photographs, by their paths in the manifest, once that is written.
     """
 
     folder: Path
-    is_split: bool = False
-    images: dict[str, Path] = field(default_factory=dict)
+    photographs: dict[str, Photograph] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    unused: dict[str, tuple[Path, str]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def splits(self) -> set[str]:
+        """The splits that photographs lie in."""
+        return {one.split for one in self.photographs.values()} - {""}
 
-def list_images(folder: str | PathLike[str]) -> Listing:
-    """List the images of a user's folder.
+    @property
+    def images(self) -> dict[str, Path]:
+        """The files of the photographs, by their paths in a manifest."""
+        return {one.path: one.file for one in self.photographs.values()}
+
+    def count_unused(self) -> Counter[str]:
+        """Return how many photographs are left out, by reason, those of other formats, too."""
+        counts = Counter(why for _, why in self.unused.values())
+        known = set(OTHER_FORMATS.values())
+        return counts + Counter({why: len(v) for why, v in self.left_out.items() if why in known})
+
+
+def list_images(
+    folder: str | PathLike[str],
+    layout: Layout | None = None,
+    known: Iterable[str] = (),
+    table: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008
+) -> Listing:
+    """List the photographs of a user's folder, with classes by its folders or by a `table`.
+
+    `layout` says what folders that are called as a split are, where that could be both; `known` are
+    the classes of an earlier manifest, which say it, too.
 
     A UserError says what cannot be written in a manifest: there are fewer than two classes, or one
     has no image in one of the splits, or is named as another but for the case of letters.
@@ -57,38 +93,19 @@ def list_images(folder: str | PathLike[str]) -> Listing:
     refuse_outputs(folder, "FOLDER")
     listing = Listing(local_path(folder))
     _check_folder(listing.folder)
-    errors: list[str] = []
-    folders, files = _scan(listing, listing.folder)
-    listing.left_out[NOT_IN_CLASS] += map(_name, files)
-    splits = [f for f in folders if f.name.lower() in SPLIT_NAMES and scan_folder(f.path).folders]
-    listing.is_split = bool(splits)
-    if not splits:
-        for label in folders:
-            _list_class(listing, label, "", errors)
-    meant: dict[str, str] = {}
-    for split in splits:
-        name = SPLIT_NAMES[split.name.lower()]
-        if split.name != name:
-            listing.notes.append(f"{split.name}/ is taken for {name}/")
-        if name in meant:
-            errors.append(f"{meant[name]} and {split.name}/ both mean {name}/: merge or rename one")
-        meant[name] = f"{split.name}/"
-        labels, files = _scan(listing, split.path, f"{split.name}/")
-        listing.left_out[NOT_IN_CLASS] += [f"{split.name}/{_name(file)}" for file in files]
-        for label in labels:
-            _list_class(listing, label, f"{name}/", errors)
-    for other_folder in folders if splits else ():
-        if other_folder not in splits:
-            unused = other_folder.name.lower() in UNUSED
-            why = "neither trained nor validated on" if unused else "not in train/ or val/"
-            listing.left_out[why].append(f"{_name(other_folder)}/")
-    listing.images = dict(sorted(listing.images.items()))
-    if errors:
-        raise UserError(
-            f"{printable(listing.folder)} cannot be listed in a manifest:\n"
-            f"{bulleted(errors, len(errors))}\n"
-            "Then run the same command again."
-        )
+    images, left_out = scan_folder(listing.folder)
+    listing.left_out |= left_out
+    if table:
+        found = read_labels(table, list(images), columns)
+        listing.notes += found.notes
+        for why, names in found.left_out.items():
+            listing.left_out[why] += [printable(name) for name in names]
+            listing.unused |= {name: (images[name], why) for name in names if name in images}
+        for path, (label, group, split) in found.photographs.items():
+            listing.photographs[path] = Photograph(images[path], label, path, split, group)
+    else:
+        _read_folders(listing, images, layout, set(known))
+    _check_names(listing)
     _check_listing(listing)
     return listing
 
@@ -110,49 +127,107 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _scan(
-    listing: Listing, folder: str | Path, prefix: str = ""
-) -> tuple[list[DirEntry[str]], list[DirEntry[str]]]:
-    """Return the folders and the files in a folder; note in the listing what else there is."""
-    folders, files, left_out = scan_folder(folder)
-    for why, name in left_out:
-        listing.left_out[why].append(prefix + name)
-    return folders, files
-
-
-def _list_class(listing: Listing, label: DirEntry[str], split: str, errors: list[str]) -> None:
-    """Add the images of a class's folder to the listing."""
-    prefix = f"{split}{_name(label)}/"
-    folders, files = _scan(listing, label.path, prefix)
-    for folder in folders:
-        why = "folders, not images" if is_image(folder.name) else "folders in a class's folder"
-        listing.left_out[why].append(f"{prefix}{_name(folder)}/")
-    images = [file for file in files if is_image(file.name)]
-    others = [file for file in files if not is_image(file.name)]
-    for file in others:
-        ending = Path(file.name).suffix.lower()
-        why = OTHER_FORMATS.get(ending, f"{ending or 'without an ending'}, no name of an image")
-        listing.left_out[why].append(prefix + _name(file))
-    if not images:
-        photographs = [f for f in others if Path(f.name).suffix.lower() in OTHER_FORMATS]
-        if photographs:
-            why = OTHER_FORMATS[Path(photographs[0].name).suffix.lower()]
-            errors.append(
-                f"{prefix} has {len(photographs)} photographs and all are {why}, or move the "
-                "folder away"
-            )
-        listing.left_out["folders without an image"].append(prefix)
-    if images and (wrong := _why_not_writable(label.name)):
-        errors.append(f"{prefix} {wrong}: rename it")
-        return
-    for file in images:
-        name = unicodedata.normalize("NFC", f"{split}{label.name}/{file.name}")
-        if wrong := _why_not_writable(file.name):
-            errors.append(f"{prefix}{_name(file)} {wrong}: rename it")
-        elif name in listing.images:
-            errors.append(f"{name} is there twice, in two Unicode forms: rename one")
+def _read_folders(
+    listing: Listing, images: dict[str, Path], layout: Layout | None, known: set[str]
+) -> None:
+    """Add the photographs of the classes' folders, at any depth below these."""
+    parts = {path: path.split("/") for path in images}
+    tops = sorted({of[0] for of in parts.values() if len(of) > 1})
+    splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
+    deep = {of[0] for of in parts.values() if len(of) > 2}
+    if (layout or _find_layout(listing.folder, tops, splits, deep, known)) == "classes":
+        splits = {}
+    twins = [top for top, name in splits.items() if list(splits.values()).count(name) > 1]
+    if twins:
+        raise UserError(
+            f"{printable(listing.folder)} has {' and '.join(f'{top}/' for top in twins)}, which "
+            "mean the same: merge or rename one, then run the same command again."
+        )
+    listing.notes += [f"{top}/ is taken for {of}/" for top, of in splits.items() if top != of]
+    for path, of in parts.items():
+        split = splits.get(of[0], "")
+        label, *name = of[1:] if split else of
+        if split == "test" and not name:
+            why = "in test/, without a class"
+        elif not split and name and "train" in splits.values():
+            why = "in none of train/, val/ and test/"
         else:
-            listing.images[name] = Path(file.path)
+            why = NO_CLASS
+        if not name or why != NO_CLASS:
+            listing.left_out.setdefault(why, []).append(printable(path))
+            listing.unused[path] = images[path], why
+        else:
+            listing.photographs[path] = Photograph(images[path], label, "/".join(name), split)
+    _check_unused(listing, bool(splits))
+
+
+def _find_layout(
+    folder: Path, tops: list[str], splits: dict[str, str], deep: set[str], known: set[str]
+) -> Layout:
+    """Return whether folders called as a split are that, from what lies beside and below them."""
+    if not splits:
+        return "classes"
+    names = " and ".join(f"{top}/" for top in splits)
+    others = [f"{top}/" for top in tops if top not in splits]
+    if not others and not deep:
+        raise UserError(
+            f"{printable(folder)} has photographs in {names}, but no folders of classes there.\n"
+            "Lay them out as train/<class>/<image>, or, if a table has their labels: "
+            f"headswap manifest {quote(str(folder))} --labels TABLE.csv"
+        )
+    if not others or {"train", "val"} <= {splits[top] for top in deep if top in splits}:
+        return "splits"
+    if {top.lower() for top in splits} == {"train"} and not deep & set(splits):
+        return "classes"  # vehicles
+    if known:
+        return "classes" if known & set(splits) else "splits"
+    command = f"headswap manifest {quote(str(folder))} --val 0.3 --layout"
+    raise UserError(
+        f"{printable(folder)} has {names} beside {', '.join(others[:5])}: classes, or splits?\n"
+        f"If {names} hold photographs of a class called so: {command} classes\n"
+        f"If {names} hold folders of classes: {command} splits"
+    )
+
+
+def _check_unused(listing: Listing, is_split: bool) -> None:
+    """Check that not much is left out, of all photographs and of each class."""
+    of_class = Counter("/".join(path.split("/")[: 1 + is_split]) for path in listing.photographs)
+    lines = []
+    for why in dict.fromkeys(OTHER_FORMATS.values()):
+        folders = [name.split("/")[: 1 + is_split] for name in listing.left_out.get(why, ())]
+        for label, left in Counter("/".join(of) for of in folders).items():
+            if left > MUCH * (left + of_class[label]):
+                lines.append(f"{label}/: {left} of {left + of_class[label]} photographs are {why}")
+    counts = Counter(why for _, why in listing.unused.values() if "test/, w" not in why)
+    total = len(listing.photographs) + counts.total()
+    if listing.photographs and counts.total() > MUCH * total:
+        for why, count in counts.items():
+            names = listing.left_out[why]
+            lines.append(f"{count} of {total} photographs are {why}, such as {names[0]}")
+    if lines:
+        raise UserError(
+            f"Much of {printable(listing.folder)} would be left out:\n{bulleted(lines)}\n"
+            "Lay them out as <class>/…, or move them out of the folder; then run the same command "
+            "again."
+        )
+
+
+def _check_names(listing: Listing) -> None:
+    """Check that all names can be written, and write them in one Unicode form."""
+    errors, names = [], {}
+    for path, one in listing.photographs.items():
+        label, name = (unicodedata.normalize("NFC", text) for text in (one.label, one.name))
+        one = one._replace(label=label, name=name)
+        if wrong := _why_not_writable(path):
+            errors.append(f"{printable(path)} {wrong}: rename it")
+        elif one.path in names:
+            errors.append(f"{one.path} is there twice, in two Unicode forms: rename one")
+        names[one.path] = listing.photographs[path] = one
+    if errors:
+        raise UserError(
+            f"{printable(listing.folder)} cannot be listed in a manifest:\n"
+            f"{bulleted(errors)}\nThen run the same command again."
+        )
 
 
 def _why_not_writable(name: str) -> str:
@@ -167,33 +242,36 @@ def _why_not_writable(name: str) -> str:
 
 
 def _check_listing(listing: Listing) -> None:
-    _check_case(
-        {printable(path.parent) for path in listing.images.values()}, printable(listing.folder)
-    )
-    if listing.is_split:
-        check_classes(listing.images, printable(listing.folder))
-        return
-    labels = {name.split("/")[0] for name in listing.images}
+    folder = printable(listing.folder)
+    labels = {one.label for one in listing.photographs.values()}
     if len(labels) < 2:
         seen = [f"{name} ({why})" for why, names in listing.left_out.items() for name in names]
         raise UserError(
-            f"{printable(listing.folder)} has "
+            f"{folder} has "
             + (f"a single class, {labels.pop()}" if labels else "no images in folders of classes")
             + "; a classifier needs two or more.\n"
             "Lay the images out as <class>/<image>, or as train/<class>/<image> and "
             "val/<class>/<image>, in the folder that you name."
             + (f"\nWhat lies there: {', '.join(seen[:5])}" if seen else "")
         )
+    places = set()
+    for one in listing.photographs.values():
+        place = one.file.parents[one.name.count("/")]
+        of_class = unicodedata.normalize("NFC", place.name) == one.label  # else a table's
+        places.add(printable(place) if of_class else one.label)
+    _check_case(places, folder)
+    if {"train", "val"} <= listing.splits:
+        check_classes(listing.images, folder)
 
 
 def check_classes(names: Iterable[str], where: str) -> None:
-    """Check that images ``<split>/<class>/<image>`` have two classes or more, each in both splits.
+    """Check that images ``<split>/<class>/…`` have two classes or more, each in train and in val.
 
     `where` is the folder or file that lists them, for the message of the UserError.
     """
-    found = {(split, label) for split, label, _ in (name.split("/") for name in names)}
+    found = {tuple(name.split("/")[:2]) for name in names if "/" in name}
     _check_case(map("/".join, found), where)
-    classes = {label for _, label in found} or {"<class>"}
+    classes = {label for split, label in found if split in SPLITS} or {"<class>"}
     expected = {(split, label) for split in SPLITS for label in classes}
     if missing := expected - found:
         raise UserError(
@@ -205,6 +283,11 @@ def check_classes(names: Iterable[str], where: str) -> None:
         raise UserError(
             f"{where} has a single class, {classes.pop()}; a classifier needs two or more.\n"
             "Lay the images of another class out beside it."
+        )
+    if only_tested := {label for split, label in found if split == "test"} - classes:
+        raise UserError(
+            f"{where} has classes in test/ alone: {', '.join(sorted(only_tested))}.\n"
+            "Move them away, or lay images of them out in train/ and val/, too."
         )
 
 
@@ -224,13 +307,36 @@ def _check_case(folders: Iterable[str], where: str) -> None:
         )
 
 
-def print_left_out(listing: Listing) -> None:
-    """Print which files and folders were left out, by reason."""
+def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> None:
+    """Put photographs into groups: by their folders below a class's, a pattern, or their times.
+
+    Folders of the same name in two classes are one group: a site, a day, a burst of frames.
+    """
+    if pattern and minutes:
+        raise UserError("--group and --group-minutes are two ways.\nLeave one of them out.")
+    if not pattern and not minutes:
+        return
+    paths = list(listing.photographs)
+    photographs = list(listing.photographs.values())
+    if minutes:
+        times = [time_taken(one.file) for one in photographs]
+        groups = groups_by_time(paths, times, minutes)
+        if without := times.count(None):
+            listing.notes.append(f"{without} photographs have no time in their EXIF: each is alone")
+    elif pattern == "folder":
+        groups = [one.name.rpartition("/")[0] for one in photographs]
+    else:
+        groups = groups_by_pattern(paths, pattern or "")
+    for path, group in zip(paths, groups, strict=True):
+        listing.photographs[path] = listing.photographs[path]._replace(group=group)
+    listing.notes.append(f"{len(set(groups) - {''})} groups of photographs")
+
+
+def print_left_out(listing: Listing, listed: int) -> None:
+    """Print how many photographs were left out, and all files and folders, by reason."""
+    if left := listing.count_unused().total():
+        print(f"{left} of {left + listed} photographs left out, for the reasons below.")
     for why, names in listing.left_out.items():
         if names:
             print(f"Left out, {why} ({len(names)}):")
-            print(bulleted(names, limit=10))
-
-
-def _name(entry: DirEntry[str]) -> str:
-    return printable(entry.name)
+            print(bulleted(names, limit=5))

@@ -5,12 +5,12 @@ import lzma
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
 from headswap.data.facts import read_facts
-from headswap.data.manifest import Manifest, parse_manifest, read_manifest, without_duplicates
+from headswap.data.manifest import Manifest, parse_manifest, read_manifest, used_images
 from headswap.data.matching import File, match_files
 from headswap.data.synthetic import MANIFEST
 from headswap.errors import UserError, bulleted, printable
@@ -18,7 +18,7 @@ from headswap.images.folders import is_image
 from headswap.images.index import Row, write_index
 from headswap.io import atomic_write, is_address
 from headswap.params import GENERATED, Dataset
-from headswap.paths import ARCHIVE, IMAGES
+from headswap.paths import ARCHIVE, IMAGES, TEST
 
 DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError
 """What `zipfile` raises for a damaged archive or member."""
@@ -28,8 +28,9 @@ def verify_images(
     dataset: Dataset,
     archive: str | PathLike[str] = ARCHIVE,
     images: str | PathLike[str] = IMAGES,
+    test: str | PathLike[str] = TEST,
 ) -> Manifest:
-    """Compare the archive's images with the manifest, and unpack them.
+    """Compare the archive's images with the manifest, and unpack them, those to test on apart.
 
     An image is identified by its content. The manifest, not the archive, decides which files are
     written, where, and how large each may be: nothing is written outside the folder, and a small
@@ -45,14 +46,23 @@ def verify_images(
             else:
                 manifest, name = read_manifest(dataset.manifest), dataset.manifest
             members, differences = match_archive(file, manifest)
-            with atomic_write(images, replace_folder=True) as folder:
-                for path, member in members.items():
-                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / path).write_bytes(file.read(member))
-                rows, unreadable = read_unpacked(folder, members)
+            with (
+                atomic_write(images, replace_folder=True) as folder,
+                atomic_write(test, replace_folder=True) as apart,
+            ):
+                apart.mkdir()
+                files = {}
+                for path, member in sorted(members.items()):
+                    in_test = path.removeprefix("test/")
+                    files[path] = folder / path if in_test == path else apart / in_test
+                    files[path].parent.mkdir(parents=True, exist_ok=True)
+                    files[path].write_bytes(file.read(member))
+                rows, unreadable = read_unpacked(files, manifest)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, dataset, differences, unreadable))
-                write_index(folder, rows)
+                write_index(folder, [row for row in rows if row.split != "test"])
+                tested = [row for row in rows if row.split == "test"]
+                write_index(apart, [row._replace(path=row.path[len("test/") :]) for row in tested])
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
@@ -60,7 +70,7 @@ def verify_images(
             f"{archive} is damaged: {error}.\n"
             "Get a good copy with: dvc repro --force --single-item fetch"
         ) from None
-    return without_duplicates(manifest)
+    return used_images(manifest)
 
 
 def archive_fits(archive: str | PathLike[str], manifest: Manifest) -> bool:
@@ -116,17 +126,16 @@ def _member_name(info: zipfile.ZipInfo) -> str:
     return printable(name.replace("\\", "/"))
 
 
-def read_unpacked(folder: Path, names: Iterable[str]) -> tuple[list[Row], list[str]]:
-    """Return a row of the index for each image in a folder, and a line for each that is unreadable.
+def read_unpacked(files: Mapping[str, Path], manifest: Manifest) -> tuple[list[Row], list[str]]:
+    """Return a row of the index for each image, and a line for each that is unreadable.
 
-    `names` are the images' paths in it ``<split>/<class>/<image>``.
+    The files are by the images' paths in the manifest.
     """
-    paths = {name: folder / name for name in sorted(names)}
-    facts, reasons = read_facts(paths)
+    facts, reasons = read_facts(files)
     rows = []
     for name, one in facts.items():
-        split, label, _ = name.split("/")
-        rows.append(Row(name, split, label, "", *one[:5]))
+        split, label, _ = name.split("/", 2)
+        rows.append(Row(name, split, label, manifest[name].group, *one[:5]))
     return rows, [f"unreadable: {name} ({why})" for name, why in reasons.items()]
 
 

@@ -1,18 +1,34 @@
 """Folders of photographs: what is in one, and what is an image."""
 
+import importlib.util
 import os
-from os import DirEntry, PathLike
+from collections import defaultdict
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from headswap.errors import UserError, printable
 
 SPLITS = ("train", "val")
+SPLIT_NAMES = {
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
+"""The folders that are taken for a split, in lower case."""
+READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+HEIC = (".heic", ".heif")
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
-    *(".avif", ".jfif"),
+    *(".avif", ".jfif", *(HEIC if READS_HEIC else ())),
 )
-"""What counts as an image: the list of torchvision's ``ImageFolder``, and two more."""
+"""What counts as an image: the list of torchvision's ``ImageFolder``, and some more."""
+OTHER_FORMATS = {
+    **dict.fromkeys(HEIC, "HEIC: save them as JPEG, or pip install pillow-heif"),
+    **dict.fromkeys((".gif", ".jp2", ".psd", ".svg"), "of a format that is not read: save as JPEG"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw"), "raw: save them as JPEG"),
+}
+"""Why photographs of other formats are left out, by the ending of their names."""
 SYSTEM_FILES = {
     *("__macosx", "temporary items", "network trash folder", "icon\r"),  # macOS
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
@@ -23,58 +39,61 @@ SYSTEM_FILES = {
 """What systems and tools leave among a user's files, besides hidden files, in lower case."""
 
 
-class Scan(NamedTuple):
-    """The folders and files in a folder, sorted by name; of all else the reason and the name."""
+class Contents(NamedTuple):
+    """The images in a folder and below it, sorted by their paths in it; by reason what is none."""
 
-    folders: list[DirEntry[str]]
-    files: list[DirEntry[str]]
-    left_out: list[tuple[str, str]]
+    images: dict[str, Path]
+    left_out: dict[str, list[str]]
 
 
-def scan_folder(folder: str | PathLike[str]) -> Scan:
-    """Return what is in a folder, not in those below it; links are followed.
+def scan_folder(folder: str | PathLike[str]) -> Contents:
+    """Return what is in a folder and in all below it; links are followed, but not to those above.
 
-    A UserError says that the folder, or what is in it, cannot be read.
+    A UserError says that a folder cannot be read.
     """
-    scan = Scan([], [], [])
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                name = printable(entry.name)
+    images: dict[str, Path] = {}
+    left_out: dict[str, list[str]] = defaultdict(list)
+    pending: list[tuple[str, str, frozenset[str]]] = [(os.fspath(folder), "", frozenset())]
+    while pending:
+        path, prefix, above = pending.pop()
+        above |= {os.path.realpath(path)}
+        try:
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+            if not entries:
+                left_out["empty folders"].append(printable(prefix))
+            for entry in entries:
+                name, ending = prefix + entry.name, PurePosixPath(entry.name).suffix.lower()
                 if is_system_file(entry.name):
                     why = "hidden, or left by a system or a tool"
-                    scan.left_out.append((why, name + "/" * entry.is_dir()))
                 elif entry.is_dir():
-                    scan.folders.append(entry)
-                elif entry.is_file():
-                    scan.files.append(entry)
-                elif entry.is_symlink():
-                    annex = "annex/objects" in os.readlink(entry.path)
-                    why = "of git-annex: bring them with git annex get" if annex else ""
-                    scan.left_out.append((why or "links to nothing", name))
+                    if os.path.realpath(entry.path) not in above:
+                        pending.append((entry.path, f"{name}/", above))
+                    continue
+                elif not entry.is_file():
+                    is_link = entry.is_symlink()
+                    annex = is_link and "annex/objects" in os.readlink(entry.path)
+                    why = "links to nothing" if is_link else "neither files nor folders"
+                    why = "of git-annex: bring them with git annex get" if annex else why
+                elif ending in EXTENSIONS:
+                    images[name] = Path(entry.path)
+                    continue
                 else:
-                    scan.left_out.append(("neither files nor folders", name))
-    except OSError as error:
-        raise UserError(
-            f"{printable(error.filename or folder)} cannot be read: {error.strerror}.\n"
-            "Make it readable, for instance with chmod, or move it away; then run the same "
-            "command again."
-        ) from error
-    return scan
+                    why = f"{ending or 'without an ending'}, no name of an image"
+                    why = OTHER_FORMATS.get(ending, why)
+                left_out[why].append(printable(name) + "/" * entry.is_dir())
+        except OSError as error:
+            raise UserError(
+                f"{printable(error.filename or path)} cannot be read: {error.strerror}.\n"
+                "Make it readable, for instance with chmod, or move it away; then run the same "
+                "command again."
+            ) from error
+    return Contents(dict(sorted(images.items())), {k: sorted(v) for k, v in left_out.items()})
 
 
 def find_images(folder: str | PathLike[str]) -> dict[str, Path]:
     """Return the images in a folder and in all below it, by their paths in it, sorted."""
-    images: dict[str, Path] = {}
-    pending: list[tuple[str, str, frozenset[str]]] = [(os.fspath(folder), "", frozenset())]
-    while pending:
-        path, prefix, above = pending.pop()
-        if (real := os.path.realpath(path)) in above:
-            continue  # a link to a folder above
-        folders, files, _ = scan_folder(path)
-        images |= {prefix + file.name: Path(file.path) for file in files if is_image(file.name)}
-        pending += [(entry.path, f"{prefix}{entry.name}/", above | {real}) for entry in folders]
-    return dict(sorted(images.items()))
+    return scan_folder(folder).images
 
 
 def is_system_file(name: str) -> bool:

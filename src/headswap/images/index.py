@@ -21,9 +21,9 @@ COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha25
 class Row(NamedTuple):
     """An image, with the values of `COLUMNS`.
 
-    ``path`` is ``<split>/<class>/<image>``; ``group`` is empty where the manifest has none;
-    ``width`` and ``height`` are in pixels, as `reading.read_image` returns the image; ``phash`` is
-    its `near_duplicates.perceptual_hash`.
+    ``path`` is ``<split>/<class>/…``, in ``data/test`` ``<class>/…``. Images of one ``group`` are
+    not independent; it is empty for an image alone. ``width`` and ``height`` are in pixels, as
+    `reading.read_image` returns the image; ``phash`` is its `near_duplicates.perceptual_hash`.
     """
 
     path: str

@@ -6,6 +6,7 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import sparse
 
 MOST_BITS = 6
 """Bits of 64 in which the hashes of near-duplicates differ at most.
@@ -38,6 +39,19 @@ def near_duplicate_pairs(
         bits = np.bitwise_count(columns[start:] ^ value)
         for other in np.flatnonzero(bits <= MOST_BITS).tolist():
             yield place, start + other, int(bits[other])
+
+
+def near_duplicate_groups(hashes: Sequence[str]) -> NDArray[np.int64]:
+    """Return a number for each image, the same for near-duplicates and what these lead to.
+
+    >>> near_duplicate_groups(["00000000000000ff", "ffffffffffffffff", "000000000000f0ff"])
+    array([0, 1, 0])
+    """
+    unique, places = np.unique(hashes, return_inverse=True)
+    pairs = [pair[:2] for pair in near_duplicate_pairs(unique.tolist())]
+    ends = np.array(pairs, int).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(pairs)), tuple(ends)), (len(unique), len(unique)))
+    return sparse.csgraph.connected_components(graph, directed=False)[1][places].astype(np.int64)
 
 
 def _numbers(hashes: Sequence[str]) -> NDArray[np.uint64]:

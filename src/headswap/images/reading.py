@@ -7,9 +7,10 @@ from os import PathLike
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from headswap.errors import UserError, printable
+from headswap.images.folders import READS_HEIC
 from headswap.io import read_bytes
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are opened, whatever a file's name says. Not among them are
 those for which Pillow starts another program (EPS)."""
 LARGE = 50_000_000
@@ -60,9 +61,18 @@ def decode_image(content: bytes, path: str | PathLike[str]) -> Image.Image:
         raise UnreadableImage(path, why or f"{type(error).__name__}: {error}") from error
 
 
-def _decode(content: bytes) -> Image.Image:
+def open_image(file: str | PathLike[str] | BytesIO) -> Image.Image:
+    """Open an image of a known format, and decode nothing yet; Pillow's errors are its own."""
     Image.MAX_IMAGE_PIXELS = None  # MEMORY is the limit here; Pillow's would refuse 200 megapixels
-    with Image.open(BytesIO(content), formats=FORMATS) as image:
+    if READS_HEIC and "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return Image.open(file, formats=[name for name in FORMATS if READS_HEIC or name != "HEIF"])
+
+
+def _decode(content: bytes) -> Image.Image:
+    with open_image(BytesIO(content)) as image:
         if image.mode[0] in "IF":  # Pillow would convert all but black to white
             raise ValueError("16 or 32 bits a pixel; save it with 8 bits a channel")
         _check_memory(image)
@@ -109,7 +119,9 @@ def _guess_format(content: bytes) -> str:
     if content.startswith(b"/annex/objects/"):
         return "a pointer of git-annex, not the photograph; bring it with: git annex get"
     if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "HEIC, which Pillow cannot read; save it as JPEG"
+        return (
+            "HEIC, damaged" if READS_HEIC else "HEIC: save it as JPEG, or pip install pillow-heif"
+        )
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         return "a web page or a drawing, not a photograph"
     return "not a known format; save it as JPEG or PNG"

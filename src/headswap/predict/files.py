@@ -1,11 +1,12 @@
 """What the arguments of a command name: a cell, and photographs."""
 
 import glob
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from headswap.errors import UserError
-from headswap.images.folders import EXTENSIONS, find_images
+from headswap.images.folders import EXTENSIONS, OTHER_FORMATS, scan_folder
 from headswap.io import not_made_yet, read_csv
 from headswap.paths import IMAGES, METRICS
 from headswap.predict.folders import is_model_folder
@@ -41,7 +42,14 @@ def find_named_images(names: Sequence[str]) -> list[Path]:
             matches = [name]
         found: list[Path] = []
         for match in map(Path, matches):
-            found += sorted(find_images(match).values()) if match.is_dir() else [match]
+            if match.is_dir():
+                images, left_out = scan_folder(match)
+                found += sorted(images.values())
+                for why in dict.fromkeys(OTHER_FORMATS.values()):
+                    if others := left_out.get(why):
+                        print(f"{match}: {len(others)} are {why}", file=sys.stderr)
+            else:
+                found.append(match)
         if not found:
             raise UserError(
                 f"There is no image in {name}.\nImages are files whose names end in "
