@@ -125,22 +125,12 @@ def _read_table(path: Path) -> Table:
             f"--labels: there is no table {printable(path)} in {Path.cwd()}.\n"
             "Name a CSV, or the folder of a Camtrap DP: --labels labels.csv"
         )
-    content = read_bytes(path)
-    if content.startswith(b"PK"):
-        raise UserError(
-            f"{printable(path)} is a workbook or an archive, not a CSV.\n"
-            "Save its table as CSV in UTF-8, and name that: --labels labels.csv"
-        )
     try:
-        text = content.decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
-        utf_16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        encoding, described = ("UTF-16", "UTF-16") if utf_16 else ("LATIN1", "Latin-1, it seems")
-        new = quote(str(path.with_name(f"{path.stem}-utf8.csv")))
         raise UserError(
-            f"{printable(path)} is not in UTF-8 (in {described}).\n"
-            f"Type: iconv -f {encoding} -t UTF-8 {quote(str(path))} > {new}\n"
-            f"Then name that: --labels {new}"
+            f"{printable(path)} is not a CSV in UTF-8.\n"
+            "Save its table as CSV in UTF-8, and name that: --labels labels.csv"
         ) from None
     heading = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count))
