@@ -81,3 +81,22 @@ def test_each_quarter_of_the_training_images_is_held_out_once_and_no_others_are_
     for quarter, names in enumerate(held_out):
         train = set(index.hold_out(quarter).names["train"])
         assert not train & names and train | names == set(index.names["train"])
+
+
+def test_the_choice_and_the_recipe_are_in_the_report_and_the_headings(listed, no_pictures):
+    edit(recipes={"adamw": {"optimizer": "adamw", "lr": 0.001}}, modes=["finetune", "frozen-adamw"])
+    for mode in ("finetune", "frozen-adamw"):
+        headswap("train", "tiny", mode)
+    headswap("probe", "tiny")
+    headswap("compare")
+    report = Path("metrics/comparison.md").read_text()
+    lr, _ = chosen()
+    assert f"- tiny-finetune: learning rate {lr:g} of 1e-09, 0.01 and 0.02" in report
+    assert (
+        "Recipe of finetune: SGD with momentum 0.9, learning rate 1e-09, 0.02, 0.01 (the" in report
+    )
+    assert "Recipe of frozen-adamw: AdamW, learning rate 0.001, × 0.1 every 7 epochs" in report
+    rows = {row["cell"]: row for row in read_json("plots/comparison/curves.json")}
+    assert rows["tiny-finetune"]["heading"] == f"tiny\nfinetune\nlearning rate {lr:g}"
+    assert rows["tiny-frozen-adamw"]["heading"] == "tiny\nfrozen-adamw"
+    assert "tiny-frozen-adamw" in Path("metrics/comparison.csv").read_text()

@@ -91,7 +91,9 @@ def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:
     others = pd.DataFrame([_others(results, cell, repeated) for cell in results.cells])
     cells = pd.DataFrame({"cell": list(results.cells)})
     published = results.published["summary"].set_index("cell").add_prefix("published_")
-    figures = results.figures.drop(columns="preprocessing").reset_index(drop=True)
+    figures = results.figures.drop(
+        columns=["preprocessing", "tuning"], errors="ignore"
+    ).reset_index(drop=True)
     table = pd.concat([cells, accuracies, figures, others], axis=1)
     table.insert(1, "rank", _ranks(table))
     return table.join(published, on="cell")

@@ -39,12 +39,17 @@ def with_every_cell(rows: pd.DataFrame, cells: dict[str, Cell]) -> pd.DataFrame:
             "model": cell.model,
             "mode": cell.mode,
             "recipe": cell.recipe,
-            "heading": "\n".join([*wrap(cell.model), cell.listed_as]),
+            "heading": "\n".join([*wrap(cell.model), cell.listed_as, *rate_of(cell)]),
             "colour": MODE_COLOURS[cell.mode],
         }
         for name, cell in cells.items()
     ]
     return pd.DataFrame(named).merge(rows, on="cell", how="left")
+
+
+def rate_of(cell: Cell) -> list[str]:
+    """Return the line of a heading that names the learning rate, if that was chosen."""
+    return [f"learning rate {cell.lr:g}"] if cell.lr else []
 
 
 def wrap(text: str, width: int = 28) -> list[str]:

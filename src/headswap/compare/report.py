@@ -5,6 +5,7 @@ Facts are numbers, names, and tables whose entries are formatted texts.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -91,6 +92,7 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         "counts": results.counts,
         "classes": [key.removeprefix("val_") for key in results.counts if key.startswith("val_")],
         "recipes": recipes(results),
+        "tuning": results.figures.get("tuning", pd.Series(dtype=str)).dropna().to_dict(),
         "preprocessing": preprocessing(results),
         "one_run_each": (table["seeds"] - table["diverged"]).max() == 1,
         "recommendation": recommend(table, differences, same_conditions),
@@ -114,7 +116,7 @@ def recipes(results: Results) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for cell in results.cells.values():
         if cell.model == results.params.models[0] and cell.mode != "probe":
-            text = describe_recipe(results.params.recipe(cell))
+            text = describe_recipe(results.params.recipe(replace(cell, lr=None)))
             found.setdefault(text, []).append(cell.listed_as)
     return found
 

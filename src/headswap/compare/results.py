@@ -1,7 +1,7 @@
 """Read what the other stages wrote about every cell."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,6 +65,7 @@ class Results:
 
     params: Params
     cells: dict[str, Cell]
+    """With their learning rates where these were chosen from a list."""
     figures: pd.DataFrame
     """A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``."""
     timing: dict[str, dict[str, Any]]
@@ -148,6 +149,7 @@ def read_results(params: Params) -> Results:
         for kind in ("summary", "curves")
     }
     figures = {cell: _read_json(CELL_METRICS / f"{cell}.json", "cells") for cell in cells}
+    cells = {name: replace(cell, lr=figures[name].get("lr")) for name, cell in cells.items()}
     timing = {name: _read_timing(cell) for name, cell in cells.items()}
     predictions = _read_tables(cells, PREDICTIONS, COLUMNS["predictions"])
     curves = _read_tables(cells, CURVES, COLUMNS["curves"])

@@ -131,6 +131,8 @@ def write_outputs(cell: Cell, params: Params) -> None:
         "kept": None,
         **_tuning(planned, params),
     }
+    if "tuning" in record:
+        console.print(f"{cell.name}: {record['tuning']}.")
     if kept:
         seed, run = next(iter(kept.items()))
         why = "the one with the lowest seed, at its last epoch"
@@ -146,6 +148,7 @@ def write_outputs(cell: Cell, params: Params) -> None:
             "diverged": len(replicates) - len(finished),
             **{f"{name}_digest": one for name, one in first["inputs"].items()},
             **{key: record[key] for key in ("preprocessing", "folds", "tuning") if key in record},
+            **({"lr": first["recipe"]["lr"]} if "tuning" in record else {}),
         },
     )
     timing = {**_timing(replicates), "precision": params.precision}
