@@ -110,7 +110,7 @@ def measure(cell, precision, piece, images):
     chosen = chosen.model_copy(update={"precision": precision, "train": recipe, "device": "cpu"})
     with PIECES[piece][0]() if piece else contextlib.nullcontext():
         dataset = ImageDataset(preprocessing(cell.model, chosen.image))
-        network = build_network(cell, chosen, len(dataset.classes), 0)
+        network = build_network(cell, chosen, dataset, 0)
         validation = round(images * len(dataset.labels["val"]) / len(dataset.labels["train"]))
         sizes = {"train": images, "val": validation}
         few = SimpleNamespace(

@@ -215,6 +215,25 @@ def test_random_numbers_of_a_run_leave_the_global_generator_unchanged(prepared):
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    training.build_network(cell, chosen, 2, 0)
+    training.build_network(cell, chosen, data, 0)
     list(data.train_batches(0, 0, 4))
     assert torch.rand(1).equal(expected)
+
+
+def test_a_head_can_start_from_the_probe_of_the_runs_own_training_images(prepared):
+    train("probe")
+    edit(train={"head": "probe", "epochs": 1, "lr": 1e-12})
+    train("frozen")
+    (expected,) = ({**torch_tensors(path)} for path in Path("runs").glob("tiny-probe/*/*/trained*"))
+    for path in Path("runs").glob("tiny-frozen/*/*/trained.safetensors"):
+        found = torch_tensors(path)
+        for name in ("weight", "bias"):
+            torch.testing.assert_close(found[f"6.{name}"], expected[name], rtol=1e-3, atol=1e-3)
+    cell, chosen = params.Cell("tiny", "frozen"), params.load()
+    data = ImageDataset(preprocessing("tiny", chosen.image), held_out=1)
+    network = training.build_network(cell, chosen, data, 0)
+    assert not network[6].weight.allclose(expected["weight"], rtol=1e-2)
+
+
+def torch_tensors(path):
+    return files.read_tensors(path, "pt")[0]

@@ -57,7 +57,7 @@ OTHER = {
     "train": {
         **{"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1},
         **{"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup_epochs": 1},
-        **{"label_smoothing": 0.1, "class_weights": "balanced"},
+        **{"label_smoothing": 0.1, "class_weights": "balanced", "head": "probe"},
     },
     "recipes": {"other": {"lr": 0.25}},
     "image": {"size": 48, "resize": 80},

@@ -114,6 +114,7 @@ class Recipe(_Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     label_smoothing: Share = 0.0
     class_weights: Literal["none", "balanced"] = "none"
+    head: Literal["random", "probe"] = "random"
 
     @field_validator("warmup_epochs")
     @classmethod

@@ -136,6 +136,7 @@ def describe_recipe(recipe: Recipe) -> str:
         f"weight decay {recipe.weight_decay:g}": recipe.weight_decay,
         f"label smoothing {recipe.label_smoothing:g}": recipe.label_smoothing,
         "classes weighted equally": recipe.class_weights == "balanced",
+        "from the probe's head": recipe.head == "probe",
         f"batches of {recipe.batch_size}": True,
         pluralize(recipe.epochs, "epoch"): True,
     }

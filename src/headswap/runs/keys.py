@@ -32,10 +32,12 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
         }
         inputs = {"images": read_index().digest, "weights": file_digest(WEIGHTS / file)}
         packages = weights_packages(cell.model)
+        if params.recipe(cell).head == "probe":
+            packages = [*packages, "numpy", "scipy"]
+        if params.dataset.folds or cell.held_out is not None or params.recipe(cell).head == "probe":
+            inputs["groups"] = digest([row.group for row in read_index().rows])
     if params.dataset.folds:
         parameters["folds"] = params.dataset.folds
-    if cell.mode != "probe" and (params.dataset.folds or cell.held_out is not None):
-        inputs["groups"] = digest([row.group for row in read_index().rows])
     return {
         "cell": cell.name,
         "precision": params.precision,

@@ -1,6 +1,6 @@
 """What a network is trained on: photographs, as batches of normalised tensors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ class ImageDataset:
         self.preprocessing = values
         index = index or read_index()
         self.classes, self.names = index.classes, index.names
+        self.groups = index.groups("train")
         self.labels = {split: torch.tensor(index.labels(split)) for split in self.names}
         self._augment = augmentation(values)
         self._crop = center_crop(values)
@@ -48,6 +49,11 @@ class ImageDataset:
             labels = self.labels["val"][start : start + EVALUATION_BATCH]
             views = [self._val[start + place] for place in range(len(labels))]
             yield self._normalize(views), labels
+
+    def center_cropped_train_batches(self) -> Iterator[torch.Tensor]:
+        """Yield the training images as `val_batches` yields validation images, without labels."""
+        for indices in torch.arange(len(self._train)).split(EVALUATION_BATCH):
+            yield self._normalize([self._crop(self._train[index]) for index in indices.tolist()])
 
     def augmented_view(self, index: int, seed: int, number: int) -> torch.Tensor:
         """Return an augmented view of a training image: uint8, shape (3, size, size).

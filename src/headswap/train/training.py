@@ -15,8 +15,10 @@ from headswap.runs.store import index_of_run, with_progress_file
 from headswap.train.checkpoint import trainable_state
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
-from headswap.train.loop import train
+from headswap.train.features import compute_features
+from headswap.train.loop import make_autocast, train
 from headswap.train.networks import freeze_all_but, new_head, replace_layer
+from headswap.train.probe import fit_probe
 from headswap.train.seeds import generator
 from headswap.train.weights import load_pretrained, save_tensors
 
@@ -33,7 +35,7 @@ def train_network(
     dataset = ImageDataset(
         preprocessing(cell.model, params.image), index_of_run(read_index(), cell, params, seed)
     )
-    network = build_network(cell, params, len(dataset.classes), seed)
+    network = build_network(cell, params, dataset, seed)
     complexity = {
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         **measure_complexity(network, dataset.preprocessing.size),
@@ -68,12 +70,33 @@ def train_network(
     return record, history.seconds
 
 
-def build_network(cell: Cell, params: Params, classes: int, seed: int) -> nn.Module:
+def build_network(cell: Cell, params: Params, dataset: ImageDataset, seed: int) -> nn.Module:
     """Build the network of a run, with a new head."""
     network, head = load_pretrained(cell.model, params)
     network.requires_grad_(True)  # a factory may have frozen it
     features: Any = network.get_submodule(head).in_features
-    replace_layer(network, head, new_head(features, classes, generator(seed, "head")))
+    new = new_head(features, len(dataset.classes), generator(seed, "head"))
+    if params.recipe(cell).head == "probe":
+        replace_layer(network, head, nn.Identity())
+        fit_head(new, network, dataset, params)
+    replace_layer(network, head, new)
     if cell.mode == "frozen":
         freeze_all_but(network, head)
     return network
+
+
+def fit_head(head: nn.Linear, backbone: nn.Module, dataset: ImageDataset, params: Params) -> None:
+    """Let a head start as the linear probe of the training images [1]_.
+
+    References
+    ----------
+    .. [1] A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
+       Out-of-Distribution", ICLR 2022.
+    """
+    backbone.to(device=params.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = make_autocast(params.precision, params.device)
+    batches = dataset.center_cropped_train_batches()
+    features = compute_features(backbone, batches, autocast, params.device).numpy()
+    labels = dataset.labels["train"].numpy()
+    fit = fit_probe(features, labels, head.out_features, 0, dataset.groups)
+    head.load_state_dict({"weight": torch.tensor(fit.weight), "bias": torch.tensor(fit.bias)})
