@@ -213,7 +213,7 @@ def test_an_interrupted_run_continues_to_the_same_result(photographs, tmp_path, 
         return history, network.state_dict()
 
     def interrupt(done, figures=None, note=""):
-        if done == 3:
+        if done == 2:
             raise KeyboardInterrupt
 
     whole, end = run()
