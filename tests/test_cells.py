@@ -68,7 +68,7 @@ def test_a_probe_is_one_run_whose_penalty_is_recorded(prepared):
     tried = {step["C"]: step["log_loss"] for step in record["recipe"]["tried"]}
     C = record["recipe"]["C"]
     assert tried[C] == min(tried.values()) and len(tried) >= 3
-    assert ("warning" in record["recipe"]) == ("is at an end" in printed) == (C in (1e-4, 1e3))
+    assert bool(record["recipe"]["warning"]) == ("is at an end" in printed) == (C in (1e-4, 1e3))
     assert Path("plots/curves/tiny-probe.csv").read_text() == "seed,epoch,split,loss,accuracy\n"
     predictions = pd.read_csv("plots/predictions/tiny-probe.csv").drop(columns="which")
     best, last = predictions[: len(predictions) // 2], predictions[len(predictions) // 2 :]

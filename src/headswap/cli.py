@@ -276,9 +276,6 @@ def weights(model: Model) -> None:
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is fitted to."""
     params = _with_device(_load_current(model))
-    from headswap.runs.workers import warm_up
-
-    warm_up()
     from headswap.runs.features import write_features
 
     write_features(model, params)

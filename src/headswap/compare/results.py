@@ -106,7 +106,9 @@ class Results:
             cell: (correct[cell] if cell in single else correct[cell].loc[seeds]).to_numpy(float)
             for cell in weights
         }
-        return np.sum([weight * values[cell] for cell, weight in weights.items()], axis=0)
+        return sum(
+            (weight * values[cell] for cell, weight in weights.items()), start=np.zeros((1, 1))
+        )
 
     def _is_one_run(self, cell: str) -> bool:
         return self.cells[cell].mode == "probe" and len(self.correct[cell, "last"]) == 1

@@ -47,6 +47,7 @@ def compute_parts(
         }
         backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for number, (file, names) in enumerate(parts.items()):
+            on_progress(number)
             start, wall = device_time(device), time.perf_counter()
             batches = _batches([IMAGES / name for name in names], values, number, on_progress)
             autocast = make_autocast(params.precision, device)

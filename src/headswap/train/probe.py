@@ -82,7 +82,7 @@ def train_probe(
     record: dict[str, Any] = {
         "recipe": {
             "C": fit.C,
-            **({"warning": warning} if warning else {}),
+            "warning": warning or None,
             "tried": [step._asdict() for step in fit.path],
         },
         "complexity": {
