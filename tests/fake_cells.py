@@ -40,11 +40,14 @@ def image_name(number, classes=CLASSES):
     return f"{classes[number % len(classes)]}/{number:03d}.jpg"
 
 
-def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES, curves=None):
+def write_cell(
+    cell, best, last=None, diverged=0, seconds=None, classes=CLASSES, curves=None, sure=0.8, folds=0
+):
     """Write the files of a cell, a `params.Cell`.
 
     `best` and `last` are the correct predictions, shape (replicates, images); `seconds` are those
-    of each run; `curves` are rows of seed, epoch, split, loss and accuracy.
+    of each run; `curves` are rows of seed, epoch, split, loss and accuracy; `sure` is the
+    probability of each predicted class, of all images or of each.
     """
     best = np.asarray(best, dtype=bool)
     last = best if last is None else np.asarray(last, dtype=bool)
@@ -59,12 +62,13 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
             "seeds": len(best) + diverged,
             "diverged": diverged,
             "preprocessing": PREPROCESSING,
+            **({"folds": folds} if folds else {}),
             "images_digest": "0123" * 16,
             "code_digest": "89ab" * 4,
         },
     )
     if seconds is None:
-        seconds = [SECONDS[mode] * (1 + 0.01 * run) for run in range(len(best))]
+        seconds = [SECONDS[mode] * (1 + 0.01 * run) for run in range(len(best) * max(1, folds))]
     means = {}
     if len(seconds):
         means = {"seconds_per_run_mean": float(np.mean(seconds))}
@@ -83,12 +87,16 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
     if mode == "probe":
         embedding = {"seconds": 20.0, "wall_seconds": 40.0, **TIMED_ON, "versions": VERSIONS}
         write_json(f"metrics/timing/{model}-embed.json", embedding)
-    curves = curves or [
-        [seed, epoch, split, 0.5, 0.9]
-        for seed in range(len(best))
-        for epoch in range(2)
-        for split in ("train", "val")
-    ]
+    curves = (
+        curves
+        if curves is not None
+        else [
+            [seed, epoch, split, 0.5, 0.9]
+            for seed in range(len(best))
+            for epoch in range(2)
+            for split in ("train", "val")
+        ]
+    )
     write_csv(
         f"plots/curves/{cell.name}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves
     )
@@ -98,9 +106,10 @@ def write_cell(cell, best, last=None, diverged=0, seconds=None, classes=CLASSES,
             for image, is_correct in enumerate(of_seed):
                 label = classes[image % len(classes)]
                 predicted = label if is_correct else classes[(image + 1) % len(classes)]
-                others = 0.2 / (len(classes) - 1)
-                probabilities = [0.8 if name == predicted else others for name in classes]
-                name = image_name(image, classes)
+                of_image = np.broadcast_to(sure, best.shape[1])[image]
+                others = (1 - of_image) / (len(classes) - 1)
+                probabilities = [of_image if name == predicted else others for name in classes]
+                name = "val/" * bool(folds) + image_name(image, classes)
                 rows.append([seed, 1, which, name, label, predicted, *probabilities])
     probabilities = [f"p_{name}" for name in classes]
     columns = ["seed", "epoch", "which", "image", "label", "predicted", *probabilities]
@@ -117,8 +126,11 @@ def write_images(count, counts=None, classes=CLASSES):
     index_images({name: random.bytes(8).hex() for name in names})
 
 
-def index_images(hashes):
-    """Write images of one colour, and their index with these perceptual hashes by their paths."""
+def index_images(hashes, groups=None):
+    """Write images of one colour, and their index with these perceptual hashes by their paths.
+
+    `groups` are those of the images, by their paths.
+    """
     shutil.rmtree("data/images", ignore_errors=True)
     rows = []
     for number, (name, phash) in enumerate(hashes.items()):
@@ -126,7 +138,8 @@ def index_images(hashes):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (number * 5 % 256, 90, 200)).save(path)
         split, label, _ = name.split("/")
-        rows.append(Row(name, split, label, "", 40, 30, path.stat().st_size, "", phash))
+        group, size = (groups or {}).get(name, ""), path.stat().st_size
+        rows.append(Row(name, split, label, group, 40, 30, size, "", phash))
     write_index("data/images", rows)
 
 

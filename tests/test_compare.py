@@ -6,11 +6,24 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from fake_cells import image_name, index_images, write_alexnet, write_cell, write_images
+from fake_cells import (
+    COSTS,
+    TRAINED,
+    image_name,
+    index_images,
+    load_params,
+    write_alexnet,
+    write_cell,
+    write_images,
+)
 
 from headswap.compare import plot_rows, plots
 from headswap.compare.comparison import compare
-from headswap.compare.intervals import estimate_accuracy, estimate_difference
+from headswap.compare.intervals import (
+    estimate_accuracy,
+    estimate_difference,
+    probability_good_enough,
+)
 from headswap.compare.outputs import summary_metrics, write_comparison
 from headswap.compare.results import read_results
 from headswap.errors import UserError
@@ -47,25 +60,31 @@ def test_table_and_summary_agree_with_the_predictions(chosen):
     comparison = compared(chosen)
     table = comparison.table
     predictions = pd.read_csv("plots/predictions/alexnet-frozen.csv")
-    best = predictions[predictions["which"] == "best"]
-    by_seed = (best["label"] == best["predicted"]).groupby(best["seed"]).mean()
+    last = predictions[predictions["which"] == "last"]
+    by_seed = (last["label"] == last["predicted"]).groupby(last["seed"]).mean()
     assert list(table["cell"]) == [cell.name for cell in CELLS]
     row = table.set_index("cell").loc["alexnet-frozen"]
-    assert row["best_val_accuracy_mean"] == pytest.approx(by_seed.mean(), abs=1e-6)
-    assert row["best_val_accuracy_std"] == pytest.approx(by_seed.std(), abs=1e-6)
-    assert row["best_val_accuracy_ci_low"] < by_seed.mean() < row["best_val_accuracy_ci_high"]
+    assert row["last_val_accuracy_mean"] == pytest.approx(by_seed.mean(), abs=1e-6)
+    assert row["last_val_accuracy_std"] == pytest.approx(by_seed.std(), abs=1e-6)
+    assert row["last_val_accuracy_ci_low"] < by_seed.mean() < row["last_val_accuracy_ci_high"]
     assert row["published_best_val_accuracy"] == pytest.approx(0.947712)
+    recalls = (last["label"] == last["predicted"]).groupby(last["label"]).mean()
+    assert row["balanced_accuracy"] == pytest.approx(recalls.mean(), abs=1e-6)
     summary = summary_metrics(comparison)
-    assert summary["alexnet-frozen.best"] == row["best_val_accuracy_mean"]
-    recalls = (best["label"] == best["predicted"]).groupby(best["label"]).mean()
-    assert summary["alexnet-frozen.balanced"] == pytest.approx(recalls.mean(), abs=1e-6)
-    assert len(summary) == 10 and summary["near_duplicates"] == 0
+    assert summary["alexnet-frozen.last"] == row["last_val_accuracy_mean"]
+    best = table.set_index("rank").loc[1]
+    assert summary["best"] == best["cell"] and summary["expected"] == best["expected_accuracy"]
+    assert best["expected_accuracy_ci_low"] < summary["expected"] < best["last_val_accuracy_mean"]
+    assert len(summary) == 8 and summary["near_duplicates"] == 0
 
 
-def test_cells_are_ranked_by_best_epoch_then_last_epoch_then_time(chosen):
+def test_cells_are_ranked_by_last_epoch_then_loss_then_time(chosen):
     for cell in CELLS:
         write_cell(cell, first(36))
     assert list(table_of(chosen)["rank"]) == [3, 2, 1]
+    write_cell(FINETUNE, first(36), sure=0.9)
+    assert list(table_of(chosen)["rank"]) == [1, 3, 2]
+    write_cell(FINETUNE, first(36))
     write_cell(PROBE, first(36), last=first(30))
     assert list(table_of(chosen)["rank"]) == [2, 1, 3]
     write_cell(FINETUNE, first(37))
@@ -91,7 +110,7 @@ def test_only_cells_of_the_matrix_are_read_and_files_of_others_deleted(chosen):
     Path("plots/comparison/old.png").touch()
     write_comparison(chosen)
     paths = [Path("metrics/comparison.csv"), *Path("plots/comparison").glob("*.json")]
-    assert len(paths) == 8
+    assert len(paths) == 10
     assert not [path for path in paths if "resnet18" in path.read_text()]
     assert not [*Path().rglob("*resnet18*")] and not Path("plots/comparison/old.png").exists()
 
@@ -107,7 +126,7 @@ def test_diverged_runs_are_in_no_figure_and_no_nan_is_written(chosen):
     write_cell(FROZEN, np.empty((0, IMAGES)), diverged=3)
     write_comparison(chosen)
     summary = read_json("metrics/summary.json")
-    assert summary["alexnet-finetune.best"] == 0.5 and summary["alexnet-frozen.best"] is None
+    assert summary["alexnet-finetune.last"] == 0.5 and summary["alexnet-frozen.last"] is None
     for cell in CELLS:
         write_cell(cell, np.empty((0, IMAGES)), diverged=3)
     write_comparison(chosen)
@@ -125,8 +144,8 @@ def test_of_many_classes_the_most_confused_are_kept():
     classes = [f"class{number:02d}" for number in range(30)]
     pairs = [*zip(classes, classes, strict=True), ("class28", "class29")]
     rows = pd.DataFrame(pairs, columns=["label", "predicted"])
-    rows = rows.assign(cell="a-probe", seed=0, which="best")
-    results = SimpleNamespace(cells={"a-probe": Cell("a", "probe")}, predictions=rows)
+    rows = rows.assign(cell="a-probe", seed=0, correct=rows["label"] == rows["predicted"])
+    results = SimpleNamespace(last=rows)
     found = plot_rows.confusions(results)
     assert len(found) == 20 * 20
     shares = found.set_index(["label", "predicted"])["share"]
@@ -138,17 +157,18 @@ def test_differences_are_paired_and_selection_optimism_is_best_minus_last(chosen
     worse = random.random((3, IMAGES)) < 0.6
     better = worse | (np.arange(IMAGES) < 12)
     write_cell(FINETUNE, worse)
-    write_cell(FROZEN, better, last=worse)
+    write_cell(FROZEN, better)
+    write_cell(PROBE, better, last=worse)
     comparison = compared(chosen)
-    rows = comparison.rows["differences"].set_index(["pair", "which"])
-    pair = "alexnet-finetune − alexnet-frozen"
+    row = comparison.rows["differences"].set_index("pair").loc["alexnet-frozen − alexnet-finetune"]
     prior = read_results(chosen).replicate_prior()
-    expected = estimate_difference(worse.astype(float) - better, prior)
-    assert rows.loc[(pair, "best"), "difference"] == pytest.approx(expected.value, abs=1e-6)
-    assert rows.loc[(pair, "best"), "high"] == pytest.approx(expected.high, abs=1e-6)
-    assert rows.loc[(pair, "last"), "difference"] == 0
+    expected = estimate_difference(better.astype(float) - worse, prior)
+    assert row["difference"] == pytest.approx(expected.value, abs=1e-6)
+    assert row["high"] == pytest.approx(expected.high, abs=1e-6)
+    good_enough, images = probability_good_enough(better.astype(float) - worse, prior)
+    assert row["good_enough"] == pytest.approx(good_enough, abs=1e-6) and images is None
     optimism = comparison.table.set_index("cell")["selection_optimism"]
-    assert optimism["alexnet-frozen"] == pytest.approx(-expected.value, abs=1e-6)
+    assert optimism["alexnet-probe"] == pytest.approx(expected.value, abs=1e-6)
     assert optimism["alexnet-finetune"] == 0
 
 
@@ -175,16 +195,9 @@ def test_intervals_of_cells_alone_stand_beside_those_that_use_all_cells(chosen):
 
 
 def test_the_epoch_and_the_last_loss_are_means_over_the_finished_runs(chosen):
-    losses = {0: (0.2, 0.3), 1: (0.8, 0.5), 2: (0.7, 99.0)}
-    curves = [
-        [seed, epoch, split, loss + (split == "train"), 0.5]
-        for seed, of_seed in losses.items()
-        for epoch, loss in enumerate(of_seed)
-        for split in ("val", "train")
-    ]
-    write_cell(PROBE, np.ones((2, IMAGES)), diverged=1, curves=curves)
+    write_cell(PROBE, np.ones((2, IMAGES)), last=first(30, replicates=2), diverged=1)
     row = table_of(chosen).loc[PROBE.name]
-    assert row["val_loss_last_mean"] == pytest.approx(0.4)
+    assert row["val_loss_last_mean"] == pytest.approx(-0.75 * np.log(0.8) - 0.25 * np.log(0.2))
     assert row["best_epoch_mean"] == 1
 
 
@@ -194,7 +207,7 @@ def test_holms_correction_multiplies_by_the_number_of_pairs_that_remain(chosen):
     for cell, easy in zip(CELLS, (12, 17, 22), strict=True):
         write_cell(cell, hard | (np.arange(IMAGES) < easy))
     results = read_results(chosen)
-    rows = plot_rows.differences(results).query("which == 'best'").set_index(["cell", "other"])
+    rows = compared(chosen).rows["differences"].set_index(["cell", "other"])
     prior = results.replicate_prior()
     p_values = {
         pair: estimate_difference(
@@ -218,8 +231,7 @@ def test_holms_correction_counts_pairs_with_the_same_p_value_alike(chosen):
     write_cell(FINETUNE, hard | (np.arange(IMAGES) < 12))
     for cell in (FROZEN, PROBE):
         write_cell(cell, hard | (np.arange(IMAGES) < 18))
-    rows = plot_rows.differences(read_results(chosen))
-    rows = rows.query("which == 'best' and cell == 'alexnet-finetune'")
+    rows = compared(chosen).rows["differences"].query("other == 'alexnet-finetune'")
     assert list(rows["differ"]) == [True, True] and list(rows["holm"]) == [False, False]
 
 
@@ -363,7 +375,7 @@ def test_only_validation_images_that_repeat_training_images_count(chosen):
     comparison = compared(chosen)
     assert comparison.near_duplicates.empty
     table = comparison.table
-    assert (table["accuracy_without_near_duplicates"] == table["best_val_accuracy_mean"]).all()
+    assert (table["accuracy_without_near_duplicates"] == table["last_val_accuracy_mean"]).all()
 
 
 def test_without_near_duplicates_their_file_has_a_header_alone(chosen):
@@ -374,3 +386,81 @@ def test_without_near_duplicates_their_file_has_a_header_alone(chosen):
 def test_a_validation_set_of_copies_alone_leaves_no_accuracy_without_them(chosen):
     index_with_copies(IMAGES)
     assert table_of(chosen)["accuracy_without_near_duplicates"].isna().all()
+
+
+def test_of_many_cells_the_best_is_compared_with_each_and_modes_of_one_network(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    networks, random = [f"net_{number}" for number in range(8)], np.random.default_rng(3)
+    for place, name in enumerate(networks):
+        monkeypatch.setitem(COSTS, name, {**COSTS["alexnet"], "gmacs": 1.0 + place})
+        monkeypatch.setitem(TRAINED, name, 10)
+    chosen = load_params(networks)
+    write_images(IMAGES)
+    for cell in chosen.cells():
+        write_cell(cell, random.random((2, IMAGES)) < random.uniform(0.6, 0.9))
+    comparison = compared(chosen)
+    rows, table = comparison.rows["differences"], comparison.table.set_index("rank")
+    modes = rows["cell"].str.split("-").str[0] == rows["other"].str.split("-").str[0]
+    assert (rows["cell"] == table["cell"][1]).sum() == 23 and len(rows) == 23 + 3 * 8 - 2
+    assert (modes | (rows["cell"] == table["cell"][1])).all()
+    assert len([key for key in summary_metrics(comparison) if key.endswith(".last")]) == 12
+    frontier = comparison.rows["frontier"]
+    assert len(frontier) == 8 and frontier["on_frontier"].iloc[0]
+    best_of_cheaper = frontier["accuracy"].cummax()
+    assert (frontier["accuracy"] == best_of_cheaper)[frontier["on_frontier"]].all()
+    assert frontier["on_frontier"].sum() == best_of_cheaper.nunique()
+
+
+def test_a_probe_of_one_run_stands_for_every_seed(chosen):
+    random = np.random.default_rng(5)
+    write_cell(FINETUNE, random.random((3, IMAGES)) < 0.5)
+    write_cell(FROZEN, np.empty((0, IMAGES)), diverged=3)
+    write_cell(PROBE, first(38, replicates=1), curves=[])
+    comparison = compared(chosen)
+    (row,) = comparison.rows["differences"].to_dict("records")
+    assert (row["cell"], row["seeds"], row["differ"]) == (PROBE.name, 3, True)
+    accuracy = comparison.table.set_index("cell").loc[PROBE.name]
+    assert np.isnan(accuracy["last_val_accuracy_std"])
+    drawn = comparison.rows["accuracy"]
+    assert set(drawn["cell"][drawn["what"] == "replicate"]) == {FINETUNE.name}
+
+
+def test_groups_widen_every_interval_and_one_group_is_refused(chosen):
+    random = np.random.default_rng(6)
+    in_group = np.repeat(np.arange(10), 4)[np.arange(IMAGES)]
+    for cell in CELLS:
+        easy = random.random((1, 10)) < 0.7
+        write_cell(cell, easy[:, in_group].repeat(3, axis=0) ^ (random.random((3, IMAGES)) < 0.05))
+    alone = compared(chosen)
+    names = [f"val/{image_name(number)}" for number in range(IMAGES)]
+    hashes = {name: random.bytes(8).hex() for name in names}
+    index_images(hashes, {name: f"g{group}" for name, group in zip(names, in_group, strict=True)})
+    grouped = compared(chosen)
+    for columns in ("last_val_accuracy_ci", "balanced_accuracy_ci", "expected_accuracy_ci"):
+        widths = [
+            (each.table[f"{columns}_high"] - each.table[f"{columns}_low"]).mean()
+            for each in (alone, grouped)
+        ]
+        assert widths[1] > 1.4 * widths[0], columns
+    widths = [
+        (each.rows["differences"][["high", "low"]].diff(axis=1)["low"]) for each in (alone, grouped)
+    ]
+    assert (widths[1] < widths[0]).all()
+    index_images(hashes, dict.fromkeys(names, "g"))
+    with pytest.raises(UserError, match="All validation images are of one group"):
+        compared(chosen)
+
+
+def test_with_folds_images_keep_their_split_and_no_claim_is_tested(chosen):
+    random = np.random.default_rng(7)
+    for cell in CELLS:
+        write_cell(cell, random.random((2, IMAGES)) < 0.8, folds=5)
+    write_comparison(chosen)
+    claims = read_json("metrics/claims.json")
+    assert {claim["why"] for claim in claims} == {
+        "about one split, and these cells were cross-validated"
+    }
+    report = Path("metrics/comparison.md").read_text()
+    assert "each predicted once in 5 folds" in report and "a cross-validation in 5 folds" in report

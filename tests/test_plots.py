@@ -22,7 +22,10 @@ from headswap.compare.results import read_results
 
 IMAGES = 40
 SVG = "{http://www.w3.org/2000/svg}"
-NAMES = ("accuracy", "confusion", "costs", "curves", "differences", "reliability", "time")
+NAMES = (
+    *("accuracy", "confusion", "costs", "curves", "differences", "frontier", "reliability", "time"),
+    "unsure",
+)
 MODES = {"finetune": "#0072B2", "frozen": "#E69F00", "probe": "#009E73"}
 """The hue of each mode, from Okabe and Ito's palette."""
 LONG = [f"a_network_with_a_very_long_name_indeed_{number}" for number in range(4)]
@@ -50,6 +53,7 @@ MATRICES = {
     "perfect": {"images": 153, **dict.fromkeys(MODES, PERFECT)},
     "exploding": {"probe": {"curves": curves_of(1000.0, lambda n: 0.5, 2)}},
     "long names": {"models": LONG},
+    "many": {"models": [*LONG, "alexnet", "resnet18", *(f"net_{number}" for number in range(3))]},
     "ten classes": {
         "classes": (
             "under_$5_or_$",
@@ -104,6 +108,10 @@ def write_matrix(models=("resnet18",), classes=("ants", "bees"), images=IMAGES, 
     return results, compare(results)
 
 
+def in_order(results, comparison):
+    return [results.cells[cell] for cell in comparison.in_order["cell"]]
+
+
 @pytest.fixture(scope="module")
 def rows_of(tmp_path_factory):
     """Return a function that gives the rows of a picture of one of the `MATRICES`."""
@@ -111,14 +119,14 @@ def rows_of(tmp_path_factory):
     @functools.cache
     def of_matrix(matrix):
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(tmp_path_factory.mktemp("m")):
-            for number, model in enumerate(LONG):
+            for number, model in enumerate(MATRICES["many"]["models"]):
                 costs = {key: (number + 1) * value for key, value in COSTS["alexnet"].items()}
                 patch.setitem(COSTS, model, costs)
                 patch.setitem(TRAINED, model, 10)
             patch.setattr(plots, "draw_png", lambda *_: b"")
             results, comparison = write_matrix(**MATRICES[matrix])
             no_gallery = comparison.misclassified[:0]
-            plots.write_pictures(comparison.rows, results.cells, no_gallery)
+            plots.write_pictures(comparison.rows, in_order(results, comparison), no_gallery)
             paths = Path("plots/comparison").glob("*.json")
             return {path.stem: json.loads(path.read_text()) for path in paths}
 
@@ -138,16 +146,16 @@ def test_every_picture_is_written_as_png_and_the_same_rows_make_the_same_bytes(
 ):
     monkeypatch.chdir(tmp_path)
     results, comparison = write_matrix(**MATRICES[matrix])
-    gallery = plots.gallery_rows(comparison.misclassified)
+    gallery = plots.gallery_rows(comparison.misclassified, 0)
     found = []
     for _ in range(2):
-        plots.write_pictures(comparison.rows, results.cells, gallery)
+        plots.write_pictures(comparison.rows, in_order(results, comparison), gallery)
         paths = sorted(Path("plots/comparison").iterdir())
         found.append({path.name: path.read_bytes() for path in paths})
     for name in (*NAMES, "gallery"):
         with Image.open(f"plots/comparison/{name}.png") as image:
             assert min(image.size) > 50
-    assert len(found[0]) == 15 and found[0] == found[1]
+    assert len(found[0]) == 19 and found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,13 +165,25 @@ def test_every_picture_has_a_title_and_only_speaks_of_what_is_there(drawn, name)
     assert "write-up" not in " ".join(texts)
 
 
-def test_cells_stand_in_the_order_of_the_parameters(drawn, rows_of):
-    cells = [f"{model}-{mode}" for model in ("resnet18", "alexnet") for mode in MODES]
+def test_cells_stand_in_the_order_of_their_accuracies(drawn, rows_of):
+    rows = [row for row in rows_of("accuracy") if row["what"] == "mean"]
+    accuracies = [row["accuracy"] for row in rows]
+    assert len(rows) == 6 and accuracies == sorted(accuracies, reverse=True)
+    cells = [row["cell"] for row in rows]
     assert [text for text in drawn("accuracy").texts if text in cells] == cells
-    assert list(dict.fromkeys(row["cell"] for row in rows_of("accuracy"))) == cells
-    for name in ("confusion", "reliability"):
-        headings = [text for text in drawn(name).texts if text in ("resnet18", "alexnet")]
-        assert headings == ["resnet18"] * 3 + ["alexnet"] * 3
+    for name in ("confusion", "curves", "reliability", "unsure"):
+        assert list(dict.fromkeys(row["cell"] for row in rows_of(name))) == cells
+
+
+def test_of_many_cells_a_picture_says_which_it_shows(rows_of):
+    rows = rows_of("accuracy", "many")
+    assert len({row["cell"] for row in rows}) == 20
+    assert "The 20 most accurate of 27 cells." in Picture("accuracy", rows).texts
+    assert len({row["cell"] for row in rows_of("confusion", "many")}) == 12
+    assert len({row["cell"] for row in rows_of("time", "many")}) == 27
+    assert {row["network"] for row in rows_of("time", "many")} == {"one of 9"}
+    shown = [row for row in rows_of("differences", "many") if row["shown"]]
+    assert len(shown) == 20 + 20
 
 
 def test_costs_have_readable_units(drawn):
@@ -275,7 +295,7 @@ def test_the_gallery_shows_the_predicted_class_and_the_worst_first(tmp_path, mon
     wrong = np.ones((3, IMAGES), dtype=bool)
     wrong[:, 7] = wrong[0, 4] = False
     results, _ = write_matrix(**{mode: {"best": wrong} for mode in MODES})
-    picture = Picture("gallery", json_records(plots.gallery_rows(most_misclassified(results))))
+    picture = Picture("gallery", json_records(plots.gallery_rows(most_misclassified(results), 0)))
     first = picture.texts.index("007.jpg")
     assert picture.texts[first + 1 : first + 4] == [
         *("true class: bees", "predicted: ants", "9 of 9 runs wrong")

@@ -12,6 +12,7 @@ from headswap import params
 from headswap.compare import plot_rows
 from headswap.compare.comparison import comparison_table
 from headswap.compare.results import read_results
+from headswap.images.index import Index
 
 RUNS = sorted(path.parent for path in (ROOT / "docs" / "runs").glob("*/params.yaml"))
 
@@ -23,15 +24,15 @@ def test_a_recorded_table_follows_from_the_recorded_predictions(run, tmp_path, m
         copy(run / name, tmp_path / name)
     shutil.copytree(ROOT / "data" / "published", tmp_path / "data" / "published")
     monkeypatch.chdir(tmp_path)
-    results = read_results(params.load())
-    # Neither the images' index, which near-duplicates follow from, nor the ranks are recorded.
-    without = ["accuracy_without_near_duplicates", "rank"]
+    results = read_results(params.load(), Index(Path(), []))
+    # The images' index, which near-duplicates follow from, is not recorded.
+    without = ["accuracy_without_near_duplicates"]
     table = comparison_table(results, []).drop(columns=without)
     recorded = pd.read_csv("metrics/comparison.csv")[table.columns]
     pd.testing.assert_frame_equal(table, recorded, check_dtype=False)
     drawn = {
         "confusion": plot_rows.confusions(results),
-        "differences": plot_rows.differences(results),
+        "differences": plot_rows.differences(results, table),
     }
     for name, rows in drawn.items():
         recorded = json.loads(Path(f"plots/comparison/{name}.json").read_text("utf-8"))

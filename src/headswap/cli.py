@@ -458,10 +458,9 @@ def report(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
 ) -> None:
     """Write the comparison as one HTML file that needs no network."""
-    params = _load()
     from headswap.compare.page import write_page
 
-    write_page(params, output)
+    write_page(output)
     print(f"{output} is written; open it in a browser.")
 
 

@@ -86,7 +86,7 @@ def _describe(error: Any) -> str:
 
 
 def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
-    """Test a claim; return its entry of ``metrics/claims.json``.
+    """Test a claim at the best epochs, as the write-up did; return its entry of ``claims.json``.
 
     The ``verdict`` is ``supported`` if the interval of every comparison lies on the claimed side,
     ``contradicted`` if one lies on the other side, else ``inconclusive``; where a cell has a single
@@ -127,6 +127,8 @@ def _unit(claim: Claim) -> str:
 def _reason_not_tested(claim: Claim, results: Results) -> str | None:
     """Return why a claim is not tested, the same words for all claims with that reason."""
     params = results.params
+    if results.design.folds:
+        return "about one split, and these cells were cross-validated"
     if any(cell not in results.cells for cell in claim.cells):
         return "about cells that are not in the matrix"
     replaced = sorted({results.cells[cell].model for cell in claim.cells} & set(params.factories))
@@ -139,7 +141,9 @@ def _reason_not_tested(claim: Claim, results: Results) -> str | None:
             return f"about ImageNet weights, and these are {params.weights}"
         if results.published["summary"].empty:
             return "about other images"
-    if (results.figures.loc[claim.cells, "seeds"] == 1).any():
+    changed = [cell for cell in claim.cells if not results.stands_for_every_seed(cell)]
+    repeated = changed if claim.quantity == "accuracy" else claim.cells
+    if (results.figures.loc[repeated, "seeds"] == 1).any():
         return ONE_RUN
     if claim.quantity == "seconds":
         if not results.timed_under_same_conditions(claim.cells):
@@ -154,8 +158,9 @@ def _effect(claim: Claim, weights: Mapping[str, float], results: Results) -> tup
     if claim.quantity == "accuracy":
         published = sum(weight * claim.published[cell] for cell, weight in weights.items())
         largest = sum(weight for weight in weights.values() if weight > 0)
-        values = results.weighted_correct(weights)
-        return estimate_difference(values, results.replicate_prior(), largest=largest), published
+        values = results.weighted_correct(weights, "best")
+        prior = results.replicate_prior("best")
+        return estimate_difference(values, prior, results.design, largest=largest), published
     estimate = estimate_log_ratio(
         [results.seconds(cell) for cell, weight in weights.items() if weight > 0],
         [results.seconds(cell) for cell, weight in weights.items() if weight < 0],

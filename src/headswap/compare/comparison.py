@@ -13,17 +13,20 @@ from headswap.compare.intervals import (
     estimate_accuracy,
     estimate_balanced_accuracy,
     estimate_mean_of_replicates,
+    estimate_winner,
     reliability,
 )
-from headswap.compare.results import EPOCHS, Results, confidence
-from headswap.compare.variance import Array, replicate_prior
-from headswap.images.index import read_index
+from headswap.compare.results import EPOCHS, Results, path_of
+from headswap.compare.variance import Array, priors_without
+from headswap.images.index import Index
 from headswap.images.near_duplicates import near_duplicate_pairs
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+TINY = float(np.finfo(np.float32).tiny)
+"""The least probability, for the loss."""
 RANKED_BY = {
-    "best_val_accuracy_mean": "its best epoch",
     "last_val_accuracy_mean": "its last epoch",
+    "val_loss_last_mean": "its loss",
     "seconds_per_run_mean": "its time",
 }
 """What decides which cell is the best, in the words of the report; the first counts most."""
@@ -40,37 +43,43 @@ class Comparison:
     misclassified: pd.DataFrame
     near_duplicates: pd.DataFrame
 
+    @property
+    def in_order(self) -> pd.DataFrame:
+        """The table, the best cell first, and last those without a finished run."""
+        return self.table.sort_values("rank")
+
 
 def compare(results: Results) -> Comparison:
-    """Compare the cells.
-
-    A UserError says if the claims or the index of the images are missing or damaged.
-    """
-    pairs = near_duplicates()
-    table = comparison_table(results, pairs["val"].str.removeprefix("val/").tolist())
+    """Compare the cells; a UserError says if the claims are missing or damaged."""
+    pairs = near_duplicates(results.index, results.design.folds)
+    table = comparison_table(results, [*pairs["val"], *pairs["train"]])
     same_conditions = results.timed_under_same_conditions(results.cells)
     rows = {
         "accuracy": plot_rows.accuracies(results, table),
         "confusion": plot_rows.confusions(results),
         "costs": plot_rows.costs(table, same_conditions),
         "curves": plot_rows.curves(results),
-        "differences": plot_rows.differences(results),
+        "differences": plot_rows.differences(results, table),
+        "frontier": plot_rows.frontier(results, table),
         "reliability": plot_rows.calibration(results),
         "time": plot_rows.times(results, table),
+        "unsure": plot_rows.without_the_unsure(results),
     }
     verdicts = [evaluate_claim(claim, results) for claim in read_claims()]
     return Comparison(table, rows, verdicts, most_misclassified(results), pairs)
 
 
-def near_duplicates() -> pd.DataFrame:
+def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
     """Return the pairs of a validation and a training image that are near-duplicates.
 
-    ``val`` and ``train`` are their paths in `paths.IMAGES`; ``bits``, by which the rows are sorted,
-    is how many of their hashes' 64 bits differ.
+    ``val`` and ``train`` are their paths in `paths.IMAGES`, with folds those of any two images;
+    ``bits``, by which the rows are sorted, is how many of their hashes' 64 bits differ.
     """
-    index = read_index()
     val, train = ([row for row in index.rows if row.split == split] for split in ("val", "train"))
-    pairs = near_duplicate_pairs([row.phash for row in val], [row.phash for row in train])
+    if folds:
+        val = train = [*val, *train]
+    others = None if folds else [row.phash for row in train]
+    pairs = near_duplicate_pairs([row.phash for row in val], others)
     rows = [(val[first].path, train[second].path, bits) for first, second, bits in pairs]
     table = pd.DataFrame(rows, columns=["val", "train", "bits"])
     return table.sort_values(["bits", "val", "train"], ignore_index=True)
@@ -79,108 +88,109 @@ def near_duplicates() -> pd.DataFrame:
 def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:
     """Return the figures of all cells, next to the write-up's.
 
-    `repeated` names the validation images that are near-duplicates of training images.
-    ``rank`` is 1 for the best cell. An ``_alone_ci`` is the interval that follows from the cell
-    alone. ``balanced_accuracy`` is the mean of the classes' recalls at the best epoch.
-    ``selection_optimism`` is the accuracy at the best epoch less that at the last; its interval is
-    for other replicates on the same images, because the choice of the epoch depends on these. The
-    seconds of a `probe` include its share of the features'. A figure that is not known is NaN, as
-    all of a cell without a finished run.
+    `repeated` has the paths of images that are near-duplicates. ``rank`` is 1 for the best cell,
+    whose ``expected_accuracy`` is corrected for its having been chosen. An ``_alone_ci`` is the
+    interval that follows from the cell alone. What has no epoch in its name is of the last:
+    ``balanced_accuracy`` is the mean of the classes' recalls. ``selection_optimism`` is the
+    accuracy at the best epoch less that at the last; its interval is for other replicates on the
+    same images, because the choice of the epoch depends on these. The seconds of a `probe` include
+    its share of the features'. A figure that is not known is NaN, as all of a cell without a
+    finished run.
     """
-    accuracies = pd.DataFrame([_accuracies(results, cell) for cell in results.cells]).round(6)
-    others = pd.DataFrame([_others(results, cell, repeated) for cell in results.cells])
+    design = results.design
+    tables: dict[str, dict[str, pd.DataFrame]] = {
+        which: {cell: results.correct[cell, which] for cell in results.cells} for which in EPOCHS
+    }
+    tables["optimism"] = {
+        cell: best.astype(float) - tables["last"][cell] for cell, best in tables["best"].items()
+    }
+    priors = {kind: priors_without(of_kind, design) for kind, of_kind in tables.items()}
+    rows = [
+        _figures(results, cell, {kind: priors[kind][cell] for kind in priors}, repeated)
+        for cell in results.cells
+    ]
     cells = pd.DataFrame({"cell": list(results.cells)})
-    published = results.published["summary"].set_index("cell").add_prefix("published_")
-    figures = results.figures.drop(
-        columns=["preprocessing", "tuning"], errors="ignore"
-    ).reset_index(drop=True)
-    table = pd.concat([cells, accuracies, figures, others], axis=1)
+    figures = results.figures.drop(columns=["preprocessing", "tuning"], errors="ignore")
+    figures = figures.reset_index(drop=True)
+    table = pd.concat([cells, pd.DataFrame(rows).round(6), figures], axis=1)
     table.insert(1, "rank", _ranks(table))
+    finished = [cell for cell, correct in tables["last"].items() if len(correct)]
+    winner = UNKNOWN
+    if finished:
+        correct = [tables["last"][cell] for cell in finished]
+        winner = estimate_winner(correct, [priors["last"][cell] for cell in finished], design)
+    is_best = table["rank"].eq(1).fillna(False)
+    for name, figure in _columns("expected_accuracy", winner).items():
+        table[name] = np.where(is_best, round(figure, 6), np.nan)
+    published = results.published["summary"].set_index("cell").add_prefix("published_")
     return table.join(published, on="cell")
 
 
 def _ranks(table: pd.DataFrame) -> pd.Series:
-    ranked = table.dropna(subset="best_val_accuracy_mean")
-    ranked = ranked.sort_values(list(RANKED_BY), ascending=[False, False, True])
+    ranked = table.dropna(subset="last_val_accuracy_mean")
+    ranked = ranked.sort_values(list(RANKED_BY), ascending=[False, True, True])
     return pd.Series(range(1, len(ranked) + 1), ranked.index).reindex(table.index).astype("Int64")
 
 
-def _accuracies(results: Results, cell: str) -> dict[str, float]:
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {
+        name: estimate.value,
+        f"{name}_ci_low": estimate.low,
+        f"{name}_ci_high": estimate.high,
+    }
+
+
+def _figures(
+    results: Results, cell: str, priors: dict[str, Array | None], repeated: list[str]
+) -> dict[str, float]:
+    design = results.design
     row: dict[str, float] = {}
     for which in EPOCHS:
         correct = results.correct[cell, which]
-        prior = results.replicate_prior(which, without=cell)
-        estimate = estimate_accuracy(correct, prior) if len(correct) else UNKNOWN
-        alone = estimate_accuracy(correct) if len(correct) else UNKNOWN
-        row |= {
-            f"{which}_val_accuracy_mean": estimate.value,
-            f"{which}_val_accuracy_std": correct.mean(axis=1).std(),
-            f"{which}_val_accuracy_ci_low": estimate.low,
-            f"{which}_val_accuracy_ci_high": estimate.high,
-            f"{which}_val_accuracy_alone_ci_low": alone.low,
-            f"{which}_val_accuracy_alone_ci_high": alone.high,
-        }
-    correct = results.correct[cell, "best"]
-    labels = results.labels.reindex(correct.columns)
-    prior = results.replicate_prior(without=cell)
-    balanced = estimate_balanced_accuracy(correct, labels, prior) if len(correct) else UNKNOWN
-    best = results.predictions.query("cell == @cell and which == 'best'")
-    val = results.curves.query("cell == @cell and split == 'val'")
-    last_losses = val.groupby("seed")["loss"].last()
-    return row | {
-        "balanced_accuracy": balanced.value,
-        "balanced_accuracy_ci_low": balanced.low,
-        "balanced_accuracy_ci_high": balanced.high,
-        "best_epoch_mean": best.groupby("seed")["epoch"].first().mean(),
-        "val_loss_last_mean": last_losses.reindex(best["seed"].unique()).mean(),
-    }
-
-
-def _others(results: Results, cell: str, repeated: list[str]) -> dict[str, float]:
+        estimate = estimate_accuracy(correct, priors[which], design) if len(correct) else UNKNOWN
+        alone = estimate_accuracy(correct, design=design) if len(correct) else UNKNOWN
+        name = f"{which}_val_accuracy"
+        row |= _columns(name, estimate) | _columns(f"{name}_alone", alone)
+        row |= {f"{name}_mean": row.pop(name), f"{name}_std": correct.mean(axis=1).std()}
+        del row[f"{name}_alone"]
     best, last = (results.correct[cell, which] for which in EPOCHS)
-    optimism, calibration_error, without_duplicates = UNKNOWN, np.nan, np.nan
-    if len(best):
-        prior = _optimism_prior(results, cell)
-        optimism = estimate_mean_of_replicates(best.astype(float) - last, prior)
-        _, calibration_error = reliability(*confidence(results, cell))
-        without_duplicates = best[best.columns.difference(repeated)].mean(axis=1).mean()
+    balanced, optimism, calibration_error = UNKNOWN, UNKNOWN, np.nan
+    predictions = results.predictions[results.predictions["cell"] == cell]
+    at_last = predictions[predictions["which"] == "last"]
+    if len(last):
+        labels = results.labels.reindex(last.columns)
+        balanced = estimate_balanced_accuracy(last, labels, priors["last"], design)
+        difference = best.astype(float) - last
+        optimism = estimate_mean_of_replicates(difference, priors["optimism"])
+        _, calibration_error = reliability(at_last["confidence"], at_last["correct"])
+    kept = [name for name in last if path_of(name, design.folds) not in repeated]
     wall_seconds = pd.Series(results.timing[cell]["wall_seconds_per_run"], dtype=float)
+    epochs = predictions[predictions["which"] == "best"].groupby("seed")["epoch"].mean()
     return {
-        "selection_optimism": round(optimism.value, 6),
-        "selection_optimism_ci_low": round(np.maximum(0.0, optimism.low), 6),  # never negative
-        "selection_optimism_ci_high": round(np.minimum(1.0, optimism.high), 6),
-        "calibration_error": round(calibration_error, 6),
+        **row,
+        **_columns("balanced_accuracy", balanced),
+        "best_epoch_mean": epochs.mean(),
+        "val_loss_last_mean": -np.log(at_last["probability"].clip(lower=TINY)).mean(),
+        "selection_optimism": optimism.value,
+        "selection_optimism_ci_low": np.maximum(0.0, optimism.low),  # never negative
+        "selection_optimism_ci_high": np.minimum(1.0, optimism.high),
+        "calibration_error": calibration_error,
         "seconds_per_run_mean": round(results.seconds(cell).mean(), 3),
         "wall_seconds_per_run_mean": round(wall_seconds.mean(), 3),
-        "accuracy_without_near_duplicates": round(without_duplicates, 6),
+        "accuracy_without_near_duplicates": last[kept].mean(axis=1).mean(),
     }
-
-
-def _optimism_prior(results: Results, cell: str) -> Array | None:
-    tables = {
-        name: [results.correct[name, which].astype(float) for which in EPOCHS]
-        for name in results.cells
-        if name != cell
-    }
-    return replicate_prior(best - last for best, last in tables.values() if len(best))
 
 
 def most_misclassified(results: Results) -> pd.DataFrame:
-    """Return the validation images that a run misclassifies at its best epoch, the worst first.
+    """Return the validation images that a run misclassifies at its last epoch, the worst first.
 
     ``wrong`` is the number of runs of all cells that did, of ``runs``; ``probability`` that of the
     image's own class, the mean over them; ``predicted`` the class that most took it for.
     """
-    best = results.predictions[results.predictions["which"] == "best"]
-    probabilities = best.filter(regex="^p_")
-    of_label = probabilities.columns.get_indexer("p_" + best["label"])
-    best = best.assign(
-        wrong=best["label"] != best["predicted"],
-        probability=probabilities.to_numpy()[np.arange(len(best)), of_label],
-    )
-    mistakes = best[best["wrong"]].groupby(["image", "predicted"], as_index=False).size()
+    last = results.last.assign(wrong=~results.last["correct"])
+    mistakes = last[last["wrong"]].groupby(["image", "predicted"], as_index=False).size()
     mistakes = mistakes.sort_values("size", ascending=False, kind="stable")
-    images = best.groupby(["image", "label"], as_index=False).agg(
+    images = last.groupby(["image", "label"], as_index=False).agg(
         wrong=("wrong", "sum"), runs=("wrong", "size"), probability=("probability", "mean")
     )
     rows = images.merge(mistakes.drop_duplicates("image")[["image", "predicted"]], on="image")

@@ -14,7 +14,7 @@ References
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,9 @@ from scipy import optimize, stats
 
 from headswap.compare.variance import (
     LEVEL,
+    SPLIT,
     Array,
+    Design,
     ErrorDistribution,
     components,
     error_distribution,
@@ -31,6 +33,11 @@ from headswap.compare.variance import (
 
 BINS = 10
 """Of confidence, between 0 and 1 (see `reliability`)."""
+BOOTSTRAPS = 1000
+MARGIN = 0.01
+"""A cell at most so much less accurate than the best is good enough."""
+SURE = 0.9
+"""The probability from which a cell is said to be good enough."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,9 @@ class Estimate:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def estimate_accuracy(correct: ArrayLike, prior: Array | None = None) -> Estimate:
+def estimate_accuracy(
+    correct: ArrayLike, prior: Array | None = None, design: Design = SPLIT
+) -> Estimate:
     """Estimate a cell's accuracy from correct predictions of shape (replicates, images).
 
     Its interval is Wilson's [1]_ for the effective number of images: as many independent images as
@@ -73,31 +82,66 @@ def estimate_accuracy(correct: ArrayLike, prior: Array | None = None) -> Estimat
     0.975
     """
     values = np.asarray(correct, dtype=float)
-    return _wilson(
-        float(values.mean()), error_distribution(components(values), prior), values.shape
-    )
+    return _wilson(float(values.mean()), _accuracy_ratio(values, prior, design))
 
 
-def _wilson(mean: float, error: ErrorDistribution, shape: tuple[int, ...]) -> Estimate:
-    replicates, images = shape
-    binomial, square = mean * (1 - mean), error.quantile**2
-    ratio = square / images
-    if error.half_width > 0:
-        ratio = max(error.half_width**2 / binomial, square / (replicates * images))
+def estimate_winner(
+    cells: Sequence[ArrayLike], priors: Sequence[Array | None], design: Design = SPLIT
+) -> Estimate:
+    """Estimate the accuracy of the best of some cells, corrected for its having been chosen.
+
+    The correct predictions of each have shape (replicates, images). In each of many bootstraps of
+    the images the best cell is chosen, and evaluated on the images that were not drawn [1]_. The
+    interval is Wilson's with a ratio as in `estimate_accuracy`, the mean of all cells', since the
+    best one's is small by choice, too.
+
+    References
+    ----------
+    .. [1] I. Tsamardinos, E. Greasidou and G. Borboudakis, "Bootstrapping the out-of-sample
+       predictions for efficient and accurate cross-validation", Machine Learning 107 (2018).
+    """
+    values = [np.asarray(of_cell, dtype=float) for of_cell in cells]
+    means = np.array([of_cell.mean(axis=0) for of_cell in values])
+    units = design.units(means.shape[1])
+    groups = np.arange(units) if design.groups is None else design.groups
+    random, found = np.random.default_rng(0), []
+    for _ in range(BOOTSTRAPS):
+        times = np.bincount(random.integers(units, size=units), minlength=units)[groups]
+        if (times == 0).any():
+            found.append(means[(means @ times).argmax(), times == 0].mean())
+    ratios = [_accuracy_ratio(*both, design) for both in zip(values, priors, strict=True)]
+    return _wilson(float(np.mean(found)), float(np.mean(ratios)))
+
+
+def _accuracy_ratio(values: Array, prior: Array | None, design: Design) -> float:
+    """Return the squared half width of an accuracy's interval, divided by its p (1 - p)."""
+    parts, mean = components(values, design), float(values.mean())
+    error = error_distribution(parts, prior)
+    return _ratio(mean, error, parts.replicates, parts.units)
+
+
+def _ratio(mean: float, error: ErrorDistribution, replicates: int, units: int) -> float:
+    square = error.quantile**2
+    if error.half_width == 0:
+        return square / units
+    return max(error.half_width**2 / (mean * (1 - mean)), square / (replicates * units))
+
+
+def _wilson(mean: float, ratio: float) -> Estimate:
     middle = (mean + ratio / 2) / (1 + ratio)
-    half = math.sqrt(ratio * binomial + ratio**2 / 4) / (1 + ratio)
+    half = math.sqrt(ratio * mean * (1 - mean) + ratio**2 / 4) / (1 + ratio)
     return Estimate(mean, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def estimate_balanced_accuracy(
-    correct: ArrayLike, labels: ArrayLike, prior: Array | None = None
+    correct: ArrayLike, labels: ArrayLike, prior: Array | None = None, design: Design = SPLIT
 ) -> Estimate:
     """Estimate a cell's balanced accuracy, the mean of its recalls of the classes.
 
     Correct predictions have shape (replicates, images), labels (images,). The interval combines
     those of the recalls (see `estimate_accuracy`), each for other images of its class, as
     independent ones [1]_; the replicates' part of the squared half width is added. It is not known
-    where a class has a single image.
+    where a class has a single image, or group; a group counts as one in each class that it has.
 
     References
     ----------
@@ -113,17 +157,18 @@ def estimate_balanced_accuracy(
     values = np.asarray(correct, dtype=float)
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     recalls = [values[:, classes == number] for number in range(len(counts))]
+    designs = [design.only(classes == number) for number in range(len(counts))]
     by_replicate = np.mean([recall.mean(axis=1) for recall in recalls], axis=0)
     mean, replicates = float(by_replicate.mean()), len(values)
-    if min(recall.shape[1] for recall in recalls) < 2:
+    if min(of.units(count) for of, count in zip(designs, counts, strict=True)) < 2:
         return Estimate(mean, math.nan, math.nan)
-    parts = [components(recall) for recall in recalls]
+    parts = [components(*both) for both in zip(recalls, designs, strict=True)]
     of_images, interaction = (
         sum(getattr(part, source) for part in parts) / len(parts) ** 2
         for source in ("of_images", "interaction")
     )
     shares = counts[classes] / len(classes)
-    balanced = components(values / (len(parts) * shares))
+    balanced = components(values / (len(parts) * shares), design)
     # As in other cells' prior, what a replicate adds to one class alone is part of the interaction.
     error = error_distribution(
         replace(balanced, of_images=max(0.0, of_images - interaction) + balanced.interaction)
@@ -134,8 +179,12 @@ def estimate_balanced_accuracy(
     for_images = [
         _wilson(
             float(recall.mean()),
-            ErrorDistribution(part.of_images, np.zeros(1), np.ones(1), part.images - 1),
-            recall.shape,
+            _ratio(
+                float(recall.mean()),
+                ErrorDistribution(part.of_images, np.zeros(1), np.ones(1), part.freedom),
+                replicates,
+                part.units,
+            ),
         )
         for recall, part in zip(recalls, parts, strict=True)
     ]
@@ -147,7 +196,11 @@ def estimate_balanced_accuracy(
 
 
 def estimate_difference(
-    values: ArrayLike, prior: Array | None = None, *, largest: float = 1.0
+    values: ArrayLike,
+    prior: Array | None = None,
+    design: Design = SPLIT,
+    *,
+    largest: float = 1.0,
 ) -> Estimate:
     """Estimate the mean of differences, paired by image and seed, of shape (replicates, images).
 
@@ -168,24 +221,44 @@ def estimate_difference(
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
-    error = error_distribution(components(values, (largest / 2) ** 2), prior)
+    error = error_distribution(components(values, design, (largest / 2) ** 2), prior)
     return Estimate(
         mean,
         max(-largest, mean - error.half_width),
         min(largest, mean + error.half_width),
-        _images_needed(abs(mean), error, values.shape[1]),
-        error.exceeds(abs(mean)),
+        _images_needed(lambda times: 2 * error.above(abs(mean), times) + LEVEL - 1, values),
+        2 * error.above(abs(mean)),
     )
 
 
-def _images_needed(distance: float, error: ErrorDistribution, images: int) -> int | None:
-    def excess(log_times: float) -> float:
-        return error.exceeds(distance, math.exp(log_times)) + LEVEL - 1
+def probability_good_enough(
+    values: ArrayLike, prior: Array | None = None, design: Design = SPLIT
+) -> tuple[float, int | None]:
+    """Return the probability that the best cell is better than another by at most `MARGIN`.
 
+    The values are their differences, as in `estimate_difference`; the prior of their mean is flat.
+    With it comes how many images would make it `SURE` if the difference stayed the same; None if
+    no number would.
+
+    Examples
+    --------
+    >>> probability_good_enough([[0, 1, -1, 0, 1, -1, 0, 0]])  # doctest: +ELLIPSIS
+    (0.513..., 12156)
+    """
+    values = np.asarray(values, dtype=float)
+    error = error_distribution(components(values, design, 0.25), prior)
+    margin = MARGIN - float(values.mean())
+    needed = _images_needed(lambda times: error.above(margin, times) + SURE - 1, values)
+    return 1 - error.above(margin), needed
+
+
+def _images_needed(excess: Callable[[float], float], values: Array) -> int | None:
+    """Return how many images it takes until a probability, at so many times as many, is low."""
     most = 40.0
-    if excess(most) >= 0:
+    if excess(math.exp(most)) >= 0:
         return None
-    return math.ceil(images * math.exp(optimize.brentq(excess, -most, most)))
+    times = optimize.brentq(lambda log_times: excess(math.exp(log_times)), -most, most)
+    return math.ceil(values.shape[1] * math.exp(times))
 
 
 def estimate_mean_of_replicates(values: ArrayLike, prior: Array | None = None) -> Estimate:

@@ -1,13 +1,16 @@
 """The outputs of the `compare` stage: metrics, a report, pictures, and tables on the terminal."""
 
-import pandas as pd
+from typing import Any
 
 from headswap.compare import plots, report, terminal
 from headswap.compare.comparison import Comparison, compare
-from headswap.compare.results import EPOCHS, read_results
+from headswap.compare.results import read_results
 from headswap.io import write_csv, write_json, write_text
 from headswap.params import Params
 from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, TIMING
+
+MOST_METRICS = 12
+"""Cells in ``metrics/summary.json``, which is a table with a column per number."""
 
 
 def write_comparison(params: Params) -> None:
@@ -19,7 +22,7 @@ def write_comparison(params: Params) -> None:
     results = read_results(params)
     comparison = compare(results)
     facts = report.collect_facts(results, comparison)
-    gallery = plots.gallery_rows(comparison.misclassified)
+    gallery = plots.gallery_rows(comparison.misclassified, results.design.folds)
     delete_other_results(params)
     write_json(METRICS / "summary.json", summary_metrics(comparison))
     write_json(METRICS / "claims.json", comparison.verdicts)
@@ -29,7 +32,8 @@ def write_comparison(params: Params) -> None:
     pairs = comparison.near_duplicates
     write_csv(METRICS / "near_duplicates.csv", pairs.columns, pairs.itertuples(index=False))
     write_text(METRICS / "comparison.md", report.render("report.md", facts))
-    plots.write_pictures(comparison.rows, results.cells, gallery)
+    in_order = [results.cells[cell] for cell in comparison.in_order["cell"]]
+    plots.write_pictures(comparison.rows, in_order, gallery)
     terminal.print_comparison(facts)
 
 
@@ -48,16 +52,21 @@ def delete_other_results(params: Params) -> None:
                 path.unlink()
 
 
-def summary_metrics(comparison: Comparison) -> dict[str, float | None]:
-    """Return the flat metrics that DVC compares between branches: three keys per cell.
+def summary_metrics(comparison: Comparison) -> dict[str, Any]:
+    """Return the flat metrics that DVC compares between branches, one key per cell.
 
-    ``near_duplicates`` counts the validation images that have any.
+    ``best`` names the best cell, and ``expected`` is its accuracy corrected for the choice; of many
+    cells only `MOST_METRICS` are there. ``near_duplicates`` counts the validation images with any.
     """
-    columns = {"balanced": "balanced_accuracy"}
-    columns |= {which: f"{which}_val_accuracy_mean" for which in EPOCHS}
-    metrics = {
-        f"{row['cell']}.{key}": None if pd.isna(row[column]) else row[column]
-        for _, row in comparison.table.iterrows()
-        for key, column in columns.items()
+    cells = comparison.in_order.astype(object).where(comparison.in_order.notna(), None)
+    shown = cells.head(MOST_METRICS).sort_index()
+    best = cells.iloc[0]
+    return {
+        "best": None if best["rank"] is None else best["cell"],
+        **{
+            name: best[f"expected_accuracy{name.removeprefix('expected')}"]
+            for name in ("expected", "expected_ci_low", "expected_ci_high")
+        },
+        **dict(zip(shown["cell"] + ".last", shown["last_val_accuracy_mean"], strict=True)),
+        "near_duplicates": comparison.near_duplicates["val"].nunique(),
     }
-    return metrics | {"near_duplicates": comparison.near_duplicates["val"].nunique()}

@@ -15,11 +15,10 @@ from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from PIL import Image
 
-from headswap.compare.plots import TEMPLATES
-from headswap.compare.results import without_apostrophes
+from headswap.compare.plots import MOST_CELLS, TEMPLATES
+from headswap.compare.results import COLUMNS, read_table
 from headswap.errors import UserError
 from headswap.io import output_path, write_text
-from headswap.params import Params
 from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
 LONG_TABLE = 12
@@ -30,7 +29,7 @@ AFTER_PHOTOGRAPHS = "<h2>Cautions</h2>"
 """What follows in the report on the photographs that were wrong, of which the page lists more."""
 
 
-def write_page(params: Params, output: Path) -> None:
+def write_page(output: Path) -> None:
     """Write the report with its pictures in it.
 
     A UserError says if a file of the comparison is missing, or the output would take the place of
@@ -45,7 +44,7 @@ def write_page(params: Params, output: Path) -> None:
     page = template.render(
         before=before,
         after=heading + after,
-        wrong=_wrong_images(params),
+        wrong=_wrong_images(),
         most_wrong=MOST_WRONG,
         script=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg]
         pictures=pictures,
@@ -83,16 +82,17 @@ def _fold_if_long(table: re.Match[str]) -> str:
     return f"<details><summary>{rows} rows</summary>{scrolling}</details>"
 
 
-def _wrong_images(params: Params) -> dict[str, pd.DataFrame]:
-    """Return for each cell with a finished run the images that were wrong at its best epochs."""
+def _wrong_images() -> dict[str, pd.DataFrame]:
+    """Return the images that were wrong at the last epochs of each of the most accurate cells."""
+    _read(METRICS / "comparison.csv")
+    ranked = pd.read_csv(METRICS / "comparison.csv").dropna(subset="rank").sort_values("rank")
     wrong = {}
-    for cell in params.cells():
-        table = io.BytesIO(_read(PREDICTIONS / f"{cell.name}.csv"))
-        rows = pd.read_csv(table, dtype={"label": str, "predicted": str}, keep_default_na=False)
-        rows = without_apostrophes(rows)
-        if not rows.empty:
-            rows = rows[(rows["which"] == "best") & (rows["label"] != rows["predicted"])]
-            wrong[cell.name] = rows.value_counts(["image", "label", "predicted"]).reset_index()
+    for cell in ranked["cell"].head(MOST_CELLS):
+        path = PREDICTIONS / f"{cell}.csv"
+        _read(path)
+        rows = read_table(path, COLUMNS["predictions"])
+        rows = rows[(rows["which"] == "last") & (rows["label"] != rows["predicted"])]
+        wrong[cell] = rows.value_counts(["image", "label", "predicted"]).reset_index()
     return wrong
 
 

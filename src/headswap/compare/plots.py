@@ -13,6 +13,7 @@ import vl_convert
 from PIL import Image
 
 from headswap.compare.plot_rows import json_records, with_every_cell, wrap
+from headswap.compare.results import path_of
 from headswap.errors import UserError
 from headswap.images.reading import UnreadableImage, read_image
 from headswap.io import atomic_write
@@ -20,6 +21,12 @@ from headswap.params import Cell
 from headswap.paths import COMPARISON_PLOTS, IMAGES
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_CELLS = 20
+"""In tables and in the picture of their accuracies."""
+MOST = {"accuracy": MOST_CELLS} | dict.fromkeys(
+    ("confusion", "curves", "reliability", "unsure"), 12
+)
+"""How many cells a picture shows; others have a point for each."""
 GALLERY_IMAGES = 12
 THUMBNAIL = 320
 """Pixels, the longer side."""
@@ -33,15 +40,20 @@ def draw_png(name: str, rows: pd.DataFrame) -> bytes:
     return _encode(Image.open(io.BytesIO(drawn)).convert("RGB"))  # a quarter of the size, for Git
 
 
-def write_pictures(
-    rows: dict[str, pd.DataFrame], cells: dict[str, Cell], gallery: pd.DataFrame
-) -> None:
-    """Write the folder of pictures: each one's rows as ``<name>.json``, and ``<name>.png``."""
+def write_pictures(rows: dict[str, pd.DataFrame], cells: list[Cell], gallery: pd.DataFrame) -> None:
+    """Write the folder of pictures: each one's rows as ``<name>.json``, and ``<name>.png``.
+
+    The cells are in the order of pictures; where each takes space, only the first are drawn.
+    """
     with atomic_write(COMPARISON_PLOTS, replace_folder=True) as folder:
         folder.mkdir()
         for name, table in rows.items():
             if name != "differences":
-                table = with_every_cell(table, cells)
+                has_none = (
+                    {cell for cell in cells if cell.mode == "probe"} if name == "curves" else {}
+                )
+                shown = [cell for cell in cells if cell not in has_none] or cells
+                table = with_every_cell(table, shown[: MOST.get(name)], len(cells))
             elif table.empty:
                 table = table.reindex([0])  # a row of nulls: DVC draws nothing from none
             lines = ",\n".join(map(json.dumps, json_records(table)))
@@ -50,7 +62,7 @@ def write_pictures(
         (folder / "gallery.png").write_bytes(draw_png("gallery", gallery))
 
 
-def gallery_rows(misclassified: pd.DataFrame) -> pd.DataFrame:
+def gallery_rows(misclassified: pd.DataFrame, folds: int) -> pd.DataFrame:
     """Return the first misclassified validation images, small and upright, with a caption each.
 
     ``url`` has the image in it; ``width`` and ``height`` are shares of the longer of them. A
@@ -58,7 +70,7 @@ def gallery_rows(misclassified: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for row in misclassified.head(GALLERY_IMAGES).itertuples():
-        image = _thumbnail(IMAGES / "val" / row.image)
+        image = _thumbnail(IMAGES / path_of(row.image, folds))
         longer = max(image.size)
         caption = (
             *wrap(PurePosixPath(row.image).name),

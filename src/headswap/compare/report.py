@@ -3,6 +3,7 @@
 Facts are numbers, names, and tables whose entries are formatted texts.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -11,18 +12,25 @@ from typing import Any
 import pandas as pd
 
 from headswap.compare.comparison import RANKED_BY, Comparison
-from headswap.compare.intervals import LEVEL
+from headswap.compare.intervals import SURE, Estimate, estimate_accuracy
+from headswap.compare.plots import MOST_CELLS
 from headswap.compare.results import TIMING_CONDITIONS, Results
+from headswap.compare.variance import priors_without
 from headswap.compare.versions import outdated_cells
+from headswap.images.index import Row
 from headswap.images.near_duplicates import MOST_BITS
 from headswap.markdown import escaped, fill_template
 from headswap.params import Recipe
 
 UNKNOWN = "–"
 MOST_PAIRS = 10
-"""How many pairs of cells are listed."""
-MOST_CLASSES = 10
-"""How many classes are listed, with their numbers of images or their recall."""
+"""How many pairs of modes are listed."""
+MOST_CLASSES = 20
+"""How many classes are listed, with their numbers of images or their recalls."""
+MOST_CONFUSED = 5
+"""How many pairs of classes are listed."""
+MOST_RECALLS = 6
+"""Of how many cells the recalls are listed."""
 MOST_IMAGES = 6
 """How many misclassified images, and how many near-duplicates, are listed."""
 BUSY_RATIO = 1.25
@@ -83,23 +91,28 @@ def markdown_table(table: pd.DataFrame, align: str = "right") -> str:
 
 def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
     """Return all facts of the report."""
-    table, differences = comparison.table, comparison.rows["differences"]
+    table = comparison.table
     same_conditions = results.timed_under_same_conditions(results.cells)
     majority = largest_class(results)
     wall = table["wall_seconds_per_run_mean"] / table["seconds_per_run_mean"]
+    repeated = table[~table["cell"].map(results.stands_for_every_seed)]
+    folds = results.design.folds
     return {
         "params": results.params,
         "counts": results.counts,
-        "classes": [key.removeprefix("val_") for key in results.counts if key.startswith("val_")],
+        "folds": folds,
+        "images": results.counts["images" if folds else "val"],
+        "groups": results.design.units(0),
+        "classes": class_counts(results),
         "recipes": recipes(results),
         "tuning": results.figures.get("tuning", pd.Series(dtype=str)).dropna().to_dict(),
         "preprocessing": preprocessing(results),
-        "one_run_each": (table["seeds"] - table["diverged"]).max() == 1,
-        "recommendation": recommend(table, differences, same_conditions),
-        "accuracy": summarize_accuracies(comparison, majority),
+        "one_run_each": (repeated["seeds"] - repeated["diverged"]).max() == 1,
+        "recommendation": recommend(results, comparison, same_conditions),
+        "accuracy": summarize_accuracies(results, comparison, majority),
         "largest_class": majority,
-        "recall": recalls(results),
-        "differences": summarize_differences(differences),
+        "classwise": summarize_classes(results, comparison),
+        "differences": summarize_differences(results, comparison, same_conditions),
         "claims": summarize_claims(comparison.verdicts),
         "timing_differs_in": [] if same_conditions else list(TIMING_CONDITIONS),
         "busy": table["cell"][wall >= BUSY_RATIO].tolist(),
@@ -109,6 +122,16 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         "made_with": made_with(results),
         "outdated": outdated_cells(results.cells.values()),
     }
+
+
+def class_counts(results: Results) -> pd.DataFrame:
+    """Return the numbers of training and validation images of each class, as texts."""
+    rows = pd.DataFrame(results.index.rows, columns=Row._fields)
+    counts = rows.groupby("label")["split"].value_counts().unstack(fill_value=0)
+    counts = counts.reindex(columns=["train", "val"], fill_value=0).map("{:,}".format)
+    return counts.set_axis(["training images", "validation images"], axis=1).reset_index(
+        names="class"
+    )
 
 
 def recipes(results: Results) -> dict[str, list[str]]:
@@ -155,38 +178,46 @@ def preprocessing(results: Results) -> list[tuple[list[str], dict[str, Any]]]:
 
 
 def recommend(
-    table: pd.DataFrame, differences: pd.DataFrame, same_conditions: bool
+    results: Results, comparison: Comparison, same_conditions: bool
 ) -> dict[str, Any] | None:
     """Return which cell is the best, how sure that is, and what it costs; None if no run finished.
 
     ``best`` is the row of the cell of rank 1; ``tied`` names those that are as accurate, and
     ``tied_by`` what ranks it before them. ``worse`` names the cells that differ from it, of which
     ``survive`` also do with Holm's correction, ``similar`` those that do not differ, and
-    ``undecided`` those with a single seed in common; ``faster`` is the row of the fastest of the
-    similar ones, if it is faster than the best one and was timed under the same conditions.
+    ``undecided`` those with a single seed in common. Of the ``cheaper`` ones, with less
+    multiply-accumulates or as many and less time, it has the row of the cheapest that is
+    good enough, or of the one that most probably is.
     """
-    ranked = table.dropna(subset="rank").sort_values("rank").reset_index(drop=True)
+    ranked = comparison.table.dropna(subset="rank").sort_values("rank", ignore_index=True)
     if ranked.empty:
         return None
     best, second = ranked.iloc[0], ranked.iloc[min(1, len(ranked) - 1)]
-    tied = ranked["cell"][ranked["best_val_accuracy_mean"] == best.best_val_accuracy_mean]
+    tied = ranked["cell"][ranked["last_val_accuracy_mean"] == best.last_val_accuracy_mean]
     different = (words for column, words in RANKED_BY.items() if best[column] != second[column])
-    pairs = differences[differences["which"] == "best"]
-    pairs = pairs[(pairs["cell"] == best.cell) | (pairs["other"] == best.cell)]
-    others = pairs["cell"].where(pairs["cell"] != best.cell, pairs["other"])
-    differ, undecided = pairs["differ"], pairs["seeds"] == 1
-    similar = others[~differ & ~undecided].tolist()
-    equal = ranked[ranked["cell"].isin([best.cell, *similar])]
-    fastest = equal.sort_values(["seconds_per_run_mean", "rank"]).iloc[0]
+    pairs = comparison.rows["differences"]
+    pairs = pairs[pairs["cell"] == best.cell]
+    others, differ, verdict = pairs["other"], pairs["differ"], pairs["verdict"]
+    cheaper = ranked.merge(
+        pairs[["other", "good_enough", "images_for_good_enough"]], left_on="cell", right_on="other"
+    )
+    gmacs = cheaper["gmacs"].map("{:.3g}".format).astype(float)
+    best_gmacs = float(f"{best.gmacs:.3g}")
+    faster = (cheaper["seconds_per_run_mean"] < best.seconds_per_run_mean) & same_conditions
+    cheaper = cheaper[(gmacs < best_gmacs) | ((gmacs == best_gmacs) & faster)]
+    cheaper = cheaper.dropna(subset="good_enough")
+    enough = cheaper[cheaper["good_enough"] >= SURE].sort_values(["gmacs", "seconds_per_run_mean"])
+    likeliest = cheaper.sort_values("good_enough", ascending=False, kind="stable")
     return {
         "best": best,
         "tied": tied.tolist()[1:],
         "tied_by": next(different, "its place in `params.yaml`"),
         "worse": others[differ].tolist(),
         "survive": int(pairs["holm"].sum()),
-        "similar": similar,
-        "undecided": others[undecided].tolist(),
-        "faster": fastest if same_conditions and fastest.cell != best.cell else None,
+        "similar": others[~differ & verdict].tolist(),
+        "undecided": others[~verdict].tolist(),
+        "cheaper": next((enough if len(enough) else likeliest).itertuples(), None),
+        "one_run": results.stands_for_every_seed(best.cell),
     }
 
 
@@ -202,18 +233,21 @@ def largest_class(results: Results) -> dict[str, Any] | None:
     }
 
 
-def summarize_accuracies(comparison: Comparison, majority: dict[str, Any] | None) -> dict[str, Any]:
+def summarize_accuracies(
+    results: Results, comparison: Comparison, majority: dict[str, Any] | None
+) -> dict[str, Any]:
     """Return the table of accuracies, without empty columns, and what to note about it.
 
-    Its last row is that of the largest class, if a run finished.
+    It has the first cells; its last rows are what to expect of the best one, and the accuracy of
+    the largest class, if a run finished.
     """
-    table = comparison.table
+    table = comparison.in_order
     lines = pd.DataFrame(
         {
             "cell": row.cell + (f" ({row.diverged} of {row.seeds} diverged)" * bool(row.diverged)),
-            "best epoch, %": _mean_and_std(row, "best"),
-            "interval (95 %)": _range(row.best_val_accuracy_ci_low, row.best_val_accuracy_ci_high),
             "last epoch, %": _mean_and_std(row, "last"),
+            "interval (95 %)": _range(row.last_val_accuracy_ci_low, row.last_val_accuracy_ci_high),
+            "best epoch, %": _mean_and_std(row, "best"),
             "balanced, % (95 %)": _with_range(row, "balanced_accuracy"),
             "without near-duplicates, %": UNKNOWN
             if comparison.near_duplicates.empty
@@ -224,78 +258,162 @@ def summarize_accuracies(comparison: Comparison, majority: dict[str, Any] | None
             "seconds per run": _seconds(row.seconds_per_run_mean),
             "write-up, %": _percent(row.published_best_val_accuracy),
         }
-        for row in table.itertuples()
+        for row in table.head(MOST_CELLS).itertuples()
     )
     if majority:
+        best = table.iloc[0]
+        expected = {
+            "cell": f"(the best of {len(table)}, expected)",
+            "last epoch, %": _percent(best.expected_accuracy),
+            "interval (95 %)": _range(
+                best.expected_accuracy_ci_low, best.expected_accuracy_ci_high
+            ),
+        }
         reached = {
             "cell": f"(always {majority['label']})",
-            **dict.fromkeys(("best epoch, %", "last epoch, %"), _percent(majority["accuracy"])),
+            "last epoch, %": _percent(majority["accuracy"]),
             "balanced, % (95 %)": _percent(majority["balanced"]),
         }
-        lines = pd.concat([lines, pd.DataFrame([reached])], ignore_index=True).fillna(UNKNOWN)
+        more = [expected] * (len(table) > 1) + [reached]
+        lines = pd.concat([lines, pd.DataFrame(more)], ignore_index=True).fillna(UNKNOWN)
+    repeated = ~table["cell"].map(results.stands_for_every_seed)
     return {
         "table": lines.loc[:, (lines != UNKNOWN).any()],
+        "cells": len(table),
+        "shown": MOST_CELLS,
         "selection_optimism": table["selection_optimism"].dropna(),
         "diverged": int(table["diverged"].sum()),
-        "single_replicate": (table["seeds"] - table["diverged"] == 1).any(),
+        "single_replicate": (table["seeds"] - table["diverged"] == 1)[repeated].any(),
     }
 
 
-def recalls(results: Results) -> dict[str, Any] | None:
-    """Return each cell's recall of each class at the best epoch, of many classes the lowest.
+def summarize_classes(results: Results, comparison: Comparison) -> dict[str, Any] | None:
+    """Return what is known by class at the last epochs; None if no run finished.
 
-    ``table`` has a row per cell; ``classes`` is the number of all. None if no run finished.
+    ``recalls`` is a table of the classes with the lowest recalls in the best cells; ``confused``
+    has the pairs of classes that the best cell confuses most, with the images per run and of the
+    class; ``constant`` the cells of which some runs answer a single class; ``surest`` the accuracy
+    of the best cell where it leaves out the least sure fifth.
     """
-    best = results.predictions[results.predictions["which"] == "best"]
-    if best.empty:
+    last = results.last
+    if last.empty:
         return None
-    correct = best["label"] == best["predicted"]
-    shares = correct.groupby([best["cell"], best["label"]]).mean().unstack()
-    shown = shares.mean().nsmallest(MOST_CLASSES).index.sort_values()
-    images = best.drop_duplicates("image")["label"].value_counts()
-    texts = shares.reindex([cell for cell in results.cells if cell in shares.index])[shown]
-    texts = texts.map(_percent).rename(columns=lambda label: f"{label} ({images[label]:,})")
-    return {"table": texts.reset_index(), "classes": len(images)}
-
-
-def summarize_differences(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return which pairs of cells differ at their best epochs, the largest difference first.
-
-    Of all ``pairs`` with more than one seed in common, ``differ`` do, and ``survive`` of these with
-    Holm's correction; ``expected`` is how many of as many equal pairs would by chance. Of the
-    ``clearest`` and of those that differ at their last epochs alone, ``only_last``, differences and
-    intervals are in points, from the more accurate cell's side. ``half_width`` is the mean half
-    width of an interval in points, ``images_needed`` what the clearest pair would take where none
-    differ; ``with_one_seed`` counts the pairs that have a single seed in common.
-    """
-    forward = rows["difference"] > 0
-    limits = 100 * rows[["low", "high"]].abs()
-    rows = rows.assign(
-        more_accurate=rows["cell"].where(forward, rows["other"]),
-        less_accurate=rows["other"].where(forward, rows["cell"]),
-        points=100 * rows["difference"].abs(),
-        least=limits.min(axis=1),
-        most=limits.max(axis=1),
-    )
-    one_seed = rows["seeds"] == 1
-    best, last = (
-        rows[~one_seed & (rows["which"] == which)].set_index("pair") for which in ("best", "last")
-    )
-    real, only_last = (part[part["differ"]] for part in (best, last))
-    only_last = only_last.drop(real.index, errors="ignore")
-    reverse = best["more_accurate"] != last["more_accurate"]
-    at_last = reverse.map({False: "same", True: "opposite"}).where(last["differ"], "none")
-    clearest = real.assign(at_last=at_last).sort_values("points", ascending=False, kind="stable")
+    cells = comparison.table.dropna(subset="rank").sort_values("rank")["cell"].tolist()
+    best = last[last["cell"] == cells[0]]
+    images = results.labels.value_counts()
+    runs = best["seed"].nunique()
+    confused = best[~best["correct"]].value_counts(["label", "predicted"]).head(MOST_CONFUSED)
+    answers = last.groupby(["cell", "seed"], sort=False)["predicted"].agg(["first", "nunique"])
+    answers = answers[answers["nunique"] == 1].reset_index().groupby("cell", sort=False)["first"]
+    surest = comparison.rows["unsure"].query("cell == @cells[0] and share >= 0.8").iloc[0]
     return {
-        "pairs": len(best),
-        "differ": len(real),
-        "survive": int(real["holm"].sum()),
-        "clearest": clearest.head(MOST_PAIRS).to_dict("records"),
-        "only_last": only_last.to_dict("records"),
-        "half_width": 50 * (best["high"] - best["low"]).mean(),
-        "images_needed": best["images_needed"].min(),
-        "expected": (1 - LEVEL) * len(best),
-        "with_one_seed": int((one_seed & (rows["which"] == "best")).sum()),
+        "recalls": _recalls(results, cells[:MOST_RECALLS], best),
+        "classes": len(images),
+        "confused": [
+            (label, predicted, count / runs, images[label])
+            for (label, predicted), count in confused.items()
+        ],
+        "constant": {cell: (len(of_cell), of_cell.unique()) for cell, of_cell in answers}
+        if len(images) > 1
+        else {},
+        "surest": surest,
+    }
+
+
+def _recalls(results: Results, cells: list[str], best: pd.DataFrame) -> pd.DataFrame:
+    """Return recalls with intervals, of the classes in which the best cell has the lowest."""
+    lowest = best.groupby("label")["correct"].mean().nsmallest(MOST_CLASSES).index.sort_values()
+    finished = [cell for cell in results.cells if len(results.correct[cell, "last"])]
+    rows = []
+    for label in lowest:
+        names = results.labels.index[results.labels == label].sort_values()
+        of_class = results.correct[cells[0], "last"].columns.isin(names)
+        design = results.design.only(of_class)
+        tables = {cell: results.correct[cell, "last"].loc[:, of_class] for cell in finished}
+        row = {"class": label, "images": f"{len(names):,}"}
+        if design.units(len(names)) > 1:
+            priors = priors_without(tables, design)
+            found = {cell: estimate_accuracy(tables[cell], priors[cell], design) for cell in cells}
+        else:
+            found = {
+                cell: Estimate(tables[cell].to_numpy().mean(), math.nan, math.nan) for cell in cells
+            }
+        for cell, recall in found.items():
+            interval = _range(recall.low, recall.high)
+            row[cell] = _percent(recall.value) + (f" ({interval})" * (interval != UNKNOWN))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summarize_differences(
+    results: Results, comparison: Comparison, same_conditions: bool
+) -> dict[str, Any]:
+    """Return which cells differ from the best one, and which modes of a network differ.
+
+    Of all ``pairs`` with a verdict ``differ`` do, and ``survive`` of these with Holm's correction
+    for ``all_pairs`` of cells. ``table`` compares the best cell with the next. Of the ``clearest``
+    pairs of modes, differences and intervals are in points, and ``seconds`` those per run of both,
+    None if they are not comparable; ``not_better`` names the networks that training makes no better
+    than the probe. ``half_width`` is the mean half width of an interval in points,
+    ``images_needed`` what the clearest pair would take where none differ; ``with_one_seed`` counts
+    the pairs without a verdict.
+    """
+    rows = comparison.rows["differences"]
+    rows = rows.assign(
+        points=100 * rows["difference"], least=100 * rows["low"], most=100 * rows["high"]
+    )
+    known = rows[rows["verdict"]]
+    model, mode = (
+        {name: getattr(cell, part) for name, cell in results.cells.items()}
+        for part in ("model", "mode")
+    )
+    of_modes = known[known["cell"].map(model) == known["other"].map(model)]
+    better = of_modes[of_modes["differ"] & (of_modes["points"] > 0)]
+    probed = of_modes[
+        (of_modes["cell"].map(mode) == "probe") | (of_modes["other"].map(mode) == "probe")
+    ]
+    gained = probed[probed["differ"] & (probed["other"].map(mode) == "probe")]["cell"].map(model)
+    seconds = comparison.table.set_index("cell")["seconds_per_run_mean"]
+    clearest = better.sort_values("points", ascending=False, kind="stable").head(MOST_PAIRS)
+    cells = comparison.in_order.dropna(subset="rank")["cell"].tolist()
+    against = rows[rows["cell"] == cells[0]] if cells else rows[:0]
+    lines = pd.DataFrame(
+        {
+            "cell": row.other,
+            "points less": f"{row.points:.1f} ({row.least:.1f} to {row.most:.1f})",
+            "distinguishable": (
+                "with Holm's correction" if row.holm else "yes" if row.differ else "no"
+            )
+            if row.verdict
+            else UNKNOWN,
+            "P(at most 1 point less)": _text(row.good_enough, ".2f"),
+            "images for 0.9": UNKNOWN
+            if pd.isna(row.images_for_good_enough) or row.good_enough >= SURE
+            else f"{row.images_for_good_enough:,.0f}",
+        }
+        for row in against.head(MOST_CELLS).itertuples()
+    )
+    return {
+        "best": cells[0] if cells else None,
+        "table": lines,
+        "pairs": len(known),
+        "all_pairs": math.comb(len(cells), 2) - len(rows) + len(known),
+        "differ": int(known["differ"].sum()),
+        "survive": int(known["holm"].sum()),
+        "clearest": [
+            {
+                **row,
+                "seconds": (seconds[row["cell"]], seconds[row["other"]])
+                if same_conditions
+                else None,
+            }
+            for row in clearest.to_dict("records")
+        ],
+        "better_modes": len(better),
+        "not_better": sorted(set(probed["cell"].map(model)) - set(gained)),
+        "half_width": 50 * (known["high"] - known["low"]).mean(),
+        "images_needed": known["images_needed"].min(),
+        "with_one_seed": len(rows) - len(known),
     }
 
 
@@ -361,7 +479,7 @@ def summarize_near_duplicates(table: pd.DataFrame, pairs: pd.DataFrame) -> dict[
 
     ``table`` has the most similar training image of the first.
     """
-    change = table["accuracy_without_near_duplicates"] - table["best_val_accuracy_mean"]
+    change = table["accuracy_without_near_duplicates"] - table["last_val_accuracy_mean"]
     images = pairs.drop_duplicates("val")
     first = images.head(MOST_IMAGES).astype(str)
     first.columns = ["validation image", "training image", "bits that differ"]

@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from headswap.compare.variance import Array, replicate_prior
+from headswap.compare.variance import Array, Design, replicate_prior
 from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
+from headswap.images.index import Index, read_index
 from headswap.io import explain_damage, read_json, without_apostrophe
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
@@ -40,7 +40,7 @@ DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | {
 COLUMNS = {
     "summary": ("best_val_accuracy", "train_seconds"),
     "curves": ("epoch", "split", "loss", "accuracy"),
-    "predictions": ("epoch", "which", "image", "label", "predicted"),
+    "predictions": ("seed", "epoch", "which", "image", "label", "predicted"),
 }
 """The required columns of each kind of table."""
 KEYS = {
@@ -75,7 +75,8 @@ class Results:
     curves: pd.DataFrame
     """The tables of all cells in one, with a first column ``cell``."""
     predictions: pd.DataFrame
-    """The same of the predictions."""
+    """The same of the predictions, with ``confidence``, the predicted class's probability,
+    ``probability``, the image's own class's, and ``correct`` in place of all probabilities."""
     counts: dict[str, int]
     """The numbers of images: ``metrics/dataset.json``."""
     published: dict[str, pd.DataFrame]
@@ -84,39 +85,53 @@ class Results:
     correct: dict[tuple[str, str], pd.DataFrame]
     """For each cell and epoch which images were classified correctly: a boolean table with a row
     per finished seed and a column per image."""
+    index: Index
+    """That of the images."""
+    design: Design
+
+    @property
+    def last(self) -> pd.DataFrame:
+        """The predictions at the last epochs."""
+        return self.predictions[self.predictions["which"] == "last"]
 
     @property
     def labels(self) -> pd.Series:
         """The class of each validation image, by its name; empty if no run finished."""
         return self.predictions.drop_duplicates("image").set_index("image")["label"]
 
-    def weighted_correct(self, weights: Mapping[str, float], which: Epoch = "best") -> Array:
+    def stands_for_every_seed(self, cell: str) -> bool:
+        """Return whether a cell is one run that no seed changes: a probe on a fixed split."""
+        one = self.figures.loc[cell, "seeds"] == 1
+        return bool(self.cells[cell].mode == "probe" and one and not self.design.folds)
+
+    def weighted_correct(self, weights: Mapping[str, float], which: Epoch = "last") -> Array:
         """Return a weighted sum of several cells' correct predictions, shape (replicates, images).
 
         The replicates are those of the seeds that all of the cells finished, maybe none; the one
         run of a probe stands for each.
         """
         correct = {cell: self.correct[cell, which] for cell in weights}
-        single = {cell for cell in weights if self._is_one_run(cell)}
-        shared = [set(correct[cell].index) for cell in weights.keys() - single or single]
-        seeds = sorted(set.intersection(*shared))
-        if not seeds:
+        fixed = [cell for cell in weights if self.stands_for_every_seed(cell)]
+        others = [set(correct[cell].index) for cell in weights if cell not in fixed]
+        seeds = sorted(set.intersection(*others or [set(correct[fixed[0]].index)]))
+        if not seeds or any(correct[cell].empty for cell in fixed):
             return np.empty((0, 0))
         values = {
-            cell: (correct[cell] if cell in single else correct[cell].loc[seeds]).to_numpy(float)
-            for cell in weights
+            cell: table.to_numpy(float) if cell in fixed else table.loc[seeds].to_numpy(float)
+            for cell, table in correct.items()
         }
-        return sum(
-            (weight * values[cell] for cell, weight in weights.items()), start=np.zeros((1, 1))
+        return np.sum(
+            np.broadcast_arrays(*(weight * values[cell] for cell, weight in weights.items())),
+            axis=0,
         )
 
-    def _is_one_run(self, cell: str) -> bool:
-        return self.cells[cell].mode == "probe" and len(self.correct[cell, "last"]) == 1
+    def has_verdict(self, cells: Iterable[str], replicates: int) -> bool:
+        """Return whether so many replicates say something about others, or none could differ."""
+        return replicates > 1 or all(self.stands_for_every_seed(cell) for cell in cells)
 
-    def replicate_prior(self, which: Epoch = "best", without: str | None = None) -> Array | None:
-        """Return what the cells say about the replicates (see `variance`), maybe all but one."""
-        values = [self.correct[cell, which] for cell in self.cells if cell != without]
-        return replicate_prior(of_cell for of_cell in values if len(of_cell))
+    def replicate_prior(self, which: Epoch = "last") -> Array | None:
+        """Return what the cells say about the replicates (see `variance`)."""
+        return replicate_prior((self.correct[cell, which] for cell in self.cells), self.design)
 
     def seconds(self, cell: str) -> pd.Series:
         """Return the seconds of each finished run, in `probe` with its share of the features."""
@@ -129,11 +144,11 @@ class Results:
         return not mixed and all(of_cell == conditions[0] for of_cell in conditions)
 
 
-def read_results(params: Params) -> Results:
+def read_results(params: Params, index: Index | None = None) -> Results:
     """Read the results of the cells that the parameters name, and of no others.
 
-    A UserError says if a cell has no results yet, a file is damaged, or cells were validated on
-    different images.
+    `index` is that of the images, which is read if it is not given. A UserError says if a cell has
+    no results yet, a file is damaged, or cells were validated on different images.
     """
     cells = {cell.name: cell for cell in params.cells()}
     missing = [cell for cell in cells if not (CELL_METRICS / f"{cell}.json").exists()]
@@ -147,59 +162,68 @@ def read_results(params: Params) -> Results:
         if same_images and params.weights == "imagenet" and cell.model not in params.factories
     ]
     published = {
-        kind: _read_table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
+        kind: read_table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
         for kind in ("summary", "curves")
     }
     figures = {cell: _read_json(CELL_METRICS / f"{cell}.json", "cells") for cell in cells}
     cells = {name: replace(cell, lr=figures[name].get("lr")) for name, cell in cells.items()}
     timing = {name: _read_timing(cell) for name, cell in cells.items()}
-    predictions = _read_tables(cells, PREDICTIONS, COLUMNS["predictions"])
-    curves = _read_tables(cells, CURVES, COLUMNS["curves"])
-    for cell in cells:
-        of_cell = predictions[predictions["cell"] == cell]
-        _check_runs(cell, of_cell, figures[cell], timing[cell])
-        path = CURVES / f"{cell}.csv"
+    tables = {
+        cell: _read_predictions(cell, figures[cell], len(timing[cell]["seconds_per_run"]))
+        for cell in cells
+    }
+    curves = {
+        cell: read_table(CURVES / f"{cell}.csv", ("seed", *COLUMNS["curves"])) for cell in cells
+    }
+    for name, cell in cells.items():
+        path = CURVES / f"{name}.csv"
+        absent = set(tables[name]["seed"]) - set(curves[name]["seed"])
         with explain_damage(path, _remedy(path)):
-            drawn = set(curves["seed"][curves["cell"] == cell])
-            absent = sorted(set(of_cell["seed"]) - drawn)
-            if absent and cells[cell].mode != "probe":
-                raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
+            if absent and cell.mode != "probe":
+                raise ValueError(f"no rows of seed {', '.join(map(str, sorted(absent)))}")
+    predictions = _stacked(tables)
     _check_images(predictions)
+    index = index or read_index()
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
         timing=timing,
-        curves=curves,
+        curves=_stacked(curves),
         predictions=predictions,
         counts=counts,
         published={
             kind: table[table["cell"].isin(comparable)] for kind, table in published.items()
         },
         correct={
-            (cell, which): correct_predictions(predictions[predictions["cell"] == cell], which)
-            for cell in cells
+            (cell, which): table[table["which"] == which].pivot(
+                index="seed", columns="image", values="correct"
+            )
+            for cell, table in tables.items()
             for which in EPOCHS
         },
+        index=index,
+        design=_design(predictions, index, next(iter(figures.values())).get("folds", 0)),
     )
 
 
-def correct_predictions(predictions: pd.DataFrame, which: Epoch) -> pd.DataFrame:
-    """Return which images (columns) each seed (rows) of a cell's predictions has right."""
-    rows = predictions[predictions["which"] == which]
-    rows = rows.assign(correct=rows["label"] == rows["predicted"])
-    return rows.pivot(index="seed", columns="image", values="correct")
+def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
+    """Return the design; an image without a group is one by itself."""
+    names = sorted(predictions["image"].unique())
+    of_image = {row.path: row.group for row in index.rows if row.group}
+    in_group = [of_image.get(path_of(name, folds), f"/{name}") for name in names]
+    _, groups = np.unique(in_group, return_inverse=True)
+    if names and groups.max() == 0 < len(names) - 1:
+        raise UserError(
+            "All validation images are of one group, which says nothing about others.\n"
+            "Split the photographs into more groups, or leave the manifest's groups out."
+        )
+    return Design(groups if len(set(in_group)) < len(names) else None, folds)
 
 
-def confidence(results: Results, cell: str) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the predicted class's probability at the best epoch, and whether it was correct.
-
-    Both have shape (predictions,), over all finished replicates and images.
-    """
-    rows = results.predictions
-    rows = rows[(rows["cell"] == cell) & (rows["which"] == "best")]
-    probabilities = rows.filter(regex="^p_").max(axis=1)
-    return probabilities.to_numpy(), (rows["label"] == rows["predicted"]).to_numpy()
+def path_of(image: str, folds: int) -> str:
+    """Return the path in the index of an image that predictions name."""
+    return image if folds else f"val/{image}"
 
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
@@ -220,18 +244,28 @@ def _read_timing(cell: Cell) -> dict[str, Any]:
     return {**timing, "versions": merge_versions(*records)}
 
 
-def _check_runs(
-    cell: str, predictions: pd.DataFrame, figures: dict[str, Any], timing: dict[str, Any]
-) -> None:
-    """Raise a UserError unless each finished run has one prediction per image, and a time."""
+def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.DataFrame:
+    """Read a cell's predictions.
+
+    A UserError says so unless each finished run has one per image and epoch, and is `timed`.
+    """
     path = PREDICTIONS / f"{cell}.csv"
+    table = read_table(path, COLUMNS["predictions"])
     with explain_damage(path, _remedy(path)):
-        images = predictions.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
-        if (images != predictions["image"].nunique()).any(axis=None):
+        images = table.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
+        if (images != table["image"].nunique()).any(axis=None):
             raise ValueError("not every run has one row per image")
-        runs = predictions.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
-        if {*runs, len(timing["seconds_per_run"])} != {figures["seeds"] - figures["diverged"]}:
+        runs = table.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
+        timed //= max(1, figures.get("folds", 0))
+        if {*runs, timed} != {figures["seeds"] - figures["diverged"]}:
             raise ValueError(f"{cell} has different runs in predictions, timing and metrics")
+    probabilities = table.filter(regex="^p_")
+    of_label = probabilities.columns.get_indexer("p_" + table["label"])
+    return table.drop(columns=probabilities).assign(
+        confidence=probabilities.max(axis=1).astype(float),
+        probability=probabilities.to_numpy(float)[np.arange(len(table)), of_label],
+        correct=table["label"] == table["predicted"],
+    )
 
 
 def _check_images(predictions: pd.DataFrame) -> None:
@@ -256,28 +290,21 @@ def _read_json(path: Path, kind: str) -> dict[str, Any]:
     return content
 
 
-def _read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read a CSV file; raise a UserError if it is damaged or lacks a required column."""
     with explain_damage(path, _remedy(path)):
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    return without_apostrophes(table)
-
-
-def without_apostrophes(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as it was before `write_csv` made its texts harmless for spreadsheets."""
     texts = table.columns.intersection(TEXT_COLUMNS)
     return table.assign(
         **{name: table[name].map(without_apostrophe, na_action="ignore") for name in texts}
     )
 
 
-def _read_tables(cells: Iterable[str], folder: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """Return a kind of table of all cells in one, with a first column ``cell``."""
-    tables = {cell: _read_table(folder / f"{cell}.csv", ("seed", *columns)) for cell in cells}
-    stacked = pd.concat(tables, names=["cell"]).copy()  # defragments a table of 1,000 columns
-    return stacked.reset_index(level="cell").reset_index(drop=True)
+def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the tables of all cells in one, with a first column ``cell``."""
+    return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
 
 
 def _remedy(path: Path) -> str:

@@ -42,16 +42,14 @@ def print_comparison(facts: Mapping[str, Any]) -> None:
     _print("summary.md", facts)
     left_out = facts["accuracy"]["table"].shape[1] - lines.shape[1]
     columns = f", with {left_out} more columns" if left_out else ""
-    console.print(
-        f"The report: {METRICS / 'comparison.md'}{columns}, or `headswap report`", markup=False
-    )
-    console.print(f"The pictures: {COMPARISON_PLOTS}/, or `dvc plots show`", markup=False)
+    console.print(f"The report: {METRICS / 'comparison.md'}{columns}, or `headswap report`")
+    console.print(f"The pictures: {COMPARISON_PLOTS}/, or `dvc plots show`")
 
 
 def _print(template: str, facts: Mapping[str, Any]) -> None:
     """Print a filled template without Markdown's signs for bold and for literal characters."""
     text = re.sub(r"\\(\W|_)", r"\1", render(template, facts).replace("**", "")).strip()
-    console.print(text + "\n", markup=False)
+    console.print(text + "\n")
 
 
 def _table(title: str, lines: pd.DataFrame, justify: Literal["left", "right"]) -> Table:

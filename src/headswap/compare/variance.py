@@ -16,8 +16,9 @@ References
 """
 
 import functools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +36,31 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Design:
+    """How the images were sampled, and which runs predicted them.
+
+    ``groups`` numbers the group of each image, in order, where images are not independent; with
+    ``folds`` each replicate is a cross-validation of its own, which predicts each image once.
+    """
+
+    groups: NDArray[np.intp] | None = None
+    folds: int = 0
+
+    def only(self, images: NDArray[np.bool_]) -> Self:
+        """Return the design of some of the images."""
+        if self.groups is None:
+            return self
+        return replace(self, groups=np.unique(self.groups[images], return_inverse=True)[1])
+
+    def units(self, images: int) -> int:
+        """Return the number of independent units that so many images are."""
+        return images if self.groups is None else int(self.groups.max()) + 1
+
+
+SPLIT = Design()
+
+
+@dataclass(frozen=True)
 class Components:
     """The variance of a mean over images and replicates, by its sources; NaN if not known."""
 
@@ -42,7 +68,8 @@ class Components:
     interaction: float  # that of the interaction alone
     of_replicates: float  # the replicates', including the interaction
     replicates: int
-    images: int
+    units: int  # independent ones: images, or groups
+    freedom: float  # degrees of freedom of the images' variance
 
 
 @dataclass(frozen=True)
@@ -59,11 +86,12 @@ class ErrorDistribution:
         """Student's quantile for `LEVEL` and the degrees of freedom."""
         return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
 
-    def exceeds(self, distance: float, images: float = 1.0) -> float:
-        """Return the probability that the error is larger, with so many times as many images."""
+    def above(self, distance: float, images: float = 1.0) -> float:
+        """Return the probability of an error above a distance, with so many times the images."""
         scale = np.sqrt(self.of_images / images + self.of_replicates)
-        standardized = np.divide(distance, scale, out=np.full(len(scale), np.inf), where=scale > 0)
-        return float(2 * self.weights @ special.stdtr(self.freedom, -standardized))
+        infinite = np.full(len(scale), np.copysign(np.inf, distance))
+        standardized = np.divide(distance, scale, out=infinite, where=scale > 0)
+        return float(self.weights @ special.stdtr(self.freedom, -standardized))
 
     @property
     def half_width(self) -> float:
@@ -71,41 +99,101 @@ class ErrorDistribution:
         largest = self.quantile * float(np.sqrt(self.of_images + self.of_replicates.max()))
         if len(self.weights) == 1 or largest == 0:
             return largest
-        return float(optimize.brentq(lambda half: self.exceeds(half) + LEVEL - 1, 0, largest))
+        return float(optimize.brentq(lambda half: 2 * self.above(half) + LEVEL - 1, 0, largest))
 
 
-def components(values: ArrayLike, pseudo_square: float = 0.0) -> Components:
+def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float = 0.0) -> Components:
     """Estimate the variance of the mean of values of shape (replicates, images) by its sources.
 
     `pseudo_square`, the square of a pseudo-observation, is added to the sum of squares over images.
+    Groups are the units in place of images: their scores, of the ratio estimator with the leverage
+    correction CR2 [1]_, are crossed with the replicates. With folds the variance over images is
+    that of one cross-validation, since the interaction of all its models and images stays one.
+
+    References
+    ----------
+    .. [1] R. M. Bell and D. F. McCaffrey, "Bias reduction in standard errors for linear regression
+       with multi-stage samples", Survey Methodology 28 (2002).
     """
     values = np.asarray(values, dtype=float)
-    replicates, images = values.shape
-    by_image, by_replicate = values.mean(axis=0), values.mean(axis=1)
-    of_images = float(by_image.var() * images + pseudo_square) / (images - 1) / images
+    freedom, correction = values.shape[1] - 1.0, 1.0
+    if design.groups is not None:
+        freedom = _effective_groups(values.mean(axis=0), design.groups) - 1
+        values = _group_scores(values, design.groups)
+        correction = 1 - 1 / values.shape[1]
+    replicates, units = values.shape
+    by_unit, by_replicate = values.mean(axis=0), values.mean(axis=1)
+    of_images = correction * float(by_unit.var() * units + pseudo_square) / (units - 1) / units
     if replicates == 1:
-        return Components(of_images, np.nan, np.nan, 1, images)
-    residuals = values - by_image - by_replicate[:, None] + values.mean()
-    interaction = float((residuals**2).sum()) / ((replicates - 1) * (images - 1)) / values.size
+        more = design.folds / (design.folds - 1) if design.folds else 1.0
+        return Components(more * of_images, np.nan, np.nan, 1, units, freedom)
+    residuals = values - by_unit - by_replicate[:, None] + values.mean()
+    interaction = float((residuals**2).sum()) / ((replicates - 1) * (units - 1)) / values.size
+    interaction *= correction
     of_replicates = float(by_replicate.var(ddof=1)) / replicates
-    return Components(of_images, interaction, of_replicates, replicates, images)
+    if design.folds:
+        of_images += (replicates - 1) * interaction
+    return Components(of_images, interaction, of_replicates, replicates, units, freedom)
 
 
-def replicate_prior(experiments: Iterable[ArrayLike]) -> Array | None:
+def _group_scores(values: Array, groups: NDArray[np.intp]) -> Array:
+    """Return scores of shape (replicates, groups), whose mean varies as that of the values."""
+    sizes, images = np.bincount(groups), len(groups)
+    sums = np.array([np.bincount(groups, of_replicate) for of_replicate in values])
+    scale = len(sizes) / images / np.sqrt(1 - sizes / images)
+    return np.asarray((sums - sizes * values.mean()) * scale)
+
+
+def _effective_groups(by_image: Array, groups: NDArray[np.intp]) -> float:
+    """Return how many groups of equal size would tell the variance as well, at least 2.
+
+    After Satterthwaite, with the intraclass correlation of the analysis of variance.
+    """
+    sizes, images = np.bincount(groups), len(groups)
+    count = len(sizes)
+    means = np.bincount(groups, by_image) / sizes
+    between = float((sizes * (means - by_image.mean()) ** 2).sum()) / (count - 1)
+    within = float(((by_image - means[groups]) ** 2).sum()) / max(1, images - count)
+    more = (images - float((sizes**2).sum()) / images) / (count - 1) - 1
+    total = between + more * within
+    correlation = min(1.0, max(0.0, (between - within) / total)) if total > 0 else 1.0
+    shares = sizes * (1 + (sizes - 1) * correlation)
+    return max(2.0, float(shares.sum() ** 2 / (shares**2).sum()))
+
+
+def replicate_prior(experiments: Iterable[ArrayLike], design: Design = SPLIT) -> Array | None:
     """Estimate how the replicates' variance is distributed over cells.
 
     Return the probability of each of `RATIOS`. Each cell's values have shape (replicates, images);
     those with a single replicate or without an interaction say nothing. None if no cell does.
     """
-    table = _log_normal_weights()
-    log_evidence = np.zeros(table.shape[:-1])
-    all_parts = [parts for parts in map(components, experiments) if parts.interaction > 0]
-    if not all_parts:
+    return _prior(_log_evidence(values, design) for values in experiments)
+
+
+def priors_without(
+    experiments: Mapping[str, ArrayLike], design: Design = SPLIT
+) -> dict[str, Array | None]:
+    """Return for each cell the prior that follows from all others (see `replicate_prior`)."""
+    evidence = {cell: _log_evidence(values, design) for cell, values in experiments.items()}
+    return {cell: _prior(of for name, of in evidence.items() if name != cell) for cell in evidence}
+
+
+def _log_evidence(values: ArrayLike, design: Design) -> Array | None:
+    """Return what a cell says of each of the log-normal priors; None if nothing."""
+    parts = components(values, design) if len(np.asarray(values)) > 1 else None
+    if parts is None or not parts.interaction > 0:
         return None
-    for parts in all_parts:
-        log_evidence += np.log(np.maximum(table @ _likelihood(parts), np.finfo(float).tiny))
-    evidence = np.exp(log_evidence - log_evidence.max())
-    of_others = np.tensordot(evidence / evidence.sum(), table, axes=2)
+    likely = _log_normal_weights() @ _likelihood(parts)
+    return np.asarray(np.log(np.maximum(likely, np.finfo(float).tiny)))
+
+
+def _prior(evidence: Iterable[Array | None]) -> Array | None:
+    said = [of_cell for of_cell in evidence if of_cell is not None]
+    if not said:
+        return None
+    total = np.sum(said, axis=0)
+    weights = np.exp(total - total.max())
+    of_others = np.tensordot(weights / weights.sum(), _log_normal_weights(), axes=2)
     prior = ((1 - VAGUE) * of_others + VAGUE / len(RATIOS)) * (1 + RATIOS) ** CAUTION
     return np.asarray(prior / prior.sum())
 
@@ -123,7 +211,7 @@ def error_distribution(parts: Components, prior: Array | None = None) -> ErrorDi
     .. [1] F. E. Satterthwaite, "An approximate distribution of estimates of variance components",
        Biometrics Bulletin 2 (1946).
     """
-    freedom, one = parts.images - 1.0, np.ones(1)
+    freedom, one = parts.freedom, np.ones(1)
     if parts.replicates == 1:
         return ErrorDistribution(parts.of_images, 0 * one, one, freedom)
     in_range = parts.of_replicates < RATIOS[-1] * parts.interaction
