@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
 from headswap.io import read_json, write_csv, write_json
 from headswap.predict.folders import best_cell, describe
+from headswap.predict.model import Classifier
 
 VAL = "data/images/val"
 
@@ -123,6 +125,52 @@ def test_unreadable_files_are_named_and_the_others_are_classified(
     assert "2 of 3 files could not be read" in message
     assert f"  {broken}: not a known format" in message
     assert "  missing.png: No such file" in message
+
+
+def test_rows_are_written_as_they_are_known_and_the_same_command_goes_on_after_them(
+    trained, tmp_path, monkeypatch
+):
+    csv, broken = tmp_path / "found.csv", tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    command = ("predict", "tiny-probe", broken, VAL, "--csv", csv)
+    headswap(*command, code=1)
+    whole = csv.read_bytes()
+
+    def interrupt():
+        with monkeypatch.context() as patch:
+            crop = Classifier.crop
+            late = max(Path(VAL, "bees").iterdir())
+
+            def interrupted(network, path):
+                if path == late:
+                    raise KeyboardInterrupt
+                return crop(network, path)
+
+            patch.setattr(Classifier, "crop", interrupted)
+            assert "Stopped." in headswap(*command, code=1)[1]
+        assert whole.startswith(csv.read_bytes()) and len(pd.read_csv(csv)) == 31
+
+    interrupt()
+    output, message = headswap(*command, code=1)
+    assert len(output.splitlines()) == 9 and "has the first 32 photographs" in message
+    assert f"{broken}: has no row in {csv}" in message
+    assert csv.read_bytes() == whole
+    for other in (("resnet18-probe",), ("tiny-probe", "--top", 2)):
+        interrupt()
+        output, message = headswap(*command[:1], *other, *command[2:], code=1)
+        assert len(output.splitlines()) == 40 and "has the first" not in message
+        assert len(pd.read_csv(csv)) == 40 * (1 + (len(other) > 1))
+
+
+def test_nobody_needs_to_read_the_output(trained, tmp_path):
+    csv = tmp_path / "found.csv"
+    command = [sys.executable, "-m", "headswap", "predict", "tiny-probe", VAL, "--csv", csv]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 0 and "ipe" not in done.stderr, done.stderr
+    assert len(pd.read_csv(csv)) == 40
 
 
 @pytest.mark.parametrize(
@@ -244,7 +292,7 @@ def test_ctrl_c_says_what_is_true_of_a_command_that_is_no_stage(trained, tmp_pat
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             assert process.wait() == 1
-            said = "\nStopped. No file is half written. Run the same command again"
+            said = "\nStopped. No row is half written. Run the same command again"
             assert said in process.stderr.read()
         assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / "exported").exists()

@@ -82,7 +82,9 @@ def test_the_probe_predicts_and_exports_what_was_recorded_for_all_153(photograph
     recorded = recorded[recorded["seed"] == kept["seed"]].set_index("image")
     paths = [Path("data/images/val", image) for image in recorded.index]
     unreadable = []
-    found = dict(predict([network], paths, unreadable.append))
+    found = {}
+    for batch in predict([network], paths, unreadable.append):
+        found |= batch
     classes = [network.classes[of_image.argmax()] for of_image in found.values()]
     assert not unreadable and classes == list(recorded["predicted"])
     (run,) = (run for run in network.record["runs"] if run["seed"] == kept["seed"])

@@ -54,8 +54,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             _fail(f"headswap {function.__name__}: {os_error_text(error)}")
         except KeyboardInterrupt:
             if function.__name__ in NOT_RESUMABLE:
-                hint = " (--explain: with a new folder)" * (function.__name__ == "predict")
-                sys.exit(f"\nStopped. No file is half written. Run the same command again{hint}.")
+                hint = "; it goes on after the rows of --csv, and --explain takes a new folder"
+                hint *= function.__name__ == "predict"
+                sys.exit(f"\nStopped. No row is half written. Run the same command again{hint}.")
             sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
 
     return guarded

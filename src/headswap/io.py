@@ -113,9 +113,20 @@ def write_csv(path: StrPath, columns: Iterable[str], rows: Iterable[Iterable[Any
     A text that spreadsheets would take for a formula gets an apostrophe before it, which `read_csv`
     removes.
     """
+    write_text(path, _csv_text([columns, *rows]))
+
+
+def append_csv(path: StrPath, rows: Iterable[Iterable[Any]]) -> None:
+    """Add rows to a table, so that a kill at any time leaves all of them there, or none."""
+    sys.stdout.flush()
+    with open(path, "ab", buffering=0) as file:
+        file.write(_csv_text(rows).encode())
+
+
+def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
     lines = _Lines()
-    csv.writer(lines).writerows([_as_text(cell) for cell in row] for row in (columns, *rows))
-    write_text(path, "".join(line.removesuffix("\r\n") + "\n" for line in lines))
+    csv.writer(lines).writerows([_as_text(cell) for cell in row] for row in rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 class _Lines(list[str]):

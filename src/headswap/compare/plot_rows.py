@@ -35,8 +35,8 @@ def with_every_cell(rows: pd.DataFrame, cells: list[Cell], of_all: int) -> pd.Da
     """Complete the rows of a picture that is made of cells, in their order.
 
     Added are ``model``, ``mode``, ``recipe``, ``heading`` (all, in lines that fit a panel),
-    ``colour``, ``network``, which is the model unless there are more of them than marks, and ``note``, where
-    these are not all cells. A cell without rows gets an empty one.
+    ``colour``, ``network``, which is the model unless there are more of them than marks, and
+    ``note``, where these are not all cells. A cell without rows gets an empty one.
     """
     models = {cell.model for cell in cells}
     note = f"The {len(cells)} most accurate of {of_all} cells."

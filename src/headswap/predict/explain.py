@@ -5,8 +5,7 @@ References
 .. [1] M. Zeiler and R. Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,8 @@ def heat_map(
     """Return how much the evidence for a class falls where a part of an image is covered.
 
     The evidence is the log-odds of the class with index `target`, averaged over the runs of a cell;
-    `image` is a batch of one from `Classifier.preprocess`. The map, shape (size, size), has at each
-    place the fall when its square is covered with the mean colour; 0 where the evidence rises.
+    `image` is a batch of one. The map, shape (size, size), has at each place the fall when its
+    square is covered with the mean colour; 0 where the evidence rises.
     """
     side = max(1, image.shape[-1] // SQUARES)
 
@@ -50,39 +49,28 @@ def heat_map(
     return falls[0].mean(0).clamp(min=0).double().cpu().numpy()
 
 
-def write_explanations(
-    networks: Sequence[Classifier],
-    found: Mapping[Path, torch.Tensor],
-    folder: Path,
-) -> Iterator[Path]:
-    """Write pictures: what the networks see of a photograph, and the heat map of its decision.
+def write_explanation(
+    networks: Sequence[Classifier], path: Path, probabilities: torch.Tensor, picture: Path
+) -> None:
+    """Draw what the networks, runs of one cell, see of a photograph, and its decision's heat map.
 
-    The networks are runs of one cell; `found` has the probabilities of each photograph's classes.
-    Yields each picture in `folder` when it is written. Its name is that of its photograph, from the
-    folder on that all photographs are in, with ``.png`` added.
+    `probabilities` are those of its classes.
     """
-    if not found:
-        return
-    parent = Path(os.path.commonpath([path.absolute().parent for path in found]))
-    for path, probabilities in found.items():
-        target = int(probabilities.argmax())
-        crop = networks[0].crop(path)
-        device = next(networks[0].parameters()).device
-        falls = heat_map(networks, networks[0].normalize([crop]).to(device), target)
-        figure, axes = visualization.visualize_image_attr_multiple(
-            falls[..., None],
-            crop.permute(1, 2, 0).numpy(),
-            methods=["original_image", "blended_heat_map"],
-            signs=["all", "positive"],
-            cmap="inferno",
-            fig_size=(8, 4.4),
-            use_pyplot=False,
-        )
-        texts = (path.name, f"{networks[0].classes[target]} {probabilities[target]:.1%}")
-        for axis, text in zip(axes, texts, strict=True):
-            axis.set_title(text, parse_math=False)
-        picture = folder / path.absolute().relative_to(parent)
-        picture = picture.with_name(f"{picture.name}.png")
-        with atomic_write(picture) as temporary:
-            figure.savefig(temporary, dpi=100)
-        yield picture
+    target = int(probabilities.argmax())
+    crop = networks[0].crop(path)
+    device = next(networks[0].parameters()).device
+    falls = heat_map(networks, networks[0].normalize([crop]).to(device), target)
+    figure, axes = visualization.visualize_image_attr_multiple(
+        falls[..., None],
+        crop.permute(1, 2, 0).numpy(),
+        methods=["original_image", "blended_heat_map"],
+        signs=["all", "positive"],
+        cmap="inferno",
+        fig_size=(8, 4.4),
+        use_pyplot=False,
+    )
+    texts = (path.name, f"{networks[0].classes[target]} {probabilities[target]:.1%}")
+    for axis, text in zip(axes, texts, strict=True):
+        axis.set_title(text, parse_math=False)
+    with atomic_write(picture) as temporary:
+        figure.savefig(temporary, dpi=100)

@@ -1,8 +1,9 @@
 """Export a trained network for use without headswap: as a program, as ONNX, with a model card."""
 
+import contextlib
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,15 @@ from headswap.io import atomic_write, write_json, write_text
 from headswap.markdown import fill_template
 from headswap.paths import IMAGES
 from headswap.predict import standalone
-from headswap.predict.extras import require
-from headswap.predict.folders import interval
+from headswap.predict.folders import interval, require
 from headswap.predict.model import PROGRAM, Classifier, load_model
 from headswap.runs.record import RECORD
 
 CHECKED = 40
 """Validation images, at most, that an export is run on before it is given out."""
 TOLERANCE = 0.02
-"""How far a probability of theirs may be from headswap's. Pillow rounds one value in 600 otherwise
-than torch when it resizes (measured: 0.005); ONNX Runtime's own share is below 1e-5."""
+"""How far a probability may be from headswap's: Pillow and torch round otherwise when they resize
+(measured: 0.005); ONNX Runtime's own share is below 1e-5."""
 WITH_HEADSWAP = "Use the model folder with headswap instead."
 WITHOUT_ONNX = f"Leave out --onnx; {PROGRAM} does not depend on it."
 
@@ -32,8 +32,8 @@ WITHOUT_ONNX = f"Leave out --onnx; {PROGRAM} does not depend on it."
 def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any]:
     """Write the run that a model folder keeps into a new or an empty folder, for others to use.
 
-    It is run on validation images, of which the first goes with it. Return its record, with the
-    ``example``, how many images were ``checked``, and the largest ``difference`` of a probability.
+    Return its record, with the ``example``, how many images were ``checked``, and the largest
+    ``difference`` of a probability.
     """
     if onnx:
         require("onnx", "onnxruntime", "onnxscript")
@@ -56,7 +56,7 @@ def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any]:
         write_json(temporary / RECORD, record)
         probabilities = dict(zip(classifier.classes, expected[0].tolist(), strict=True))
         write_json(temporary / "expected.json", probabilities)
-        (run,) = (run for run in record["runs"] if run["weights"])
+        run = next(run for run in record["runs"] if run["weights"])
         facts = record | {"run": run, "onnx": onnx}
         write_text(temporary / "README.md", fill_template("headswap.predict", "card.md", facts, {}))
     return record
@@ -66,16 +66,12 @@ def write_program(classifier: Classifier, path: Path) -> torch.export.ExportedPr
     """Write a network as a graph that needs no code of its own, for batches of any size."""
     side = classifier.record["preprocessing"]["size"]
     classifier.network.to(memory_format=torch.contiguous_format)  # the reader warns of others
-    try:
+    with _explain_failure("", WITH_HEADSWAP):
         program = torch.export.export(
             classifier.network,
             (torch.zeros(2, 3, side, side),),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
-    except Exception as error:  # it fails in many ways where the code cannot be traced
-        raise UserError(
-            f"The network cannot be exported: {type(error).__name__}: {error}\n{WITH_HEADSWAP}"
-        ) from error
     with open(path, "wb") as file:
         torch.export.save(program, file)
     return program
@@ -83,22 +79,26 @@ def write_program(classifier: Classifier, path: Path) -> torch.export.ExportedPr
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a program as ONNX: ``images`` of any number to ``logits``, in float32."""
+    with _explain_failure(" to ONNX", WITHOUT_ONNX), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            program,
+            f=path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _explain_failure(to: str, remedy: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                program,
-                f=path,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as error:  # the exporter fails in many ways where it lacks an operation
+        yield
+    except Exception as error:  # exporters fail in many ways with what they cannot trace or lack
         raise UserError(
-            f"The network cannot be exported to ONNX: {type(error).__name__}: {error}\n"
-            f"{WITHOUT_ONNX}"
+            f"The network cannot be exported{to}: {type(error).__name__}: {error}\n{remedy}"
         ) from error
 
 

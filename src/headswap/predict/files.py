@@ -15,24 +15,21 @@ from headswap.predict.folders import is_model_folder
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Return the cell, if the first argument names one, and what names photographs.
 
-    An argument that is no file and does not look like one is taken for a cell, too, so that a
-    mistyped one is reported as such.
+    What is no file and does not look like one is taken for a cell, mistyped perhaps.
     """
-    if not arguments:
-        return None, []
-    first = arguments[0]
+    first, *others = arguments or [""]
     names_file = glob.has_magic(first) or Path(first).exists() or Path(first).suffix
-    if is_model_folder(first) or not names_file:
-        return first, list(arguments[1:])
+    if first and (is_model_folder(first) or not names_file):
+        return first, others
     return None, list(arguments)
 
 
 def find_named_images(names: Sequence[str]) -> list[Path]:
     """Return the photographs that some files, folders and glob patterns name, each once.
 
-    A file is taken whatever its name is; that it is missing is reported when it is read, so that
-    the others are classified. Of a folder, and those in it, all images are taken; in a pattern
-    ``**`` matches any number of folders. A UserError names a folder or pattern without an image.
+    A file is taken whatever its name is, and if it is missing, too: that is said when it is read.
+    Of a folder, and those in it, all images are taken; in a pattern ``**`` matches any number of
+    folders. A UserError names a folder or pattern without an image.
     """
     paths: dict[Path, None] = {}  # in order
     for name in names:

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ def _check_revision(cell: str) -> None:
     """
     path = PREDICTIONS / f"{cell}.csv"
     found = hashlib.md5(path.read_bytes()).hexdigest() if path.exists() else None
-    outputs = [output for stage in recorded_stages().values() for output in stage.get("outs", ())]
+    outputs = (output for stage in recorded_stages().values() for output in stage.get("outs", ()))
     if any(out["path"] == path.as_posix() and out["md5"] != found for out in outputs):
         raise UserError(
             f"{MODELS / cell} is not what dvc.lock records: it is of another branch, or was made "
@@ -72,14 +73,22 @@ def _check_revision(cell: str) -> None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what a model folder's ``model.json`` says."""
-    if not (folder / RECORD).exists():
-        raise UserError(
-            f"{folder} is no model folder: it has no {RECORD}.\nMake it with: dvc repro"
-        )
-    with explain_damage(folder / RECORD, restore(folder)):
-        record = read_json(folder / RECORD)
-    read_preprocessing(record, folder / RECORD, restore(folder))
+    path = folder / RECORD
+    if not path.exists():
+        raise UserError(f"{folder} is no model folder: it has no {RECORD}.\nMake it: dvc repro")
+    with explain_damage(path, restore(folder)):
+        record = read_json(path)
+    read_preprocessing(record, path, restore(folder))
     return record
+
+
+def require(*packages: str) -> None:
+    """Check that packages of an optional extra are installed."""
+    if missing := [package for package in packages if not find_spec(package)]:
+        raise UserError(
+            f"This needs {' and '.join(missing)}, which headswap otherwise does without.\n"
+            f"In the project's folder: pip install --constraint constraints.txt {' '.join(missing)}"
+        )
 
 
 def restore(folder: Path) -> str:
@@ -90,8 +99,8 @@ def restore(folder: Path) -> str:
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the accuracy of a cell with its interval; None if these runs were not compared.
 
-    It is the ``mean`` at the last epoch, and ``low`` and ``high``, its 95 % interval for other
-    images and, if there are several ``runs``, other runs.
+    ``mean`` at the last epoch; ``low`` and ``high``, for other images and, if there are several
+    ``runs``, other runs.
     """
     if "interval" in record:  # of an exported folder
         return record["interval"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from headswap.errors import UserError
 from headswap.images.preprocessing import Preprocessing
-from headswap.io import read_tensors, sha256
+from headswap.io import explain_damage, read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
 from headswap.train.dataset import center_crop, decode, normalize
@@ -83,14 +83,12 @@ def load_model(folder: str | PathLike[str], seed: int | None = None) -> Classifi
 
 
 def _load_program(file: Path, record: Mapping[str, Any]) -> nn.Module:
-    try:
+    remedy = (
+        f"torch {record['torch']} wrote it; another may not read it. Install that one with: "
+        f"pip install torch=={record['torch']}\nor export the network again."
+    )
+    with explain_damage(file, remedy):
         return torch.export.unflatten(torch.export.load(file))
-    except Exception as error:  # the file may be anything
-        raise UserError(
-            f"{file} cannot be read: {type(error).__name__}: {error}\n"
-            f"torch {record['torch']} wrote it; another may not read it. Install that one with: "
-            f"pip install torch=={record['torch']}\nor export the network again."
-        ) from error
 
 
 def _load_weights(file: Path, record: Mapping[str, Any]) -> nn.Module:
@@ -99,20 +97,19 @@ def _load_weights(file: Path, record: Mapping[str, Any]) -> nn.Module:
     if not file.exists():
         raise UserError(f"{file} is missing.\n{restore(folder)}")
     trained, _ = read_tensors(file, "pt")
-    name, head = record["backbone"]["name"], record["backbone"]["head"]
-    if factory := record["backbone"]["factory"]:
-        check_code(name, factory, record["backbone"].get("code"))
+    backbone, mode = record["backbone"], record["mode"]
+    name, head = backbone["name"], backbone["head"]
+    if factory := backbone["factory"]:
+        check_code(name, factory, backbone.get("code"))
     network = build(name, {name: factory} if factory else {})
     try:
         features: Any = network.get_submodule(head).in_features
-        if record["mode"] != "finetune":
+        if mode != "finetune":
             load_tensors(network, read_tensors(_backbone_file(folder, record), "pt")[0])
         replace_layer(network, head, new_head(features, len(record["classes"]), torch.Generator()))
-        if record["mode"] == "probe":
+        if mode == "probe":
             trained = {f"{head}.{key}": tensor for key, tensor in trained.items()}
-        if record["mode"] != "finetune":
-            trained = {**network.state_dict(), **trained}
-        load_tensors(network, trained)
+        load_tensors(network, trained if mode == "finetune" else network.state_dict() | trained)
     except (AttributeError, RuntimeError) as error:
         raise UserError(
             f"{folder} does not fit {name}: {error}\n"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Rgb = list[float]
 
 
 def load(folder: Path = Path(__file__).parent) -> Callable[[str | Path], dict[str, float]]:

@@ -31,6 +31,8 @@ RESTARTS = 2
 """How often a task goes on from its checkpoint after a signal has killed its process."""
 LONGEST_FOLDER = 70
 """Bytes of a path that leave room for the name of a socket: together at most 107, on macOS 103."""
+CPU_LIMIT = "/sys/fs/cgroup/cpu.max"
+"""What a container may use: microseconds of the processors in so many of the clock, or ``max``."""
 _start_lock = threading.Lock()
 
 
@@ -73,11 +75,16 @@ def _at_most_twice_a_second(on_progress: OnProgress) -> OnProgress:
 def worker_count() -> int:
     """Return the maximum number of tasks in parallel: ``HEADSWAP_WORKERS``, else one per core.
 
-    0 means that they are computed one after another in the command's own process.
+    A container has as many cores as its share. 0 means that tasks are computed one after another in
+    the command's own process.
     """
     if not (text := os.environ.get(WORKERS)):
         affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        with contextlib.suppress(OSError, ValueError), open(CPU_LIMIT) as file:
+            share, period = map(int, file.read().split())
+            cores = max(1, min(cores, share // period))
+        return cores
     if not text.isdecimal():
         raise UserError(f"{WORKERS} is {text!r}; set it to a whole number, or unset it.")
     return int(text)

@@ -21,6 +21,7 @@ from headswap.train.dataset import center_cropped
 from headswap.train.devices import device_name, device_time
 from headswap.train.loop import make_autocast
 from headswap.train.networks import replace_layer
+from headswap.train.speed.memory import keep_freed_memory
 from headswap.train.weights import load_pretrained, save_tensors
 
 
@@ -36,6 +37,7 @@ def compute_parts(
     With a part are written the backbone's complexity, the seconds it took, and the machine.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     values, device = preprocessing(model, params.image), params.device
     folder = next(iter(parts)).parent
     with unchanged(key, lambda: feature_key(model, params), written=folder):

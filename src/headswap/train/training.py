@@ -20,6 +20,7 @@ from headswap.train.loop import make_autocast, train
 from headswap.train.networks import freeze_all_but, new_head, replace_layer
 from headswap.train.probe import fit_probe
 from headswap.train.seeds import generator
+from headswap.train.speed.memory import keep_freed_memory
 from headswap.train.weights import load_pretrained, save_tensors
 
 
@@ -32,6 +33,7 @@ def train_network(
     diverged, what was trained, and the probabilities at the best and the last epoch.
     """
     torch.set_num_threads(1)  # as many change the order of sums, and so the result
+    keep_freed_memory()
     dataset = ImageDataset(
         preprocessing(cell.model, params.image), index_of_run(read_index(), cell, params, seed)
     )
