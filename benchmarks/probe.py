@@ -22,7 +22,7 @@ from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.runs import provenance
 from headswap.train import probe
-from headswap.train.dataset import center_cropped
+from headswap.train.dataset import evaluation_batch
 from headswap.train.features import compute_features
 from headswap.train.networks import replace_layer
 from headswap.train.probe import fit_probe
@@ -55,7 +55,7 @@ def real():
     for split, names in index.names.items():
         paths = [index.folder / name for name in names]
         starts = range(0, len(paths), BATCH)
-        batches = (center_cropped(paths[n : n + BATCH], Preprocessing()) for n in starts)
+        batches = (evaluation_batch(paths[n : n + BATCH], Preprocessing()) for n in starts)
         features = compute_features(backbone, batches, contextlib.nullcontext(), "cpu").numpy()
         yield features, np.array(index.labels(split))
 

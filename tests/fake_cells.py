@@ -18,6 +18,7 @@ PREPROCESSING = {
     "interpolation": "bilinear",
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
+    "fit": "crop",
 }
 COSTS = {
     "alexnet": {"parameters": 57012034, "gmacs": 0.710, "depth": 8},

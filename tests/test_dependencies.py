@@ -55,12 +55,12 @@ OTHER = {
     "seeds": [7],
     "weights": "imagenet",
     "train": {
-        **{"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1},
+        **{"epochs": 9, "batch_size": 4, "lr": 0.5, "momentum": 0.1, "lr_step": 1, "flip": False},
         **{"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup_epochs": 1},
         **{"label_smoothing": 0.1, "class_weights": "balanced", "head": "probe"},
     },
     "recipes": {"other": {"lr": 0.25}},
-    "image": {"size": 48, "resize": 80},
+    "image": {"size": 48, "resize": 80, "fit": "pad"},
     "precision": "bfloat16",
 }
 """Another value of each parameter that has one here; weights carry what depends on `factories`."""

@@ -25,7 +25,7 @@ from headswap.images.preprocessing import Preprocessing
 from headswap.io import read_json
 from headswap.predict import standalone
 from headswap.predict.export import TOLERANCE, export, write_onnx, write_program
-from headswap.train.dataset import center_crop, decode, normalize
+from headswap.train.dataset import decode, evaluation_transform, normalize
 
 VAL = Path("data/images/val")
 pytestmark = pytest.mark.usefixtures("trained")
@@ -146,11 +146,14 @@ def photographs():
 
 
 @pytest.mark.parametrize("kind", photographs())
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_photographs_are_read_as_in_training(kind, interpolation, tmp_path):
+@pytest.mark.parametrize(
+    ("interpolation", "fit"),
+    [("bilinear", "crop"), ("bicubic", "crop"), ("bilinear", "squash"), ("bilinear", "pad")],
+)
+def test_photographs_are_read_as_in_training(kind, interpolation, fit, tmp_path):
     (tmp_path / "photo").write_bytes(photographs()[kind])
-    values = Preprocessing(64, 73, interpolation)
-    (expected,) = normalize([center_crop(values)(decode(tmp_path / "photo"))], values)
+    values = Preprocessing(64, 73, interpolation, fit=fit)
+    (expected,) = normalize([evaluation_transform(values)(decode(tmp_path / "photo"))], values)
     found = standalone.preprocess(tmp_path / "photo", **asdict(values))
     steps = (
         (torch.from_numpy(found) - expected).abs() * 255 * torch.tensor(values.std)[:, None, None]

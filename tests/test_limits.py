@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from headswap import params
 from headswap.errors import UserError, os_error_text
+from headswap.runs.workers import worker_count
 
 TEXT = (ROOT / "params-demo.yaml").read_text()
 TREE = YAML(typ="safe").load(TEXT)
@@ -170,3 +171,16 @@ def test_a_seed_that_json_cannot_hold_is_refused():
     with pytest.raises(UserError, match="less than or equal to 9007199254740991"):
         params.parse(TREE | {"seeds": [2**53]})
     assert params.parse(TREE | {"seeds": [2**53 - 1]}).seeds == [9007199254740991]
+
+
+@pytest.mark.parametrize(("share", "expected"), [("200000 100000", 2), ("50000 100000", 1)])
+def test_a_container_has_as_many_workers_as_its_share_of_the_cores(
+    tmp_path, monkeypatch, share, expected
+):
+    monkeypatch.delenv("HEADSWAP_WORKERS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
+    monkeypatch.setattr("headswap.runs.workers.CPU_LIMIT", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert worker_count() == 16
+    (tmp_path / "cpu.max").write_text(f"{share}\n")
+    assert worker_count() == expected

@@ -215,7 +215,7 @@ def test_a_model_folder_of_other_versions_is_told_or_refused_in_words(trained, t
     write_json(folder / "model.json", {**record, "versions": {"torch": "1.0"}})
     said = headswap("predict", folder, f"{VAL}/ants/003.png")[1]
     assert "It was trained with torch 1.0; with " in said
-    for values in ({**record["preprocessing"], "fit": "pad"}, ["size"], None):
+    for values in ({**record["preprocessing"], "shape": "round"}, ["size"], None):
         write_json(folder / "model.json", {**record, "preprocessing": values})
         message = refused("predict", folder, f"{VAL}/ants/003.png")
         assert f"{folder}/model.json does not say how images are to be prepared" in message

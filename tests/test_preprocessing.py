@@ -1,13 +1,17 @@
 """Each network sees images as it was made for, unless params.yaml gives the sides."""
 
+import itertools
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import fake_cells
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, edit, train_all
+from conftest import ROOT, edit, headswap, train_all
+from PIL import Image, ImageDraw
 
 from headswap import params
 from headswap.compare.report import preprocessing as reported
@@ -23,6 +27,7 @@ from headswap.train.weights import load_pretrained, torchvision_preprocessing, w
 
 IMAGENET = Preprocessing(224, 256, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OWN = {"size": 40, "resize": 50, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+USED = {**OWN, "fit": "crop"}
 AUTO = params.Image(size="auto", resize="auto")
 
 
@@ -114,7 +119,7 @@ def mine(workspace):
 
 def test_weights_record_what_their_network_sees_and_numbers_override_its_sides(mine):
     write_weights("mine", mine, WEIGHTS / "mine.safetensors")
-    assert read_tensors(WEIGHTS / "mine.safetensors", only=())[1]["preprocessing"] == OWN
+    assert read_tensors(WEIGHTS / "mine.safetensors", only=())[1]["preprocessing"] == USED
     assert preprocessing("mine", mine.image) == Preprocessing(**OWN)
     sides = {"size": 64, "resize": 72}
     assert preprocessing("mine", params.Image(**sides)) == Preprocessing(**{**OWN, **sides})
@@ -137,12 +142,12 @@ def test_what_a_network_sees_is_its_own_from_training_to_the_report_and_the_pred
     views, others = (next(iter(data.train_batches(0, 0, 8)))[0] for data in (dataset, bilinear))
     assert views.shape == others.shape == (8, 3, 40, 40) and not views.equal(others)
     assert -1 <= views.min() < -0.5 and 0.5 < views.max() <= 1
-    assert cache_key(cell, mine)["image"] == OWN
+    assert cache_key(cell, mine)["image"] == USED
     gmacs = measure_complexity(load_pretrained("mine", mine)[0], 40)["gmacs"]
     for trained in mine.cells():
         metrics = read_json(f"metrics/cells/{trained.name}.json")
         record = read_json(f"models/{trained.name}/model.json")
-        assert metrics["preprocessing"] == record["preprocessing"] == OWN
+        assert metrics["preprocessing"] == record["preprocessing"] == USED
         assert metrics["gmacs"] == pytest.approx(gmacs, abs=2e-6)
 
 
@@ -166,5 +171,80 @@ def test_the_report_says_what_each_network_sees(tmp_path, monkeypatch):
     assert [models for models, _ in reported(read_results(chosen))] == [["alexnet"]]
     for cell in chosen.cells():
         path = f"metrics/cells/{cell.name}.json"
-        write_json(path, {**read_json(path), "preprocessing": OWN})
-    assert reported(read_results(chosen)) == [(["alexnet"], OWN)]
+        write_json(path, {**read_json(path), "preprocessing": USED})
+    assert reported(read_results(chosen)) == [(["alexnet"], USED)]
+
+
+def draw_arrow(label, random):
+    """Draw an arrow to the left or to the right."""
+    image = Image.new("RGB", (96, 96), (90, 120, 90))
+    shift = random.integers(-8, 9, 2)
+    arrow = np.array([(16, 40), (48, 40), (48, 20), (80, 48), (48, 76), (48, 56), (16, 56)])
+    if label == "left":
+        arrow[:, 0] = 96 - arrow[:, 0]
+    ImageDraw.Draw(image).polygon((arrow + shift).flatten().tolist(), fill=(240, 220, 90))
+    return image
+
+
+def draw_long(label, random):
+    """Draw a red or a blue disc at an end of a long image."""
+    image = Image.new("RGB", (640, 120), (110, 110, 110))
+    left = random.choice([10, 550])
+    colour = {"left": (230, 60, 60), "right": (60, 60, 230)}[label]
+    ImageDraw.Draw(image).ellipse((left, 20, left + 80, 100), fill=colour)
+    return image
+
+
+def accuracy_on(draw, **changes):
+    """Return the accuracy of a network that is trained on 40 drawn images, on 40 others."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(40):
+            label = ("left", "right")[number % 2]
+            path = Path("photos", split, label, f"{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(label, random).save(path)
+    headswap("manifest", "photos", "--use")
+    edit(seeds=[0], modes=["finetune"], **changes)
+    for command in (["fetch"], ["verify"], ["weights", "tiny"], ["train", "tiny", "finetune"]):
+        headswap(*command)
+    record = read_json("models/tiny-finetune/model.json")
+    photographs = sorted(Path("photos/val").glob("*/*"))
+    headswap("predict", "tiny-finetune", "photos/val", "--csv", "found.csv")
+    found = pd.read_csv("found.csv")
+    again = (found["class"] == [path.parent.name for path in photographs]).mean()
+    assert again == pytest.approx(record["runs"][0]["last"]["accuracy"])
+    return again
+
+
+@pytest.mark.parametrize(
+    ("draw", "section", "key", "good", "bad"),
+    [
+        (draw_arrow, "train", "flip", False, True),
+        (draw_long, "image", "fit", "pad", "crop"),
+        (draw_long, "image", "fit", "squash", "crop"),
+    ],
+)
+def test_neither_a_flip_nor_a_crop_need_lose_the_class(workspace, draw, section, key, good, bad):
+    changes = {
+        "train": {"epochs": 30, "lr": 0.05, "lr_step": 25},
+        "image": {"size": 48, "resize": 54},
+    }
+    accuracies = {}
+    for value in (good, bad):
+        changes[section][key] = value
+        accuracies[value] = accuracy_on(draw, **changes)
+    assert accuracies[good] >= 0.875 and accuracies[bad] <= 0.7
+
+
+def test_manifest_warns_of_long_photographs(empty):
+    for number in range(8):
+        for split, label in itertools.product(("train", "val"), ("a", "b")):
+            path = Path("photos", split, label, f"{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = (62, 40) if number == 0 else (60, 40)
+            Image.new("RGB", size, (number * 9, 90, 90)).save(path)
+    warning = "Of 4 of 32 images the centre crop discards more than a third"
+    assert warning in headswap("manifest", "photos")[0]
+    Image.new("RGB", (60, 40), (200, 90, 90)).save("photos/val/a/0.png")
+    assert "crop" not in headswap("manifest", "photos")[0]

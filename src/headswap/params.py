@@ -115,6 +115,8 @@ class Recipe(_Section):
     label_smoothing: Share = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     head: Literal["random", "probe"] = "random"
+    flip: bool = True
+    """Mirror half of the training images; left and right must not matter."""
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -137,11 +139,12 @@ AutoOr = Discriminator(lambda value: "[auto]" if value == "auto" else NUMBER)
 class Image(_Section):
     """Pixels: the sides of the network's input, and the shorter side before the crop.
 
-    ``auto``: those that each network was made for.
+    ``auto``: those that each network was made for. ``fit`` is what is done with what is not square.
     """
 
     size: Annotated[Annotated[int, Field(ge=8, le=2048), Tag(NUMBER)] | Auto, AutoOr]
     resize: Annotated[Annotated[int, Field(ge=8, le=4096), Tag(NUMBER)] | Auto, AutoOr]
+    fit: Literal["crop", "squash", "pad"] = "crop"
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Image":

@@ -160,6 +160,7 @@ def describe_recipe(recipe: Recipe) -> str:
         f"label smoothing {recipe.label_smoothing:g}": recipe.label_smoothing,
         "classes weighted equally": recipe.class_weights == "balanced",
         "from the probe's head": recipe.head == "probe",
+        "images not mirrored": not recipe.flip,
         f"batches of {recipe.batch_size}": True,
         pluralize(recipe.epochs, "epoch"): True,
     }

@@ -5,7 +5,7 @@ import csv
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from shlex import quote
@@ -71,6 +71,7 @@ def write_manifest(
     old = used_images(listed) if val is None else {}
     _check_shares(listing, val, test, old, path)
     facts = _read_images(listing)
+    print_crop_warning(facts.values())
     again = any(entry.left_out.startswith("near-duplicate") for entry in listed.values())
     copies = find_copies(listing, facts) if drop_duplicates or again else {}
     used = {name: one for name, one in listing.photographs.items() if name not in copies}
@@ -400,6 +401,18 @@ def find_quality_issues(hashes: Mapping[str, str]) -> dict[str, list[str]]:
     class_sizes = Counter("/".join(name.split("/")[:2]) for name in names)
     issues["a class of one image"] = [name for name, size in class_sizes.items() if size == 1]
     return {kind: lines for kind, lines in issues.items() if lines}
+
+
+def print_crop_warning(facts: Iterable[Facts]) -> None:
+    """Say so if the centre crop discards more than a third of more than a tenth of the images."""
+    sizes = [sorted((one.width, one.height)) for one in facts]
+    long = sum(2 * longer > 3 * shorter for shorter, longer in sizes)
+    if long > len(sizes) / 10:
+        print(
+            f"Of {long:,} of {len(sizes):,} images the centre crop discards more than a third.\n"
+            "To let networks see all of them, write into params.yaml, under image: fit: pad "
+            "(or squash)"
+        )
 
 
 def print_classes(manifest: Manifest) -> None:

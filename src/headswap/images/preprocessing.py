@@ -4,7 +4,7 @@ This module does not import torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Preprocessing:
     """What is done to an image that a network is validated on; the defaults are ImageNet's.
 
     In pixels: ``size``, the sides of the center crop, and ``resize``, the shorter side before it.
+    ``fit`` may also be ``squash`` (to a square, whatever the image's sides) or ``pad`` (with the
+    mean colour to a square); of either all is then resized to ``size``.
     ``interpolation`` is one of `INTERPOLATIONS`. ``mean`` and ``std`` are by channel, for pixels
     between 0 and 1.
     """
@@ -31,20 +33,25 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    fit: str = "crop"
 
-    def with_sides(self, image: Image) -> "Preprocessing":
-        """Override size and resize unless they are auto."""
+    def with_image(self, image: Image) -> "Preprocessing":
+        """Override fit, and size and resize unless they are auto."""
         if image.size == "auto" or image.resize == "auto":
-            return self
-        return replace(self, size=image.size, resize=image.resize)
+            return replace(self, fit=image.fit)
+        return replace(self, size=image.size, resize=image.resize, fit=image.fit)
+
+
+OF_NETWORK = {key: value for key, value in asdict(Preprocessing()).items() if key != "fit"}
+"""What a network may say of itself, with ImageNet's values."""
 
 
 def preprocessing(model: str, image: Image) -> Preprocessing:
-    """Return the preprocessing in a model's file in ``data/weights``, with the sides of `image`."""
+    """Return the preprocessing in a model's file in ``data/weights``, overridden by `image`."""
     path = WEIGHTS / f"{model}.safetensors"
     _, metadata = read_tensors(path, only=())
     remedy = f"Run: dvc repro --force --single-item weights@{model}"
-    return read_preprocessing(metadata, path, remedy).with_sides(image)
+    return read_preprocessing(metadata, path, remedy).with_image(image)
 
 
 def read_preprocessing(record: Mapping[str, Any], path: Path, remedy: str) -> Preprocessing:
@@ -77,7 +84,7 @@ def preprocessing_from_network(network: object, name: str) -> Preprocessing:
                 raise UserError(
                     f"factories.{name}: its network's {attribute} cannot be used: {error}.\n"
                     "Let the factory set, for instance, network.preprocessing = "
-                    f"{asdict(Preprocessing())}"
+                    f"{OF_NETWORK}"
                 ) from error
     return Preprocessing()
 
@@ -96,9 +103,8 @@ def _from_timm(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_values(values: dict[str, Any]) -> Preprocessing:
-    names = [value.name for value in fields(Preprocessing)]
-    if unknown := sorted(set(values) - set(names)):
-        raise ValueError(f"{unknown[0]!r} is none of {', '.join(names)}")
+    if unknown := sorted(set(values) - set(OF_NETWORK)):
+        raise ValueError(f"{unknown[0]!r} is none of {', '.join(OF_NETWORK)}")
     for key in {"mean", "std"} & set(values):
         values = values | {key: [float(value) for value in values[key]]}
     found = Preprocessing(**values)

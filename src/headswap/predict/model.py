@@ -13,7 +13,7 @@ from headswap.images.preprocessing import Preprocessing
 from headswap.io import explain_damage, read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record, restore
-from headswap.train.dataset import center_crop, decode, normalize
+from headswap.train.dataset import decode, evaluation_transform, normalize
 from headswap.train.factories import check_code
 from headswap.train.loop import make_autocast
 from headswap.train.networks import build, new_head, replace_layer
@@ -35,13 +35,13 @@ class Classifier(nn.Module):
         self.network, self.record = network, record
         self.classes: list[str] = record["classes"]
         self._preprocessing = Preprocessing(**record["preprocessing"])
-        self._center_crop = center_crop(self._preprocessing)
+        self._fit = evaluation_transform(self._preprocessing)
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def crop(self, path: str | PathLike[str]) -> torch.Tensor:
         """Return what the network sees of a photograph: uint8, shape (3, size, size)."""
-        return self._center_crop(decode(Path(path)))
+        return self._fit(decode(Path(path)))
 
     def normalize(self, crops: list[torch.Tensor]) -> torch.Tensor:
         """Return a batch of crops as the network takes it: float, shape (batch, 3, size, size)."""

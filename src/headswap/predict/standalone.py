@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-Rgb = list[float]
 
 
 def load(folder: Path = Path(__file__).parent) -> Callable[[str | Path], dict[str, float]]:
@@ -51,6 +50,7 @@ def preprocess(
     interpolation: str,
     mean: list[float],
     std: list[float],
+    fit: str = "crop",
 ) -> NDArray[np.float32]:
     """Return what the network sees of a photograph: shape (3, size, size)."""
     content = Path(path).read_bytes()  # Pillow does not turn every TIFF that it opens by name
@@ -61,11 +61,18 @@ def preprocess(
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    shorter = min(image.size)
-    width, height = (resize * side // shorter for side in image.size)
+    image = image.convert("RGB")
+    width = height = size
+    if fit == "pad":
+        side = max(image.size)
+        square = Image.new("RGB", (side, side), tuple(round(255 * one) for one in mean))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        image = square
+    elif fit == "crop":
+        width, height = (resize * side // min(image.size) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     method = Image.Resampling[interpolation.partition("-")[0].upper()]
-    resized = image.convert("RGB").resize((width, height), method)
+    resized = image.resize((width, height), method)
     crop = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32)
     pixels = (crop / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

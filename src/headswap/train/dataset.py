@@ -1,6 +1,7 @@
 """What a network is trained on: photographs, as batches of normalised tensors."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,17 +25,17 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 class ImageDataset:
     """The photographs of an index, decoded once as far as memory allows."""
 
-    def __init__(self, values: Preprocessing, index: Index | None = None):
+    def __init__(self, values: Preprocessing, index: Index | None = None, flip: bool = True):
         self.preprocessing = values
         index = index or read_index()
         self.classes, self.names = index.classes, index.names
         self.groups = index.groups("train")
         self.labels = {split: torch.tensor(index.labels(split)) for split in self.names}
-        self._augment = augmentation(values)
-        self._crop = center_crop(values)
+        self._augment = augmentation(values, flip)
+        self._fit = evaluation_transform(values)
         train, val = ([index.folder / name for name in names] for names in self.names.values())
         self._train = ImageCache(train, _decode)
-        self._val = ImageCache(val, self._decode_and_crop)
+        self._val = ImageCache(val, self._decode_and_fit)
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
         """Yield the augmented batches of an epoch, each epoch in an order of its own."""
@@ -44,16 +45,16 @@ class ImageDataset:
             yield self._normalize(views), self.labels["train"][indices]
 
     def val_batches(self) -> Batches:
-        """Yield the validation images in batches, center-cropped, in the order of their names."""
+        """Yield the validation images in batches, in the order of their names."""
         for start in range(0, len(self._val), EVALUATION_BATCH):
             labels = self.labels["val"][start : start + EVALUATION_BATCH]
             views = [self._val[start + place] for place in range(len(labels))]
             yield self._normalize(views), labels
 
-    def center_cropped_train_batches(self) -> Iterator[torch.Tensor]:
+    def train_batches_as_validated(self) -> Iterator[torch.Tensor]:
         """Yield the training images as `val_batches` yields validation images, without labels."""
         for indices in torch.arange(len(self._train)).split(EVALUATION_BATCH):
-            yield self._normalize([self._crop(self._train[index]) for index in indices.tolist()])
+            yield self._normalize([self._fit(self._train[index]) for index in indices.tolist()])
 
     def augmented_view(self, index: int, seed: int, number: int) -> torch.Tensor:
         """Return an augmented view of a training image: uint8, shape (3, size, size).
@@ -66,8 +67,8 @@ class ImageDataset:
     def _normalize(self, views: list[torch.Tensor]) -> torch.Tensor:
         return normalize(views, self.preprocessing)
 
-    def _decode_and_crop(self, path: Path) -> torch.Tensor:
-        return self._crop(_decode(path))
+    def _decode_and_fit(self, path: Path) -> torch.Tensor:
+        return self._fit(_decode(path))
 
 
 class ImageCache:
@@ -99,10 +100,10 @@ class ImageCache:
         return image
 
 
-def center_cropped(paths: Iterable[Path], values: Preprocessing) -> torch.Tensor:
+def evaluation_batch(paths: Iterable[Path], values: Preprocessing) -> torch.Tensor:
     """Return a batch of photographs, prepared as those that a network is validated on."""
-    crop = center_crop(values)
-    return normalize([crop(_decode(path)) for path in paths], values)
+    fit = evaluation_transform(values)
+    return normalize([fit(_decode(path)) for path in paths], values)
 
 
 def decode(path: Path) -> torch.Tensor:
@@ -117,17 +118,45 @@ def _decode(path: Path) -> torch.Tensor:
         raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
 
 
-def augmentation(values: Preprocessing) -> v2.Transform:
-    """Return the classic recipe's augmentation, which draws from torch's default generator."""
-    interpolation = v2.InterpolationMode(values.interpolation)
-    crop = v2.RandomResizedCrop(values.size, interpolation=interpolation, antialias=True)
-    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+def augmentation(
+    values: Preprocessing, flip: bool = True
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the tutorial's augmentation, which draws from torch's default generator."""
+    mirror = v2.RandomHorizontalFlip(0.5 if flip else 0)
+
+    def augment(image: torch.Tensor) -> torch.Tensor:
+        if values.fit == "pad":
+            image = _pad(image, values)
+        height, width = image.shape[-2:]
+        stretch = width / height if values.fit == "squash" else 1.0
+        crop = v2.RandomResizedCrop(
+            values.size,
+            ratio=(3 / 4 * stretch, 4 / 3 * stretch),
+            interpolation=v2.InterpolationMode(values.interpolation),
+        )
+        return mirror(crop(image))
+
+    return augment
 
 
-def center_crop(values: Preprocessing) -> v2.Transform:
+def evaluation_transform(values: Preprocessing) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the transform of images that a network is validated on."""
-    resize = v2.Resize(values.resize, v2.InterpolationMode(values.interpolation))
-    return v2.Compose([resize, v2.CenterCrop(values.size)])
+    method = v2.InterpolationMode(values.interpolation)
+    square = v2.Resize((values.size, values.size), method)
+    if values.fit == "squash":
+        return square
+    if values.fit == "pad":
+        return v2.Compose([v2.Lambda(partial(_pad, values=values)), square])
+    return v2.Compose([v2.Resize(values.resize, method), v2.CenterCrop(values.size)])
+
+
+def _pad(image: torch.Tensor, values: Preprocessing) -> torch.Tensor:
+    """Return an image in the middle of a square of the mean colour."""
+    height, width = image.shape[-2:]
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    colour = [round(255 * mean) for mean in values.mean]
+    return v2.functional.pad(image, [left, top, side - width - left, side - height - top], colour)
 
 
 def normalize(images: list[torch.Tensor], values: Preprocessing) -> torch.Tensor:

@@ -17,7 +17,7 @@ from headswap.runs.features import BATCH, feature_key
 from headswap.runs.provenance import machine
 from headswap.snapshot import unchanged
 from headswap.train.complexity import measure_complexity
-from headswap.train.dataset import center_cropped
+from headswap.train.dataset import evaluation_batch
 from headswap.train.devices import device_name, device_time
 from headswap.train.loop import make_autocast
 from headswap.train.networks import replace_layer
@@ -63,7 +63,7 @@ def _batches(
 ) -> Iterator[torch.Tensor]:
     """Yield the photographs of a part in batches; after each, say how much of it is done."""
     for place in range(0, len(paths), BATCH):
-        yield center_cropped(paths[place : place + BATCH], values)
+        yield evaluation_batch(paths[place : place + BATCH], values)
         on_progress(part + min(1, (place + BATCH) / len(paths)))
 
 

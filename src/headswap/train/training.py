@@ -34,9 +34,9 @@ def train_network(
     """
     torch.set_num_threads(1)  # as many change the order of sums, and so the result
     keep_freed_memory()
-    dataset = ImageDataset(
-        preprocessing(cell.model, params.image), index_of_run(read_index(), cell, params, seed)
-    )
+    recipe = params.recipe(cell)
+    index = index_of_run(read_index(), cell, params, seed)
+    dataset = ImageDataset(preprocessing(cell.model, params.image), index, recipe.flip)
     network = build_network(cell, params, dataset, seed)
     complexity = {
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
@@ -45,7 +45,7 @@ def train_network(
     history = train(
         network,
         dataset,
-        params.recipe(cell),
+        recipe,
         seed,
         precision=params.precision,
         device=params.device,
@@ -97,7 +97,7 @@ def fit_head(head: nn.Linear, backbone: nn.Module, dataset: ImageDataset, params
     """
     backbone.to(device=params.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = make_autocast(params.precision, params.device)
-    batches = dataset.center_cropped_train_batches()
+    batches = dataset.train_batches_as_validated()
     features = compute_features(backbone, batches, autocast, params.device).numpy()
     labels = dataset.labels["train"].numpy()
     fit = fit_probe(features, labels, head.out_features, 0, dataset.groups)

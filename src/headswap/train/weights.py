@@ -55,7 +55,7 @@ def write_weights(name: str, params: Params, destination: Path) -> None:
             made_for = torchvision_preprocessing(name)
         if factory and random:
             reset_weights(network, name)
-    size = made_for.with_sides(params.image).size
+    size = made_for.with_image(params.image).size
     head = find_head(network, name, size)
     if url:
         load_tensors(network, _saved_state(destination, url) or _imagenet_state(name, url))
