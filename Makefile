@@ -1,8 +1,12 @@
 # A fresh machine needs Python 3.11 or later and make; the targets install the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# With CPU=1 uv takes torch from PyTorch's own index of builds for CPUs.
-INSTALL := $(if $(CPU),uv pip install --python .venv --torch-backend cpu,pip install --progress-bar on)
+# Install a project with some extras: by uv, with CPU=1 torch from PyTorch's own index of builds for
+# CPUs; by pip where there is no uv or it finds nothing, since it does not read pip's configuration.
+WHAT = --constraint constraints.txt --editable
+UV = uv pip install --python .venv $(if $(CPU),--torch-backend cpu)
+PIP = (echo "uv cannot; pip installs, in minutes." && $(BIN)/pip install --progress-bar on $(WHAT) $(1))
+install = $(UV) $(WHAT) $(1) $(if $(CPU),,|| $(PIP))
 # Two processes; one thread each, as the processes that train.
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -20,10 +24,10 @@ help:  ## list the targets
 demo: .venv/installed  ## the pipeline on generated images, in demo/ (no download)
 	@sh scripts/demo.sh
 
-test: .venv/installed  ## the quick tests, for every change
+test: .venv/tests-installed  ## the quick tests, for every change
 	$(PYTEST) --dist worksteal -m "not slow"
 
-test-slow: .venv/installed  ## kills, clusters, whole pipelines; HEADSWAP_MIRROR adds real photographs
+test-slow: .venv/tests-installed  ## kills, clusters, whole pipelines; HEADSWAP_MIRROR adds real photographs
 	$(PYTEST) --dist loadfile -m slow
 
 repro: .venv/installed  ## the real experiment, as described in params.yaml
@@ -33,7 +37,7 @@ repro: .venv/installed  ## the real experiment, as described in params.yaml
 	headswap runs
 	dvc repro
 
-lint: .venv/installed  ## style, format, types, who imports whom, and what the documents name
+lint: .venv/tests-installed  ## style, format, types, who imports whom, and what the documents name
 	ruff check .
 	ruff format --check .
 	mypy
@@ -46,8 +50,11 @@ clean:  ## delete runs/, demo/ and dvc_plots/ (DVC's cache stays)
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headswap needs Python 3.11 or later; name one, for example: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	@echo "Installing torch $(if $(CPU),for CPUs,for NVIDIA's GPUs and for CPUs) and all else into .venv,"
-	@echo "which takes some minutes$(if $(CPU),., and 6.3 GiB; without NVIDIA's libraries: make CPU=1)"
-	$(if $(CPU),$(BIN)/pip install --quiet --constraint constraints.txt uv)
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[test]'
+	@echo "Installing torch $(if $(CPU),for CPUs,for NVIDIA's GPUs and for CPUs) and all else into .venv$(if $(CPU),,: 6 GiB; make CPU=1 without NVIDIA's)"
+	$(if $(CPU),,-)$(BIN)/pip install --quiet --constraint constraints.txt uv
+	$(call install,.)
+	touch $@
+
+.venv/tests-installed: .venv/installed
+	$(call install,'.[test]')
 	touch $@
