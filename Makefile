@@ -15,7 +15,7 @@ ifdef HEADSWAP_MIRROR
 export HEADSWAP_MIRROR := $(if $(findstring ://,$(HEADSWAP_MIRROR)),$(HEADSWAP_MIRROR),$(abspath $(HEADSWAP_MIRROR)))
 endif
 
-.PHONY: help demo test test-slow repro lint clean
+.PHONY: help demo test test-slow repro experiments lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ repro: .venv/installed  ## the real experiment, as described in params.yaml
 	dvc repro weights embed
 	headswap runs
 	dvc repro
+
+experiments: .venv/installed  ## what differs between the experiments of DVC, in 80 columns
+	@sh scripts/experiments.sh
 
 lint: .venv/tests-installed  ## style, format, types, who imports whom, and what the documents name
 	ruff check .

@@ -1,4 +1,4 @@
-"""`make demo` runs the six cells of the default matrix in the folder demo/, without Git."""
+"""`make demo` runs three cells in the folder demo/, where README's commands work as written."""
 
 import os
 import re
@@ -16,13 +16,13 @@ from headswap.runs.store import expected_memory
 
 COPIED = (
     "networks",
-    *("dvc.yaml", "params.yaml", "params-demo.yaml", ".dvcignore", ".dvc/plots", ".dvc/config"),
-    *("data", "scripts", "src"),
+    *("dvc.yaml", "params.yaml", "params-demo.yaml", ".dvcignore", ".gitignore"),
+    *(".dvc/plots", ".dvc/config", ".dvc/.gitignore", "data", "scripts", "src"),
 )
 
 
 @pytest.mark.slow
-def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path, monkeypatch):
+def test_the_demo_learns_and_readmes_commands_work_in_its_folder_alone(tmp_path, monkeypatch):
     for name in COPIED:
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +42,13 @@ def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path
         text=True,
     )
     assert demo.returncode == 0, demo.stderr
-    assert "resnet18-finetune" in demo.stdout and "dvc_plots/index.html" in demo.stdout
-    assert (tmp_path / "demo/dvc_plots/index.html").exists()
+    assert "ants and bees" in demo.stdout.splitlines()[0]
+    assert "resnet18-finetune" in demo.stdout and "write-up" not in demo.stdout
+    places = re.findall("file://(.*)", demo.stdout)
+    assert [Path(place).name for place in places] == ["accuracy.png", "report.html"]
+    assert all(Path(place).exists() for place in places)
     summary = read_json(tmp_path / "demo/metrics/summary.json")
-    cells = [cell.name for cell in params.load(ROOT / "params.yaml").cells()]
+    cells = [cell.name for cell in params.load(ROOT / "params-demo.yaml").cells()]
     assert summary.pop("near_duplicates") == 0
     assert {key.split(".")[0] for key in summary} == set(cells)
     assert all(summary[f"{cell}.best"] >= 0.9 for cell in cells if cell.endswith("probe"))
@@ -54,6 +57,7 @@ def test_the_demo_learns_without_git_and_changes_no_file_of_the_project(tmp_path
     assert all(path.read_bytes() == content for path, content in before.items())
     monkeypatch.chdir(tmp_path / "demo")
     memory_is_as_expected()
+    commands_of_dvc_and_git_work(environment)
     readmes_commands_work(tmp_path / "demo", environment)
 
 
@@ -67,6 +71,31 @@ def memory_is_as_expected():
     for cell in params.load().cells():
         assert 0 < peaks[cell.name] <= expected_memory(cell), cell.name
     Path("finished").rename("runs")
+
+
+def commands_of_dvc_and_git_work(environment):
+    """Run README's commands of dvc and git as they are written; then commit a branch, and return."""
+
+    def shell(command):
+        done = subprocess.run(
+            ["sh", "-ec", command], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    assert shell("headswap status").endswith("They are compared; nothing is left to do.\n")
+    assert not shell("git status --short") and "up to date" in shell("dvc repro")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = list(dict.fromkeys(re.findall(r"`((?:dvc|git) [^`]*)`", readme)))
+    assert commands[0] == "dvc repro" and "dvc exp run -S train.lr=0.01" in commands
+    commands = [command for command in commands if "no_scm" not in command]  # without Git
+    for command in commands:
+        shell(command)
+    assert read_json("models/resnet18-frozen/run-0.json")["recipe"]["lr"] == 0.01
+    shell("git switch --quiet --create faster; git commit --quiet --all --message faster")
+    shell("git switch --quiet main; dvc checkout")
+    assert "up to date" in shell("dvc repro")
+    assert read_json("models/resnet18-frozen/run-0.json")["recipe"]["lr"] == 0.001
 
 
 def readmes_commands_work(project, environment):

@@ -21,7 +21,7 @@ are several tasks, the name of the task comes first.
 """
 
 NARROW = 100
-"""On fewer columns a bar has its first figure only."""
+"""On fewer columns a bar has its first figure only, in few words."""
 console = Console(highlight=False, markup=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
@@ -74,9 +74,10 @@ def progress(
             task.bar = bars.add_task(name, total=task.steps, left="", figures="")
         has_ended = task.update(done) or bool(figures)
         if figures:
-            shown = 1 if shows_bars and console.width < NARROW else None
             texts = [f"{key} {value:.4f}" for key, value in figures.items()]
-            task.figures = "  ".join(texts[:shown])
+            if shows_bars and console.width < NARROW:
+                texts = [texts[0].removeprefix("validation ")]
+            task.figures = "  ".join(texts)
         pace = _pace(tasks.values())
         left = _left(task.left(pace)) if pace and 0 < task.done < task.steps else ""
         if whole is not None:
