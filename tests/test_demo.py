@@ -74,7 +74,7 @@ def memory_is_as_expected():
 
 
 def commands_of_dvc_and_git_work(environment):
-    """Run README's commands of dvc and git as they are written; then commit a branch, and return."""
+    """Run README's commands of dvc and git as they are written; then commit a branch."""
 
     def shell(command):
         done = subprocess.run(

@@ -56,7 +56,7 @@ def two_class(name, mode, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(7)
         network = backbones.build(name, {})
-    head = backbones.find_head(network, name, IMAGE.size)
+    network, head = backbones.find_head(network, name, IMAGE.size)
     features = network.get_submodule(head).in_features
     backbones.replace_layer(network, head, backbones.new_head(features, 2, generator(seed, "head")))
     if mode == "frozen":

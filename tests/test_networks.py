@@ -15,19 +15,19 @@ from headswap.errors import UserError
 from headswap.train import networks as backbones
 from headswap.train.complexity import measure_complexity
 from headswap.train.seeds import generator
-from headswap.train.weights import write_weights
+from headswap.train.weights import load_pretrained, write_weights
 
 NAMED_DEPTHS = {"alexnet": 8, "vgg11": 11, "resnet18": 18, "resnet50": 50, "densenet121": 121}
 OTHERS = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
 
 
 def swap_head(network, classes):
-    head = backbones.find_head(network, "mine")
+    network, head = backbones.find_head(network, "mine")
     features = network.get_submodule(head).in_features
     backbones.replace_layer(
         network, head, backbones.new_head(features, classes, generator(0, "head"))
     )
-    return head
+    return network, head
 
 
 @pytest.mark.parametrize("name", [*NAMED_DEPTHS, *OTHERS])
@@ -39,7 +39,7 @@ def test_complexity_is_as_published_and_the_head_is_replaced(name):
     assert costs["gmacs"] == pytest.approx(published["_ops"], rel=0.01)
     if name in NAMED_DEPTHS:
         assert costs["depth"] == NAMED_DEPTHS[name]
-    head = swap_head(network, 3)
+    network, head = swap_head(network, 3)
     with torch.no_grad():
         assert network(torch.zeros(2, 3, 224, 224)).shape == (2, 3)
     backbones.freeze_all_but(network, head)
@@ -52,7 +52,7 @@ def test_complexity_is_as_published_and_the_head_is_replaced(name):
 )
 def test_two_class_networks_have_the_parameters_of_the_write_up(name, parameters, trained):
     network = backbones.build(name, {})
-    head = swap_head(network, 2)
+    network, head = swap_head(network, 2)
     assert sum(value.numel() for value in network.parameters()) == parameters
     backbones.freeze_all_but(network, head)
     assert sum(value.numel() for value in network.parameters() if value.requires_grad) == trained
@@ -90,20 +90,22 @@ def without_bias(features, classes):
 
 
 @pytest.mark.parametrize(
-    "network",
+    ("network", "features"),
     [
-        torchvision.models.squeezenet1_0(),
-        after_pooling(nn.Linear(3, 2), nn.Softmax(1)),
-        after_pooling(without_bias(3, 2), nn.Tanh()),
-        after_pooling(nn.Identity()),
+        (backbones.build("squeezenet1_0", {}), 512),
+        (after_pooling(nn.Linear(3, 7), nn.Softmax(1)), 7),
+        (after_pooling(without_bias(3, 7), nn.Tanh()), 7),
+        (after_pooling(nn.Identity()), 3),
     ],
     ids=["convolution last", "softmax last", "tanh last", "nothing linear"],
 )
-def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(network):
-    with pytest.raises(
-        UserError, match="mine does not end in a linear layer.*\nRemove it from models"
-    ):
-        backbones.find_head(network, "mine")
+def test_a_network_that_does_not_end_in_a_linear_layer_gets_one(network, features):
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = network.eval()(images)
+        assert found.shape == (2, features)
+        network, head = swap_head(network, 5)
+        assert network(images).allclose(network.get_submodule(head)(found))
 
 
 @pytest.fixture
@@ -114,18 +116,21 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
 
-    def write(name):
+    def chosen(name):
         factories = {"mine": f"untrainable:{name}"}
-        chosen = params.load(ROOT / "params.yaml").model_copy(update={"factories": factories})
-        write_weights("mine", chosen, Path("mine.safetensors"))
+        return params.load(ROOT / "params.yaml").model_copy(update={"factories": factories})
+
+    def write(name):
+        write_weights("mine", chosen(name), Path("mine.safetensors"))
+
+    write.params = chosen
 
     return write
 
 
 REFUSALS = {
-    "ATuple": r"returns a tuple in eval mode.*: output\[0\]\)$",
-    "AnObject": r"returns a SimpleNamespace in eval mode.*: output\.logits\)$",
-    "ATupleInTraining": r"returns a tuple in train mode.*: output\[0\] if module.training else",
+    "AMap": r"returns a Tensor of shape \(1, 4, 220, 220\), not one vector for each image",
+    "ADictionary": r"returns a dict, not one vector",
     "Float64": r"has weights in torch\.float64.*add: network\.float\(\)",
     "Lazy": r"has lazy layers.*show it an image: network.eval\(\)\(torch.zeros\(1, 3, 224, 224\)\)",
     "data_parallel": r"is wrapped in DataParallel.*return network\.module",
@@ -134,7 +139,6 @@ REFUSALS = {
     "CalledTwice": r"fails in eval mode .* calls of fc: 2.*call fc, by that name, once",
     "AnotherName": r"fails in eval mode .* calls of fc: 0.*let its forward call fc, by that name",
     "ReadsTheWeight": r"eval mode with Identity\(\) .*: 'Identity' object.*use nothing else of fc",
-    "AppliesTheWeight": r"does not end in a linear layer",
     "FailsInTraining": r"fails in train mode .*: no labels.*in both modes",
     "WithoutGradients": r"computes no gradients: .*take torch\.no_grad\(\)",
     "ADetachedBody": r"computes no gradients: none reaches what is before fc.*\.detach\(\) out of",
@@ -146,6 +150,13 @@ def test_what_cannot_be_trained_is_refused_with_what_to_change(mine, name):
     with pytest.raises(UserError, match=f"(?s){REFUSALS[name]}"):
         mine(name)
     assert not Path("mine.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["ATuple", "AnObject", "ATupleInTraining"])
+def test_the_logits_of_an_object_and_the_first_of_a_tuple_are_taken(mine, name):
+    mine(name)
+    network, head = load_pretrained("mine", mine.params(name), Path())
+    assert head == "fc" and network(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
 
 
 def test_an_image_size_that_a_network_does_not_accept_is_refused():

@@ -47,12 +47,12 @@ def a_folder_without_weights(tmp_path, monkeypatch):
 def publish(tmp_path, monkeypatch):
     """Return a function that writes a stand-in for torchvision's file, its digest in its name."""
 
-    def write(name, content, address=NOWHERE):
+    def write(name, content, address=NOWHERE, weights="IMAGENET1K_V1"):
         file = tmp_path / "published" / "file"
         file.parent.mkdir(exist_ok=True)
         torch.save(content, file)
         file = file.rename(file.with_name(f"{name}-{sha256(file)[:8]}.pth"))
-        entry = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+        entry = torchvision.models.get_model_weights(name)[weights]
         moved = dataclasses.replace(entry.value, url=f"{address}/{file.name}")
         monkeypatch.setattr(entry, "_value_", moved)
         return file
@@ -350,3 +350,89 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     save_tensors(tmp_path / f"{SMALL}.safetensors", nn.Linear(2, 2).state_dict(), head="fc")
     with pytest.raises(UserError, match=f"does not fit {SMALL}"):
         pretrained.load_pretrained(SMALL, params.load(ROOT / "params.yaml"), tmp_path)
+
+
+def test_other_weights_of_torchvisions_are_used_with_their_own_preprocessing(
+    publish, tmp_path, monkeypatch
+):
+    original = torchvision.models.get_model("mobilenet_v3_large")
+    file = publish("mobilenet_v3_large", original.state_dict(), weights="IMAGENET1K_V2")
+    monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
+    better = {"better": "torchvision:mobilenet_v3_large:IMAGENET1K_V2"}
+    network, head = write_and_load("better", tmp_path, factories=better)
+    assert head == "classifier.3" and same(network, original)
+    _, metadata = read_tensors(tmp_path / "better.safetensors")
+    assert metadata["preprocessing"]["resize"] == 232 and metadata["factory"] == better["better"]
+    with pytest.raises(UserError, match="allowed are .* IMAGENET1K_V1 or IMAGENET1K_V2"):
+        write_and_load("better", tmp_path, factories={"better": better["better"] + "9"})
+
+
+DINO = "vit_small_patch14_dinov2.lvd142m"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Return a function that writes a file of timm's into a cache of Hugging Face's layout."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def write(name, state):
+        folder = tmp_path / f"hub/models--timm--{name}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs/main").write_text("0")
+        (folder / "snapshots/0").mkdir(parents=True)
+        file = folder / "snapshots/0/model.safetensors"
+        save_file(state, file)
+        return file
+
+    return write
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["mirror", "hub"])
+@pytest.mark.parametrize(
+    ("name", "head", "size"),
+    [
+        ("resnet18.a1_in1k", "fc", 224),
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "head", 224),
+        (DINO, "appended_head", 518),
+    ],
+)
+def test_timms_weights_are_found_with_and_without_a_head(
+    hub, tmp_path, monkeypatch, place, name, head, size
+):
+    import timm
+
+    original = timm.create_model(name)
+    file = hub(name, original.state_dict())
+    if place == "mirror":
+        monkeypatch.setenv("HEADSWAP_MIRROR", str(tmp_path))
+        file.rename(tmp_path / f"{name}.safetensors")
+    factories = {"mine": f"timm:{name}"}
+    network, found = write_and_load("mine", tmp_path, factories=factories)
+    body = network.body if head == "appended_head" else network
+    assert found == head and same(body, original)
+    _, metadata = read_tensors(tmp_path / "mine.safetensors")
+    assert metadata["preprocessing"]["size"] == size
+    assert metadata["packages"].keys() == {"timm", "torch", "torchvision"}
+
+
+def test_a_network_of_timms_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="did you mean resnet18 .*headswap networks"):
+        write_and_load("mine", tmp_path, factories={"mine": "timm:resnet_18"})
+
+
+def test_networks_lists_what_they_cost_and_where_their_weights_are(publish, monkeypatch):
+    file = publish(SMALL, torchvision.models.get_model(SMALL).state_dict())
+    monkeypatch.setenv("HEADSWAP_MIRROR", str(file.parent))
+    lines = headswap("networks", "shufflenet_v2")[0].splitlines()
+    assert lines[1].split() == ["1.4", "M", "0.04", "224", "mirror", SMALL]
+    assert lines[2].split() == ["2.3", "M", "0.14", "224", "shufflenet_v2_x1_0"]
+    (line,) = (
+        s
+        for s in headswap("networks", "vit_tiny_patch16_224.aug")[0].splitlines()
+        if "ft_in1k" in s
+    )
+    assert line.split()[:4] == ["5.7", "M", "1.08", "224"]
+    assert "No network has 'nothing'" in headswap("networks", "nothing", code=1)[1]

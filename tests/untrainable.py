@@ -1,10 +1,9 @@
-"""Networks that cannot be trained, each for another reason: tests/test_networks.py."""
+"""Networks that cannot be trained, each for another reason, and some whose output is taken out."""
 
 from types import SimpleNamespace
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
 
 class _Base(nn.Module):
@@ -31,6 +30,16 @@ class ATupleInTraining(_Base):
     def forward(self, images):
         output = super().forward(images)
         return (output, output) if self.training else output
+
+
+class AMap(_Base):
+    def forward(self, images):
+        return self.body[0](images)
+
+
+class ADictionary(_Base):
+    def forward(self, images):
+        return {"features": self.body(images)}
 
 
 class Float64(_Base):
@@ -80,11 +89,6 @@ class AnotherName(_Base):
 class ReadsTheWeight(_Base):
     def forward(self, images):
         return self.fc(self.body(images).to(self.fc.weight.dtype))
-
-
-class AppliesTheWeight(_Base):
-    def forward(self, images):
-        return linear(self.body(images), self.fc.weight, self.fc.bias)
 
 
 class FailsInTraining(_Base):

@@ -30,7 +30,9 @@ app = typer.Typer(
 )
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
-NOT_RESUMABLE = ("check", "manifest", "predict", "export", "report", "status", "prune")
+NOT_RESUMABLE = (
+    *("check", "manifest", "predict", "export", "report", "status", "prune", "networks"),
+)
 """The commands that keep nothing to continue with when they are interrupted."""
 
 
@@ -269,8 +271,8 @@ def weights(model: Model) -> None:
     from headswap.train.weights import write_weights
 
     path = WEIGHTS / f"{model}.safetensors"
-    write_weights(model, params, path)
-    print(f"{path} is written.")
+    head = write_weights(model, params, path)
+    print(f"{path} is written; the head is {head}.")
 
 
 @stage
@@ -452,6 +454,25 @@ def status() -> None:
         else:
             print(line)
     _print_changes()
+
+
+@command
+def networks(
+    pattern: Annotated[str, typer.Argument(help="A part of the name, such as vit.")] = "",
+) -> None:
+    """List the networks that params.yaml can name, with what they cost."""
+    from headswap.train.catalogue import list_networks
+
+    found = False
+    print("parameters    GMACs  input  weights  network")
+    for name, *facts in list_networks(pattern):
+        found = True
+        print("{:>10} {:>8} {:>6}  {:7}".format(*facts), name)
+    if not pattern:
+        print("And those of timm: headswap networks PATTERN, such as headswap networks vit")
+    elif not found:
+        raise UserError(f"No network has {pattern!r} in its name.\nAll: headswap networks")
+    print("Names with a colon go under factories in params.yaml, as in  mine: NAME")
 
 
 @command

@@ -29,15 +29,17 @@ def download_file(
     check: Callable[[Path], None],
     caches: Iterable[str | PathLike[str]] = (),
     pinned: bool = True,
+    name: str | None = None,
 ) -> str:
     """Write a file from the first source that has a good copy: mirror, cache, URL; return which.
 
-    The last part of `url`, an address or a local path, is the file's name in a mirror; `caches` are
-    local files. `check` raises ValueError to reject a copy. If it is not `pinned`, compared with a
-    full SHA-256 now or by a later stage, plain HTTP is refused (except from this machine). If no
-    source has a good copy, a file that is there already stays; a UserError names what was wrong.
+    The last part of `url`, an address or a local path, is the file's name in a mirror, unless a
+    `name` is given; `caches` are local files. `check` raises ValueError to reject a copy. If it is
+    not `pinned`, compared with a full SHA-256 now or by a later stage, plain HTTP is refused
+    (except from this machine). If no source has a good copy, a file that is there already stays; a
+    UserError names what was wrong.
     """
-    name, failures = url.rsplit("/", 1)[-1], []
+    name, failures = name or url.rsplit("/", 1)[-1], []
     mirror = os.environ.get(MIRROR, "").rstrip("/")
     # A local file is the one that is meant.
     mirrored = [f"{mirror}/{name}"] if mirror and is_address(url) else []

@@ -47,11 +47,11 @@ class _Section(BaseModel):
 
 
 NAME = r"^[a-z0-9_]+$"
-TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.:]*$"
 MODE = r"^(finetune|frozen)(-[a-z0-9_]+)?$"
 FORMS = {
     NAME: "lower-case letters, digits and _",
-    TARGET: "package.module:callable",
+    TARGET: "package.module:callable or timm:name",
     MODE: "finetune or frozen, with a recipe as finetune-<recipe>",
 }
 NUMBER, RATES = "[number]", "[rates]"

@@ -16,7 +16,7 @@ from headswap.predict.folders import read_record, restore
 from headswap.train.dataset import decode, evaluation_transform, normalize
 from headswap.train.factories import check_code
 from headswap.train.loop import make_autocast
-from headswap.train.networks import build, new_head, replace_layer
+from headswap.train.networks import build, new_head, replace_layer, with_head
 from headswap.train.weights import load_tensors
 
 PROGRAM = "model.pt2"
@@ -103,14 +103,15 @@ def _load_weights(file: Path, record: Mapping[str, Any]) -> nn.Module:
         check_code(name, factory, backbone.get("code"))
     network = build(name, {name: factory} if factory else {})
     try:
-        features: Any = network.get_submodule(head).in_features
+        features = trained["weight" if mode == "probe" else f"{head}.weight"].shape[1]
+        network = with_head(network, head, features)
         if mode != "finetune":
             load_tensors(network, read_tensors(_backbone_file(folder, record), "pt")[0])
         replace_layer(network, head, new_head(features, len(record["classes"]), torch.Generator()))
         if mode == "probe":
             trained = {f"{head}.{key}": tensor for key, tensor in trained.items()}
         load_tensors(network, trained if mode == "finetune" else network.state_dict() | trained)
-    except (AttributeError, RuntimeError) as error:
+    except (AttributeError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder} does not fit {name}: {error}\n"
             "If the code of the network was edited since: dvc repro"

@@ -1,6 +1,8 @@
 """Own networks: the functions in ``networks`` that make them, and what their code is known by."""
 
 import ast
+import difflib
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -14,11 +16,13 @@ from headswap.io import digest, explain_damage, syntax_tree
 from headswap.paths import NETWORKS
 
 
-def import_factory(name: str, factory: str) -> Callable[[], Any]:
+def import_factory(name: str, factory: str) -> Callable[..., Any]:
     """Return the function ``module:callable``, of a file in ``networks`` or of a package.
 
     **A factory is code that is executed.**
     """
+    if is_timm(factory):
+        return _timm_factory(name, factory)
     module, _, attribute = factory.partition(":")
     if str(NETWORKS.absolute()) not in sys.path:
         sys.path.insert(0, str(NETWORKS.absolute()))
@@ -33,6 +37,48 @@ def import_factory(name: str, factory: str) -> Callable[[], Any]:
     if not callable(found):
         raise UserError(f"factories.{name}: {factory} is not callable")
     return found
+
+
+def is_timm(factory: str | None) -> bool:
+    """Return whether a factory is a name of the library timm's, as in ``timm:resnet18.a1_in1k``."""
+    return (factory or "").startswith("timm:")
+
+
+def _timm_factory(name: str, factory: str) -> Callable[..., Any]:
+    """Return what builds a network of timm's, without pretrained weights unless told so."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError(
+            f"factories.{name}: {factory} needs timm, which headswap otherwise does without.\n"
+            "In the project's folder: pip install --constraint constraints.txt timm"
+        ) from None
+    model = factory.removeprefix("timm:")
+    if not timm.is_model(model):
+        close = difflib.get_close_matches(model, timm.list_models(), 3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(
+            f"factories.{name}: {model} is not a network of timm; {hint}"
+            "its names are listed by: headswap networks PATTERN"
+        )
+    return functools.partial(timm.create_model, model)
+
+
+def timm_url(factory: str) -> str:
+    """Return where timm's pretrained weights of a network are, as a rule on Hugging Face's hub."""
+    import timm
+    from huggingface_hub import hf_hub_url
+
+    model = factory.removeprefix("timm:")
+    config: Any = timm.get_pretrained_cfg(model)
+    if config.hf_hub_id:
+        return hf_hub_url(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    if config.url:
+        return config.url
+    raise UserError(
+        f"timm has no pretrained weights of {model}.\n"
+        "Name another network under factories, or set weights: random"
+    )
 
 
 def factory_origin(name: str, factory: str) -> dict[str, Any]:

@@ -5,13 +5,13 @@ import math
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.module import register_module_forward_hook
 
 from headswap.errors import UserError
 from headswap.train.factories import factory_origin, import_factory
+from headswap.train.speed.light_torchvision import torchvision
 
 AUTOCAST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers whose weights autocast casts and nothing else reads; subclasses may differ."""
@@ -22,10 +22,10 @@ def check_models(models: list[str], factories: dict[str, str]) -> None:
     errors = []
     for name in dict.fromkeys([*models, *factories]):
         try:
-            if name in factories:
-                factory_origin(name, factories[name])
+            if torchvision_source(name, factories):
+                _check_torchvision(name, factories)
             else:
-                _check_name(name)
+                factory_origin(name, factories[name])
         except UserError as error:
             errors.append(str(error))
     if errors:
@@ -34,17 +34,54 @@ def check_models(models: list[str], factories: dict[str, str]) -> None:
 
 # With their auxiliary classifiers, the output in train mode would be a tuple; their pretrained
 # weights expect inputs that the networks scale themselves.
-OPTIONS: dict[str, dict[str, bool]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": False, "transform_input": True}
     for name in ("googlenet", "inception_v3")
 }
+DEFAULT = "IMAGENET1K_V1"
+"""The weights of a network that is named without any."""
+APPENDED = "appended_head"
+"""The name of the head of a `WithHead`."""
+
+
+class WithHead(nn.Module):
+    """A network that ends in features, and a linear layer after it."""
+
+    def __init__(self, body: nn.Module, features: int):
+        super().__init__()
+        self.body, self.appended_head = body, new_head(features, 1, torch.Generator())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        return self.appended_head(self.body(images))
+
+
+def with_head(network: nn.Module, head: str, features: int) -> nn.Module:
+    """Return a network that has the layer named `head`, which `find_head` found or appended."""
+    return WithHead(network, features) if head == APPENDED else network
+
+
+def torchvision_source(name: str, factories: dict[str, str]) -> tuple[str, str] | None:
+    """Return the name and the weights of a network of torchvision's; None of any other."""
+    library, _, source = factories.get(name, f"torchvision:{name}:{DEFAULT}").partition(":")
+    network, _, weights = source.partition(":")
+    return (network, weights) if library == "torchvision" else None
 
 
 def build(name: str, factories: dict[str, str]) -> nn.Module:
-    """Build a network: torchvision's without pretrained weights, a factory's with its own."""
-    if name not in factories:
-        _check_name(name)
-        return torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))
+    """Build a network: a library's without pretrained weights, an own factory's with its own."""
+    if source := torchvision_source(name, factories):
+        _check_torchvision(name, factories)
+        options = OPTIONS.get(source[0], {})
+        entry = torchvision.models.get_model_weights(source[0]).__members__.get(source[1])
+        if entry and source[0].startswith("vit_"):  # its position embedding is made for one size
+            options = {"image_size": entry.meta["min_size"][0]}
+        network = torchvision.models.get_model(source[0], weights=None, **options)
+        if isinstance(network, torchvision.models.SqueezeNet):
+            # Its head is a convolution before a ReLU and a mean; the mean of what that reads is
+            # 512 features, after which a head is appended.
+            network.classifier[1] = nn.Identity()
+        return network
     factory = import_factory(name, factories[name])
     try:
         network = factory()
@@ -56,17 +93,36 @@ def build(name: str, factories: dict[str, str]) -> nn.Module:
         raise UserError(
             f"factories.{name}: {factories[name]}() returned {type(network)}, not a torch.nn.Module"
         )
+    network.register_forward_hook(_take_logits)
     return network
 
 
-def _check_name(name: str) -> None:
+def _take_logits(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return the tensor that is meant: the ``logits`` of an object, the first of a tuple."""
+    if isinstance(output, torch.Tensor):
+        return output
+    output = getattr(output, "logits", output)
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def _check_torchvision(name: str, factories: dict[str, str]) -> None:
+    source = torchvision_source(name, factories)
+    assert source
+    network, weights = source
     known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        close = difflib.get_close_matches(name.lower(), known, 3)
+    if network not in known:
+        close = difflib.get_close_matches(network.lower(), known, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UserError(
-            f"models: {name} is not a network of torchvision; {hint}"
-            "allowed are its classification models and the names under factories"
+            f"models: {network} is not a network of torchvision; {hint}"
+            "allowed are its classification models (`headswap networks`) and the names under "
+            "factories"
+        )
+    allowed = [entry.name for entry in torchvision.models.get_model_weights(network)]
+    if name in factories and weights not in allowed:
+        raise UserError(
+            f"factories.{name}: torchvision has no weights {weights!r} for {network}; allowed are "
+            f"torchvision:{network}: and {' or '.join(allowed)}"
         )
 
 
@@ -102,11 +158,12 @@ def check_layers(network: nn.Module, name: str) -> None:
         raise _refusal(name, f"has weights in {others.pop()}", "add: network.float()")
 
 
-def find_head(network: nn.Module, name: str, size: int = 224) -> str:
-    """Return the name of the head: the linear layer whose output is the network's output.
+def find_head(network: nn.Module, name: str, size: int = 224) -> tuple[nn.Module, str]:
+    """Return a network with a head, and the head's name.
 
-    The network, which messages call `name`, is run once, in eval mode, on an image of `size` pixels
-    a side.
+    The head is the linear layer whose output is the network's output; where there is no such layer,
+    the output are features, after which one is appended (`WithHead`). The network, which messages
+    call `name`, is run once, in eval mode, on an image of `size` pixels a side.
     """
     calls: list[tuple[nn.Module, Any]] = []
 
@@ -124,13 +181,17 @@ def find_head(network: nn.Module, name: str, size: int = 224) -> str:
             "Set image.size and image.resize to what it was made for, correct its factory, or "
             "remove it from models."
         ) from error
-    _check_output(network, name, output)
-    if not (calls and output.ndim == 2 and output.equal(calls[-1][1])):
-        raise UserError(
-            f"{name} does not end in a linear layer, so it has no head to replace.\n"
-            "Remove it from models, or give a factory whose network ends in a torch.nn.Linear."
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        shape = f" of shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else ""
+        raise _refusal(
+            name,
+            f"returns a {type(output).__name__}{shape}, not one vector for each image",
+            "take that out: network.register_forward_hook(lambda module, inputs, output: …)",
         )
-    return next(path for path, module in network.named_modules() if module is calls[-1][0])
+    if calls and output.equal(calls[-1][1]):
+        last = calls[-1][0]
+        return network, next(path for path, module in network.named_modules() if module is last)
+    return with_head(network, APPENDED, output.shape[1]), APPENDED
 
 
 def check_training(network: nn.Module, head: str, name: str, size: int) -> None:
@@ -153,7 +214,7 @@ def check_training(network: nn.Module, head: str, name: str, size: int) -> None:
         network.train(training)
         try:
             output = network(_images(2, size))
-            if isinstance(output, torch.Tensor) and calls != [output.shape]:
+            if calls != [output.shape]:
                 raise ValueError(f"calls of {head}: {len(calls)}, output: {tuple(output.shape)}")
         except Exception as error:
             mode = "train" if training else "eval"
@@ -163,7 +224,6 @@ def check_training(network: nn.Module, head: str, name: str, size: int) -> None:
                 f"let its forward call {head}, by that name, once, return what that returns (no "
                 f"view, reshape or index), and use nothing else of {head}, in both modes",
             ) from error
-        _check_output(network, name, output)
     rest = [value for path, value in network.named_parameters() if not path.startswith(f"{head}.")]
     try:
         output.sum().backward()
@@ -179,20 +239,6 @@ def check_training(network: nn.Module, head: str, name: str, size: int) -> None:
 
 def _images(number: int, size: int) -> torch.Tensor:
     return torch.linspace(-2, 2, number * 3 * size * size).reshape(number, 3, size, size)
-
-
-def _check_output(network: nn.Module, name: str, output: Any) -> None:
-    if not isinstance(output, torch.Tensor):
-        mode, otherwise = (
-            ("train", " if module.training else output") if network.training else ("eval", "")
-        )
-        logits = "output.logits" if hasattr(output, "logits") else "output[0]"
-        raise _refusal(
-            name,
-            f"returns a {type(output).__name__} in {mode} mode, not a tensor of logits",
-            "take it out: network.register_forward_hook(lambda module, inputs, output: "
-            f"{logits}{otherwise})",
-        )
 
 
 def _refusal(name: str, what: str, remedy: str) -> UserError:
