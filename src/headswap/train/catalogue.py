@@ -40,7 +40,7 @@ def list_networks(pattern: str) -> Iterator[tuple[str, ...]]:
     names = [f"timm:{name}" for name in timm.list_pretrained() if pattern.lower() in name.lower()]
     for name in names if pattern else []:
         row = ("", "", "") if len(names) > MEASURED else _measure_timm(name)
-        yield name, *row, _place(timm_url(name))
+        yield name, *row, _place(timm_url(name, name))
 
 
 def _measure_timm(name: str) -> tuple[str, ...]:

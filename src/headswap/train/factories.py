@@ -64,8 +64,9 @@ def _timm_factory(name: str, factory: str) -> Callable[..., Any]:
     return functools.partial(timm.create_model, model)
 
 
-def timm_url(factory: str) -> str:
+def timm_url(name: str, factory: str) -> str:
     """Return where timm's pretrained weights of a network are, as a rule on Hugging Face's hub."""
+    _timm_factory(name, factory)
     import timm
     from huggingface_hub import hf_hub_url
 

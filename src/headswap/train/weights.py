@@ -54,7 +54,7 @@ def write_weights(name: str, params: Params, destination: Path) -> str:
     """
     factory, random = params.factories.get(name), params.weights == "random"
     source = torchvision_source(name, params.factories)
-    url = None if random else _pretrained_url(source, factory)
+    url = None if random else _pretrained_url(name, source, factory)
     origin: dict[str, Any] = {"factory": factory} if factory else {}
     if source is None:
         origin = factory_origin(name, factory or "")
@@ -144,10 +144,10 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Non
     network.load_state_dict(state)
 
 
-def _pretrained_url(source: tuple[str, str] | None, factory: str | None) -> str | None:
+def _pretrained_url(name: str, source: tuple[str, str] | None, factory: str | None) -> str | None:
     """Return where a library's pretrained weights are; None of an own factory's network."""
     if source is None:
-        return timm_url(factory) if factory and is_timm(factory) else None
+        return timm_url(name, factory) if factory and is_timm(factory) else None
     network, weights = source
     known = torchvision.models.get_model_weights(network)
     if weights not in known.__members__:
