@@ -57,6 +57,7 @@ def test_the_demo_learns_and_readmes_commands_work_in_its_folder_alone(tmp_path,
     assert all(path.read_bytes() == content for path, content in before.items())
     monkeypatch.chdir(tmp_path / "demo")
     memory_is_as_expected()
+    notebook_runs(tmp_path)
     commands_of_dvc_and_git_work(environment)
     readmes_commands_work(tmp_path / "demo", environment)
 
@@ -71,6 +72,26 @@ def memory_is_as_expected():
     for cell in params.load().cells():
         assert 0 < peaks[cell.name] <= expected_memory(cell), cell.name
     Path("finished").rename("runs")
+
+
+def notebook_runs(folder):
+    """Execute docs/notebook.ipynb beside the demo, and look at its tables and pictures."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(ROOT / "docs/notebook.ipynb", as_version=4)
+    (folder / "Makefile").touch()
+    nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(folder)}}
+    ).execute()
+    (folder / "Makefile").unlink()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [kind for output in outputs for kind in output.get("data", {})]
+    assert shown.count("image/png") == 3 and shown.count("text/html") == 2
+    (answer,) = re.findall(
+        r"\{'ants': ([\d.e-]+), 'bees': ([\d.e-]+)\}", outputs[-1].data["text/plain"]
+    )
+    assert sum(map(float, answer)) == pytest.approx(1)
 
 
 def commands_of_dvc_and_git_work(environment):
