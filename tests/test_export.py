@@ -158,7 +158,8 @@ def test_photographs_are_read_as_in_training(kind, interpolation, fit, tmp_path)
     steps = (
         (torch.from_numpy(found) - expected).abs() * 255 * torch.tensor(values.std)[:, None, None]
     )
-    assert steps.max() < 2.1 and (steps > 0.1).float().mean() < 0.02  # of 255
+    rounded = 0.02 if fit == "crop" else 0.2  # both sides are resized by other factors
+    assert steps.max() < 2.1 and (steps > 0.1).float().mean() < rounded  # of 255
 
 
 def test_an_image_of_16_bits_is_refused_by_the_exported_code(tmp_path):
