@@ -33,7 +33,7 @@ test-slow: .venv/tests-installed  ## kills, clusters, whole pipelines; HEADSWAP_
 repro: .venv/installed  ## the real experiment, as described in params.yaml
 	@[ -e .git ] || git rev-parse 2> /dev/null || dvc config --local core.no_scm true # a download without Git
 	headswap check
-	dvc repro weights embed
+	dvc repro weights verify
 	headswap runs
 	dvc repro
 

@@ -115,13 +115,22 @@ def test_the_queue_trains_what_the_stages_then_collect_and_dvc_knows_what_was_be
     Path("kept").rename("runs")
 
 
-def test_a_queue_whose_stages_are_not_ready_says_which_to_run():
-    edit(image={"resize": 73})
+def test_the_queue_computes_features_and_says_which_stages_it_waits_for():
+    edit(image={"size": 56, "resize": 73})
     message = sh("headswap", "runs", code=1)
-    assert "Not up to date: embed@tiny." in message
+    assert "Not up to date: weights@tiny." in message
     (command,) = re.findall("Run first: (.*)", message)
     sh(*command.split())
-    assert "2 runs" in sh("headswap", "runs", "--dry-run")
+    planned = sh("headswap", "runs", "--dry-run")
+    assert "tiny features 0" in planned and "2 runs to train" in planned
+    assert "tiny features 0: part" in sh("headswap", "runs", "tiny-probe")
+    assert "features" not in sh("dvc", "repro", "embed@tiny", "probe@tiny")
+
+
+def test_probes_alone_are_a_pipeline():
+    edit(modes=[])
+    assert repro() == {"check", "compare"}
+    assert "tiny-frozen" not in Path("metrics/comparison.csv").read_text()
 
 
 def test_a_new_model_trains_its_own_cells_and_a_removed_one_leaves_no_trace(tmp_path):

@@ -21,6 +21,7 @@ from headswap.errors import UserError, bulleted, os_error_text
 
 if TYPE_CHECKING:
     from headswap.params import Cell, Params
+    from headswap.runs.workers import Task
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +32,8 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
 NOT_RESUMABLE = (
-    *("check", "manifest", "predict", "export", "report", "status", "prune", "networks"),
+    *("check", "choose", "evaluate", "export", "manifest", "networks", "predict"),
+    *("prune", "report", "status"),
 )
 """The commands that keep nothing to continue with when they are interrupted."""
 
@@ -309,32 +311,40 @@ def runs(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train the unfinished runs of all changed cells in one queue.
+    """Compute missing features, and train the unfinished runs of all changed cells, in one queue.
 
     A cell is changed if DVC calls its stage changed; `dvc repro` then finds its runs finished.
     """
     params = _with_device(_load_current())
     from headswap.data.changes import check_photographs
-    from headswap.progress import progress
-    from headswap.runs.cluster import run_parallel
+    from headswap.runs.features import feature_key, feature_tasks
     from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
 
     check_photographs(params.dataset)
-    changed = changed_cells(chosen_cells(params, cells or []))
+    changed, models = changed_cells(chosen_cells(params, cells or []))
     tasks, waiting = queued_runs(changed, params)
     total = len(tasks) + len(waiting)
+    features = [t for m in models for t in feature_tasks(m, params, feature_key(m, params))]
     if dry_run:
-        print(*[task.name for task in tasks], *waiting, sep="\n")
-        tasks = []
+        print(*[task.name for task in (*features, *tasks)], *waiting, sep="\n")
+        features = tasks = []
+    _run_queue("part", features)
     while tasks:
-        steps = {task.name: task.steps for task in tasks}
-        seconds = {task.name: task.seconds for task in tasks}
-        with progress("epoch", steps, seconds) as on_progress:
-            run_parallel(tasks, on_progress)
+        _run_queue("epoch", tasks)
         tasks = queued_runs(changed, params)[0] if waiting else []
         waiting = []
     count = "1 run" if total == 1 else f"{total} runs"
     print(count, "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro")
+
+
+def _run_queue(unit: str, tasks: "list[Task]") -> None:
+    from headswap.progress import progress
+    from headswap.runs.cluster import run_parallel
+
+    if tasks:
+        seconds = {task.name: task.seconds for task in tasks}
+        with progress(unit, {task.name: task.steps for task in tasks}, seconds) as on_progress:
+            run_parallel(tasks, on_progress)
 
 
 def _train(cell: "Cell", params: "Params") -> None:
@@ -355,6 +365,20 @@ def compare() -> None:
     from headswap.compare.outputs import write_comparison
 
     write_comparison(_load_current())
+
+
+@command
+def choose(
+    count: Annotated[int, typer.Argument(min=1, metavar="N", help="How many networks.")],
+) -> None:
+    """Write the best N networks of the comparison into params.yaml, to be trained, too."""
+    params = _load()
+    from headswap.compare.choice import best_models
+    from headswap.params import load, set_models
+
+    set_models(best_models(params, count))
+    names = ", ".join(cell.name for cell in load().cells())
+    print(f"params.yaml names {names}. Next: headswap runs, then dvc repro")
 
 
 @command

@@ -1,9 +1,11 @@
 """The parameters: a typed schema of ``params.yaml``, and the cells that it describes."""
 
+import contextlib
 import difflib
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import StringIO
 from os import PathLike
@@ -201,9 +203,7 @@ class Params(_Section):
     factories: dict[Name, Target]
     recipes: dict[Name, Recipe]
     """In the file only what differs from ``train``."""
-    modes: Annotated[
-        list[Annotated[str, Field(pattern=MODE)]], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    modes: Annotated[list[Annotated[str, Field(pattern=MODE)]], AfterValidator(_distinct)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     weights: Literal["imagenet", "random"]
     train: Recipe
@@ -377,15 +377,35 @@ def recorded_stages() -> dict[str, Any]:
 
 def set_dataset(url: str, manifest: str) -> None:
     """Write ``dataset.url`` and ``dataset.manifest`` into the parameters; comments stay."""
+    with _edited() as tree:
+        tree["dataset"] |= {"url": url, "manifest": manifest}
+        for comments in tree["dataset"].ca.items.values():
+            if comments[2]:
+                comments[2].start_mark.column = 0  # right behind the value, however short it is now
+
+
+def set_models(models: list[str]) -> None:
+    """Write ``models`` into the parameters, and `finetune` and `frozen` if there are no modes."""
+    with _edited() as tree:
+        names = tree["models"]
+        last = names.ca.items.pop(len(names) - 1, None)
+        names[:] = models
+        if last:  # with the last entry's comment goes what follows in lines of its own
+            last[0].value = "\n" + last[0].value.partition("\n")[2]
+            names.ca.items[len(models) - 1] = last
+        if not tree["modes"]:
+            tree["modes"].extend(["finetune", "frozen"])
+
+
+@contextlib.contextmanager
+def _edited() -> Iterator[Any]:
+    """Yield what is in the parameters, to be edited, and write it; comments stay."""
     load()
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 2**16
     yaml.indent(mapping=2, sequence=4, offset=2)
     tree = yaml.load(Path(FILE).read_text(encoding="utf-8"))
-    tree["dataset"] |= {"url": url, "manifest": manifest}
-    for comments in tree["dataset"].ca.items.values():
-        if comments[2]:
-            comments[2].start_mark.column = 0  # right behind the value, however short that is now
+    yield tree
     text = StringIO()
     yaml.dump(tree, text)
     write_text(Path(FILE).resolve(), text.getvalue())

@@ -35,13 +35,14 @@ def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
     return sorted(chosen, key=lambda cell: cell.mode == "probe")  # as the stages in dvc.yaml
 
 
-def changed_cells(cells: list[Cell]) -> list[Cell]:
+def changed_cells(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
     """Return those of some cells whose stage DVC calls changed, all of them without DVC.
 
+    Left out are probes whose features are to be computed first; the second list names their models.
     Raises a UserError if a stage that they need is not up to date.
     """
     if not Path(".dvc").is_dir():
-        return cells
+        return cells, []
     # Of all stages: with the stages as targets, DVC looks at what each depends on once per target.
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -49,10 +50,12 @@ def changed_cells(cells: list[Cell]) -> list[Cell]:
         raise UserError(f"`dvc status` failed:\n{done.stderr.strip()}")
     changed = set(json.loads(done.stdout))
     needed = {"fetch", "verify"} | {f"weights@{cell.model}" for cell in cells}
-    needed |= {f"embed@{cell.model}" for cell in cells if cell.mode == "probe"}
     if missing := " ".join(sorted(changed & needed)):
         raise UserError(f"Not up to date: {missing}.\nRun first: dvc repro {missing}")
-    return [cell for cell in cells if cell.stage in changed]
+    probed = [cell.model for cell in cells if cell.mode == "probe"]
+    models = [model for model in probed if f"embed@{model}" in changed]
+    waiting = [Cell(model, "probe") for model in models]
+    return [cell for cell in cells if cell.stage in changed and cell not in waiting], models
 
 
 def queued_runs(cells: list[Cell], params: Params) -> tuple[list[Task], list[str]]:
