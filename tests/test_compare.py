@@ -146,7 +146,7 @@ def test_of_many_classes_the_most_confused_are_kept():
     rows = pd.DataFrame(pairs, columns=["label", "predicted"])
     rows = rows.assign(cell="a-probe", seed=0, correct=rows["label"] == rows["predicted"])
     results = SimpleNamespace(last=rows)
-    found = plot_rows.confusions(results)
+    found = plot_rows.confusions(results.last)
     assert len(found) == 20 * 20
     shares = found.set_index(["label", "predicted"])["share"]
     assert shares["class28", "class29"] == shares["class28", "class28"] == 0.5

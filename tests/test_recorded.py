@@ -31,7 +31,7 @@ def test_a_recorded_table_follows_from_the_recorded_predictions(run, tmp_path, m
     recorded = pd.read_csv("metrics/comparison.csv")[table.columns]
     pd.testing.assert_frame_equal(table, recorded, check_dtype=False)
     drawn = {
-        "confusion": plot_rows.confusions(results),
+        "confusion": plot_rows.confusions(results.last),
         "differences": plot_rows.differences(results, table),
     }
     for name, rows in drawn.items():

@@ -443,6 +443,48 @@ def predict(
 
 
 @command
+def evaluate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CELL] [FOLDER]",
+            help="A cell, or a model folder; by default the best of the comparison. Then a folder "
+            "with a folder for each class; by default the test set of the manifest.",
+        ),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write each photograph's prediction.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix, a PNG.")] = None,
+) -> None:
+    """Evaluate a trained network on photographs whose classes are known, such as a test set."""
+    from headswap.io import output_path
+    from headswap.paths import TEST
+    from headswap.predict.files import split_arguments
+    from headswap.predict.folders import best_cell, find_folder
+
+    cell, folders = split_arguments(arguments or [])
+    if len(folders) > 1:
+        raise UserError(f"Name one folder, not {len(folders)}: {', '.join(folders)}.")
+    source, images = find_folder(cell or best_cell()), Path(folders[0] if folders else TEST)
+    read = [source, images]
+    if csv:
+        csv = output_path(csv, "--csv", ".csv", read)
+        read.append(csv)
+    if json:
+        json = output_path(json, "--json", ".json", read)
+        read.append(json)
+    if picture:
+        picture = output_path(picture, "--picture", ".png", read)
+    from headswap.compare import evaluation
+    from headswap.predict.labelled import classify_labelled
+
+    predictions, notes = classify_labelled(source, images)
+    evaluation.report(predictions, source.name, csv=csv, json=json, picture=picture)
+    for note in notes:
+        print(note)
+
+
+@command
 def export(
     cell: Annotated[str, typer.Argument(help="A cell, or a model folder.")],
     folder: Annotated[Path, typer.Argument(help="A new or an empty folder.")],

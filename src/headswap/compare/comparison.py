@@ -56,7 +56,7 @@ def compare(results: Results) -> Comparison:
     same_conditions = results.timed_under_same_conditions(results.cells)
     rows = {
         "accuracy": plot_rows.accuracies(results, table),
-        "confusion": plot_rows.confusions(results),
+        "confusion": plot_rows.confusions(results.last),
         "costs": plot_rows.costs(table, same_conditions),
         "curves": plot_rows.curves(results),
         "differences": plot_rows.differences(results, table),

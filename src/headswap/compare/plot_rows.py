@@ -188,13 +188,12 @@ def differences(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns="p_value").round(6)
 
 
-def confusions(results: Results) -> pd.DataFrame:
+def confusions(last: pd.DataFrame) -> pd.DataFrame:
     """Return for each cell, label and prediction the mean number of images over replicates.
 
-    ``images`` is that number at the last epochs, ``share`` its part of the label's images; of
-    ``classes`` classes only the ``shown`` most confused, `MOST_CLASSES`, have rows.
+    Predictions are of one epoch. ``share`` is the part of the label's images; of ``classes``
+    classes only the ``shown`` most confused, `MOST_CLASSES`, have rows.
     """
-    last = results.last
     wrong = last[~last["correct"]]
     confused = pd.concat([wrong["label"], wrong["predicted"]]).value_counts()
     all_classes = sorted(set(last["label"]) | set(last["predicted"]))

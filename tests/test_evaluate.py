@@ -1,0 +1,91 @@
+"""`headswap evaluate`: a network on photographs whose classes are known."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import draw, headswap, write_folder
+from PIL import Image
+
+from headswap.calibration import fit_temperature, temper
+from headswap.io import read_csv, read_json
+
+CELL = "tiny-finetune"
+
+
+@pytest.fixture
+def photos(own_trained):
+    """Return a folder of the validation photographs; three ants are in the folder of bees, too."""
+    shutil.copytree("data/images/val", "photos")
+    for image in sorted(Path("photos/ants").iterdir())[:3]:
+        shutil.copy(image, f"photos/bees/ant-{image.name}")
+    return Path("photos")
+
+
+def test_accuracy_recalls_and_confusion_are_those_of_the_predictions(photos, tmp_path):
+    output, _ = headswap(
+        *("evaluate", CELL, photos, "--csv", tmp_path / "found.csv"),
+        *("--json", tmp_path / "found.json", "--picture", tmp_path / "found.png"),
+    )
+    table, figures = pd.read_csv(tmp_path / "found.csv"), read_json(tmp_path / "found.json")
+    correct = table["label"] == table["predicted"]
+    assert figures["accuracy"]["value"] == pytest.approx(correct.mean(), abs=1e-6)
+    assert figures["accuracy"]["low"] < correct.mean() < figures["accuracy"]["high"] < 1
+    recalls = correct.groupby(table["label"]).mean()
+    assert {name: one["value"] for name, one in figures["recalls"].items()} == pytest.approx(
+        recalls.to_dict(), abs=1e-6
+    )
+    assert figures["balanced_accuracy"]["value"] == pytest.approx(recalls.mean(), abs=1e-6)
+    assert sum(pair["images"] for pair in figures["confusion"]) == (~correct).sum()
+    assert f"accuracy: {correct.mean():.1%} (" in output
+    assert all(len(line) <= 80 for line in output.splitlines()[:6])
+    with Image.open(tmp_path / "found.png") as picture:
+        assert min(picture.size) > 100
+
+
+def test_photographs_of_the_project_and_earlier_looks_are_said(photos):
+    output, _ = headswap("evaluate", CELL, photos)
+    count = len(list(photos.rglob("*.png")))
+    assert f"{count} of the photographs, or near-duplicates, are among those" in output
+    assert "before" not in output
+    output, _ = headswap("evaluate", CELL, photos)
+    assert "These photographs were evaluated 1 times before (metrics/test/looks.csv)" in output
+    assert [row["cell"] for row in read_csv("metrics/test/looks.csv")] == [CELL, CELL]
+
+
+def test_new_photographs_are_no_cause_for_a_warning(own_trained):
+    noise = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    for label, pixels in zip(("ants", "bees"), noise, strict=True):
+        Path("photos", label).mkdir(parents=True)
+        Image.fromarray(pixels).save(f"photos/{label}/a.png")
+    output, _ = headswap("evaluate", CELL, "photos")
+    assert "too high" not in output and "before" not in output
+
+
+def test_classes_that_the_network_does_not_know_are_counted_and_left_out(photos):
+    write_folder({f"wasps/{i}.jpg": draw("red") for i in range(3)}, photos)
+    write_folder({"loose.jpg": draw("blue")}, photos)
+    output, _ = headswap("evaluate", CELL, photos)
+    assert "Left out: 3 of wasps, which the network does not know" in output
+    assert "Left out: 1 in no folder of a class" in output
+    shutil.rmtree("photos/ants")
+    shutil.rmtree("photos/bees")
+    _, message = headswap("evaluate", CELL, photos, code=1)
+    assert "photos has no photograph of ants or bees" in message
+
+
+def test_without_a_folder_the_test_set_of_the_manifest_is_evaluated(own_trained):
+    _, message = headswap("evaluate", CELL, code=1)
+    assert "There is no folder data/test" in message and "headswap evaluate photos/test" in message
+
+
+def test_a_temperature_makes_probabilities_as_sure_as_they_are_right():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(4000, 3))
+    true = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = [random.choice(3, p=of_image) for of_image in true]
+    overconfident = temper(true, 1 / 3)
+    assert fit_temperature(overconfident, labels) == pytest.approx(3, rel=0.1)
+    assert temper(overconfident, 3.0) == pytest.approx(true)
