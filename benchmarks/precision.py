@@ -18,7 +18,6 @@ import typer
 from processes import CORES, ROOT, measure
 
 from headswap.compare.intervals import Estimate, estimate_accuracy, estimate_difference
-from headswap.compare.results import correct_predictions
 from headswap.runs import provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -58,7 +57,9 @@ def train(folder, precision, seeds, epochs):
 def correct(folder, cell):
     """Return which images each replicate classified correctly at its last epoch."""
     predictions = pd.read_csv(folder / f"plots/predictions/{cell}.csv")
-    return correct_predictions(predictions, "last").to_numpy(float)
+    last = predictions.query("which == 'last'")
+    last = last.assign(correct=last["label"] == last["predicted"])
+    return last.pivot(index="seed", columns="image", values="correct").to_numpy(float)
 
 
 def in_percent(estimate: Estimate, sign=""):

@@ -14,6 +14,7 @@ from conftest import copy_of, edit, headswap, project, results, train_all
 from headswap import io as files
 from headswap import params
 from headswap.errors import UserError
+from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.io import read_json
 from headswap.runs.cells import write_outputs
@@ -230,7 +231,7 @@ def test_a_head_can_start_from_the_probe_of_the_runs_own_training_images(prepare
         for name in ("weight", "bias"):
             torch.testing.assert_close(found[f"6.{name}"], expected[name], rtol=1e-3, atol=1e-3)
     cell, chosen = params.Cell("tiny", "frozen"), params.load()
-    data = ImageDataset(preprocessing("tiny", chosen.image), held_out=1)
+    data = ImageDataset(preprocessing("tiny", chosen.image), read_index().hold_out(1))
     network = training.build_network(cell, chosen, data, 0)
     assert not network[6].weight.allclose(expected["weight"], rtol=1e-2)
 

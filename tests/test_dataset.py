@@ -43,7 +43,7 @@ def photos(empty, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     write_folder(IMAGES, "photos")
     write_manifest(list_images("photos"), "photos.csv")
-    return params.Dataset(url="photos", manifest="photos.csv")
+    return params.Dataset(folds=0, url="photos", manifest="photos.csv")
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_any_changed_byte_of_an_archive_is_found_or_harmless(tmp_path_factory, p
     content = bytearray((folder / "z").read_bytes())
     content[place % len(content)] = byte
     (folder / "z").write_bytes(content)
-    dataset = params.Dataset(url="photos", manifest=str(folder / "photos.csv"))
+    dataset = params.Dataset(folds=0, url="photos", manifest=str(folder / "photos.csv"))
     try:
         verify_images(dataset, folder / "z", folder / "images")
     except UserError:
@@ -174,7 +174,7 @@ def test_any_changed_byte_of_an_archive_is_found_or_harmless(tmp_path_factory, p
 
 def test_an_archive_of_photographs_is_not_used_as_the_synthetic_one(verify):
     verify(IMAGES)
-    dataset = params.Dataset(url="generated", manifest="none")
+    dataset = params.Dataset(folds=0, url="generated", manifest="none")
     with pytest.raises(UserError, match="dvc repro"):
         verify_images(dataset, "set.zip", "images")
 
@@ -403,7 +403,7 @@ def test_changed_local_images_are_fetched_again_and_differ_from_their_old_manife
 
 def test_synthetic_images_are_the_same_bytes_each_time(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "COUNTS", {"train": 3, "val": 2})
-    dataset = params.Dataset(url="generated", manifest="none")
+    dataset = params.Dataset(folds=0, url="generated", manifest="none")
     for name in ("first.zip", "second.zip"):
         fetch_archive(dataset, tmp_path / name)
     assert (tmp_path / "first.zip").read_bytes() == (tmp_path / "second.zip").read_bytes()

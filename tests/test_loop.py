@@ -16,6 +16,7 @@ from headswap import params
 from headswap.data.fetch import fetch_archive
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
+from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.train import loop
 from headswap.train import networks as backbones
@@ -44,10 +45,10 @@ class Few:
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generated")
-    chosen = params.Dataset(url="generated", manifest="none")
+    chosen = params.Dataset(folds=0, url="generated", manifest="none")
     fetch_archive(chosen, folder / "archive.zip")
     verify_images(chosen, folder / "archive.zip", folder / "images")
-    made = ImageDataset(IMAGE, folder / "images")
+    made = ImageDataset(IMAGE, read_index(folder / "images"))
     made.folder = folder / "images"
     return made
 
@@ -297,7 +298,7 @@ def test_training_images_are_normalized_crops_of_all_sizes_and_some_are_flipped(
         path.parent.mkdir(parents=True)
         transforms.functional.to_pil_image(flat).save(path)
     index_images(tmp_path)
-    ramps = ImageDataset(IMAGE, tmp_path)
+    ramps = ImageDataset(IMAGE, read_index(tmp_path))
     views = [ramps.augmented_view(0, 0, number).float() for number in range(40)]
     slopes = torch.tensor([float(view[0, 0, -1] - view[0, 0, 0]) for view in views])
     assert 8 < (slopes < 0).sum() < 32
@@ -314,7 +315,9 @@ def test_an_augmented_view_depends_on_its_image_seed_and_epoch_only(photographs,
     names = photographs.names["train"]
     shutil.copy(tmp_path / "images" / names[5], tmp_path / "images" / names[6])
     index_images(tmp_path / "images")
-    assert not first.equal(ImageDataset(IMAGE, tmp_path / "images").augmented_view(6, 0, 0))
+    assert not first.equal(
+        ImageDataset(IMAGE, read_index(tmp_path / "images")).augmented_view(6, 0, 0)
+    )
 
 
 def test_each_epoch_has_every_training_image_once_in_a_new_order(photographs):

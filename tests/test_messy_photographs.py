@@ -216,7 +216,9 @@ def test_names_in_an_archive_are_read_in_the_encodings_that_programs_write(empty
     assert content.count(plain.encode()) == 2
     Path("set.zip").write_bytes(content.replace(plain.encode(), b"train/ants/" + encoded))
     with pytest.raises(UserError, match=r"changed: train/ants/größe\.jpg"):
-        verify_images(params.Dataset(url="set.zip", manifest="photos.csv"), "set.zip", "images")
+        verify_images(
+            params.Dataset(folds=0, url="set.zip", manifest="photos.csv"), "set.zip", "images"
+        )
 
 
 def test_an_encrypted_archive_is_reported_once(empty):
@@ -229,7 +231,9 @@ def test_an_encrypted_archive_is_reported_once(empty):
             content[match.start() + flags] |= 1
     Path("set.zip").write_bytes(content)
     with pytest.raises(UserError, match="encrypted") as error:
-        verify_images(params.Dataset(url="set.zip", manifest="photos.csv"), "set.zip", "images")
+        verify_images(
+            params.Dataset(folds=0, url="set.zip", manifest="photos.csv"), "set.zip", "images"
+        )
     assert str(error.value).count("encrypted") == 1 and "password" in str(error.value)
     assert ".jpg" not in str(error.value)
 

@@ -42,7 +42,7 @@ def test_photographs_where_a_stage_writes_are_refused(empty, url):
     write_manifest_elsewhere = Path("m.csv")
     write_manifest_elsewhere.write_text("path,bytes,sha256\n")
     with pytest.raises(UserError, match=r"dataset\.url: .* overlaps"):
-        check_dataset(params.Dataset(url=url, manifest="m.csv"))
+        check_dataset(params.Dataset(folds=0, url=url, manifest="m.csv"))
     if Path(url).is_dir():
         with pytest.raises(UserError, match="overlaps"):
             write_manifest(list_images(url), "n.csv")
@@ -91,7 +91,7 @@ def test_links_are_followed_as_often_as_there_are_any_and_those_to_a_folder_abov
     for split in ("train", "val"):
         Path(f"photos/{split}/wasps").symlink_to("../train/bees")
     write_manifest(list_images("photos"), "photos.csv")
-    dataset = params.Dataset(url="photos", manifest="photos.csv")
+    dataset = params.Dataset(folds=0, url="photos", manifest="photos.csv")
     fetch_archive(dataset, "archive.zip")
     assert len(verify_images(dataset, "archive.zip", "images")) == 4 + 2
 
@@ -177,7 +177,9 @@ def test_an_archive_with_the_right_bytes_is_right_whatever_its_names(empty, rena
     with zipfile.ZipFile("set.zip", "w") as archive:
         for name, content in IMAGES.items():
             archive.writestr(rename(name), content)
-    verify_images(params.Dataset(url="set.zip", manifest="photos.csv"), "set.zip", "images")
+    verify_images(
+        params.Dataset(folds=0, url="set.zip", manifest="photos.csv"), "set.zip", "images"
+    )
     for name, content in IMAGES.items():
         assert Path("images", name).read_bytes() == content
 
@@ -197,7 +199,7 @@ def test_a_local_archive_is_not_shadowed_by_the_mirrors(empty, monkeypatch):
     Path("mirror/set.zip").write_bytes(b"x")
     write_zip(IMAGES, "set.zip")
     monkeypatch.setenv("HEADSWAP_MIRROR", str(empty / "mirror"))
-    dataset = params.Dataset(url="set.zip", manifest="photos.csv")
+    dataset = params.Dataset(folds=0, url="set.zip", manifest="photos.csv")
     assert fetch_archive(dataset, "archive.zip") == "set.zip"
 
 
@@ -206,7 +208,7 @@ def test_a_local_archive_is_not_shadowed_by_the_mirrors(empty, monkeypatch):
 )
 def test_an_address_that_cannot_be_fetched_is_refused_with_a_remedy(empty, url):
     with pytest.raises(UserError, match=r"Set dataset|Fetch it yourself|Unpack it|no such user"):
-        check_dataset(params.Dataset(url=url, manifest="m.csv"))
+        check_dataset(params.Dataset(folds=0, url=url, manifest="m.csv"))
 
 
 # What is read
@@ -284,7 +286,7 @@ def test_manifest_use_writes_the_parameters_and_keeps_comments(workspace):
 def test_a_change_of_the_photographs_is_noticed_and_taken_in_by_one_command(empty, change, message):
     write_folder(UNSPLIT, "photos")
     write_manifest(list_images("photos"), "photos.csv", 0.3)
-    dataset = params.Dataset(url="photos", manifest="photos.csv")
+    dataset = params.Dataset(folds=0, url="photos", manifest="photos.csv")
     check_photographs(dataset)
     change()
     with pytest.raises(UserError, match=message) as error:
@@ -298,7 +300,7 @@ def test_a_clone_without_the_photographs_is_no_error(empty):
     write_folder(IMAGES, "photos")
     write_manifest(list_images("photos"), "photos.csv")
     Path("photos").rename("moved")
-    dataset = params.Dataset(url="photos", manifest="photos.csv")
+    dataset = params.Dataset(folds=0, url="photos", manifest="photos.csv")
     with pytest.raises(UserError, match="there is no photos here"):
         check_dataset(dataset)
     lock = {"stages": {"fetch": {"params": {"params.yaml": {"dataset.url": "photos"}}}}}

@@ -33,7 +33,7 @@ AUTO = params.Image(size="auto", resize="auto")
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
 def test_the_networks_of_the_experiment_see_what_they_always_saw(name):
-    assert torchvision_preprocessing(name) == IMAGENET == Preprocessing()
+    assert torchvision_preprocessing(name, "DEFAULT") == IMAGENET == Preprocessing()
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_the_networks_of_the_experiment_see_what_they_always_saw(name):
     ],
 )
 def test_torchvisions_networks_see_images_as_their_weights_say(name, size, resize, interpolation):
-    found = torchvision_preprocessing(name)
+    found = torchvision_preprocessing(name, "DEFAULT")
     assert (found.size, found.resize, found.interpolation) == (size, resize, interpolation)
 
 
 def test_inputs_from_minus_1_to_1_are_torchvisions_too():
-    found = torchvision_preprocessing("efficientnet_v2_l")
+    found = torchvision_preprocessing("efficientnet_v2_l", "DEFAULT")
     assert found.mean == found.std == [0.5] * 3
 
 

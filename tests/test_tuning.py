@@ -23,7 +23,7 @@ def listed(prepared):
 
 def chosen():
     record = read_json("models/tiny-finetune/model.json")
-    return record["recipe"]["lr"], record["tuning"]
+    return record["recipe"]["lr"], record["log_losses"]["0"]
 
 
 def test_the_rate_with_the_lowest_log_loss_on_held_out_training_images_trains_all_seeds(listed):

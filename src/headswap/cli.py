@@ -220,7 +220,7 @@ def manifest(
     listing = list_images(folder, layout, known_classes(output), labels, columns)
     set_groups(listing, group, group_minutes)
     images = write_manifest(listing, output, val, seed, drop_duplicates, test)
-    dataset = Dataset(url=folder, manifest=output)
+    dataset = Dataset(url=folder, manifest=output, folds=0)
     remember_command(
         dataset,
         {

@@ -88,7 +88,7 @@ class Dataset(_Section):
 
     url: Text
     manifest: Text
-    folds: Annotated[int, Field(ge=0), AfterValidator(_at_least_two)] = 0
+    folds: Annotated[int, Field(ge=0), AfterValidator(_at_least_two)]
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -133,6 +133,8 @@ REMOVED = {
     "embed": "features are of center crops alone now; remove embed: and the lines below it",
 }
 """What to do with sections that an older ``params.yaml`` has."""
+ADDED = {"recipes": "recipes: {}", "dataset.folds": "folds: 0, under dataset"}
+"""What to do with keys that an older ``params.yaml`` lacks."""
 
 Auto = Annotated[Literal["auto"], Tag("[auto]")]
 AutoOr = Discriminator(lambda value: "[auto]" if value == "auto" else NUMBER)
@@ -439,7 +441,7 @@ def _describe(mistake: ErrorDetails) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"{where}: no such key; {hint}allowed are {_keys(section)}"
     if kind == "missing":
-        return f"{where}: is missing" + "; write recipes: {}" * (where == "recipes")
+        return f"{where}: is missing" + f"; write {ADDED[where]}" * (where in ADDED)
     if kind == "model_type":
         return f"{where}: must have the keys {_keys(_section(mistake['loc']))}, not {given!r}"
     if kind == "list_type":

@@ -149,4 +149,4 @@ def _compared(metrics: Path) -> list[dict[str, str]]:
     """Return the rows of the comparison's table that have a finished run."""
     path = metrics / "comparison.csv"
     rows = read_csv(path) if path.exists() else []
-    return [row for row in rows if row["best_val_accuracy_mean"]]
+    return [row for row in rows if row["last_val_accuracy_mean"]]

@@ -49,7 +49,9 @@ def classify(
     stderr = Console(stderr=True, highlight=False, markup=False)
     stderr.soft_wrap = not stderr.is_terminal
     stderr.print(describe(folder, networks[0].record, seeds))
-    done, rows = _rows_there(networks, paths, top, csv) if csv and not explain else (0, [])
+    done, rows = 0, list[Row]()
+    if csv and csv.is_file() and not explain:
+        done, rows = _rows_there(networks, paths, top, csv)
     with_row = {row[0] for row in rows}
     without = [path for path in paths[:done] if _encodable(path) not in with_row]
     unreadable = [f"{printable(path)}: has no row in {csv}" for path in without]
