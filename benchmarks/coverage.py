@@ -21,7 +21,7 @@ from headswap.compare.intervals import estimate_accuracy, estimate_difference, e
 from headswap.compare.variance import Design, priors_without, replicate_prior
 
 IMAGES, EXPERIMENTS, RESAMPLES, CELLS = 153, 1000, 2000, 6
-CHOSEN, GROUPED, FOLDED, FOLDED_IMAGES = 200, 1000, 1000, 150
+CHOSEN, GROUPED, FOLDED, FOLDED_IMAGES = 200, 500, 1000, 150
 """The numbers of experiments of the other sections, and the images of one of them."""
 REPLICATES = (5, 3, 2)
 ACCURACIES = ((0.9,) * CELLS, (0.97,) * CELLS, (0.97, 0.9, 0.8) * 2)

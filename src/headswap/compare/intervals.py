@@ -117,14 +117,14 @@ def _accuracy_ratio(values: Array, prior: Array | None, design: Design) -> float
     """Return the squared half width of an accuracy's interval, divided by its p (1 - p)."""
     parts, mean = components(values, design), float(values.mean())
     error = error_distribution(parts, prior)
-    return _ratio(mean, error, parts.replicates, parts.units)
+    return _ratio(mean, error, values.size, parts.units)
 
 
-def _ratio(mean: float, error: ErrorDistribution, replicates: int, units: int) -> float:
+def _ratio(mean: float, error: ErrorDistribution, predictions: int, units: int) -> float:
     square = error.quantile**2
     if error.half_width == 0:
         return square / units
-    return max(error.half_width**2 / (mean * (1 - mean)), square / (replicates * units))
+    return max(error.half_width**2 / (mean * (1 - mean)), square / predictions)
 
 
 def _wilson(mean: float, ratio: float) -> Estimate:
@@ -182,7 +182,7 @@ def estimate_balanced_accuracy(
             _ratio(
                 float(recall.mean()),
                 ErrorDistribution(part.of_images, np.zeros(1), np.ones(1), part.freedom),
-                replicates,
+                recall.size,
                 part.units,
             ),
         )

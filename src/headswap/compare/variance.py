@@ -105,7 +105,8 @@ class ErrorDistribution:
 def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float = 0.0) -> Components:
     """Estimate the variance of the mean of values of shape (replicates, images) by its sources.
 
-    `pseudo_square`, the square of a pseudo-observation, is added to the sum of squares over images.
+    `pseudo_square`, the square of a pseudo-observation, is added to the sum of squares over images;
+    with groups, that of one more group of the mean size, as correlated as the others.
     Groups are the units in place of images: their scores, of the ratio estimator with the leverage
     correction CR2 [1]_, are crossed with the replicates. With folds the variance over images is
     that of one cross-validation, since the interaction of all its models and images stays one.
@@ -118,9 +119,14 @@ def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float =
     values = np.asarray(values, dtype=float)
     freedom, correction = values.shape[1] - 1.0, 1.0
     if design.groups is not None:
-        freedom = _effective_groups(values.mean(axis=0), design.groups) - 1
-        values = _group_scores(values, design.groups)
-        correction = 1 - 1 / values.shape[1]
+        sizes = np.bincount(design.groups)
+        correlation = _correlation(values.mean(axis=0), design.groups, sizes)
+        # Satterthwaite: groups of equal size that would tell the variance as well.
+        shares = sizes * (1 + (sizes - 1) * correlation)
+        freedom = max(1.0, float(shares.sum() ** 2 / (shares**2).sum()) - 1)
+        pseudo_square *= (1 + (sizes.mean() - 1) * correlation) / sizes.mean()
+        values = _group_scores(values, design.groups, sizes)
+        correction = 1 - 1 / len(sizes)
     replicates, units = values.shape
     by_unit, by_replicate = values.mean(axis=0), values.mean(axis=1)
     of_images = correction * float(by_unit.var() * units + pseudo_square) / (units - 1) / units
@@ -136,29 +142,22 @@ def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float =
     return Components(of_images, interaction, of_replicates, replicates, units, freedom)
 
 
-def _group_scores(values: Array, groups: NDArray[np.intp]) -> Array:
+def _group_scores(values: Array, groups: NDArray[np.intp], sizes: NDArray[np.intp]) -> Array:
     """Return scores of shape (replicates, groups), whose mean varies as that of the values."""
-    sizes, images = np.bincount(groups), len(groups)
     sums = np.array([np.bincount(groups, of_replicate) for of_replicate in values])
-    scale = len(sizes) / images / np.sqrt(1 - sizes / images)
+    scale = len(sizes) / len(groups) / np.sqrt(1 - sizes / len(groups))
     return np.asarray((sums - sizes * values.mean()) * scale)
 
 
-def _effective_groups(by_image: Array, groups: NDArray[np.intp]) -> float:
-    """Return how many groups of equal size would tell the variance as well, at least 2.
-
-    After Satterthwaite, with the intraclass correlation of the analysis of variance.
-    """
-    sizes, images = np.bincount(groups), len(groups)
-    count = len(sizes)
+def _correlation(by_image: Array, groups: NDArray[np.intp], sizes: NDArray[np.intp]) -> float:
+    """Return the intraclass correlation of the analysis of variance, 1 if nothing varies."""
+    images, count = len(groups), len(sizes)
     means = np.bincount(groups, by_image) / sizes
     between = float((sizes * (means - by_image.mean()) ** 2).sum()) / (count - 1)
     within = float(((by_image - means[groups]) ** 2).sum()) / max(1, images - count)
     more = (images - float((sizes**2).sum()) / images) / (count - 1) - 1
     total = between + more * within
-    correlation = min(1.0, max(0.0, (between - within) / total)) if total > 0 else 1.0
-    shares = sizes * (1 + (sizes - 1) * correlation)
-    return max(2.0, float(shares.sum() ** 2 / (shares**2).sum()))
+    return min(1.0, max(0.0, (between - within) / total)) if total > 0 else 1.0
 
 
 def replicate_prior(experiments: Iterable[ArrayLike], design: Design = SPLIT) -> Array | None:
