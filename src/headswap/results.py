@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from headswap.compare.results import read_table
 from headswap.errors import UserError
 from headswap.paths import CURVES, METRICS, PREDICTIONS
 
@@ -20,10 +21,11 @@ def read_results(folder: str | PathLike[str] = ".") -> SimpleNamespace:
     path = Path(folder, METRICS, "comparison.csv")
     if not path.exists():
         raise UserError(f"There is no {path}.\nIn the project's folder, run: dvc repro")
-    comparison = pd.read_csv(path)
+    comparison = read_table(path, ["cell"])
 
     def stack(kind: Path) -> pd.DataFrame:
-        tables = {cell: pd.read_csv(Path(folder, kind, f"{cell}.csv")) for cell in comparison.cell}
+        files = {cell: Path(folder, kind, f"{cell}.csv") for cell in comparison.cell}
+        tables = {cell: read_table(file, ["seed"]) for cell, file in files.items()}
         return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
 
     return SimpleNamespace(
