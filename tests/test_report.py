@@ -181,11 +181,11 @@ def test_a_cell_with_one_run_among_others_is_in_no_verdict(chosen):
     write_cell(PROBE, first(IMAGES, replicates=1), diverged=2)
     facts = facts_of(chosen)
     (pair,) = facts["differences"]["clearest"]
-    assert (pair["cell"], pair["other"]) == (FROZEN.name, FINETUNE.name)
+    assert (pair["cell"], pair["other"]) == (PROBE.name, FINETUNE.name)
     assert facts["differences"]["pairs"] == facts["differences"]["survive"] == 1
     summary = report.render("summary.md", facts)
-    assert "No clear winner; alexnet-probe leads" in summary
-    assert f"No verdict against {FROZEN.name} and {FINETUNE.name}, with one seed" in summary
+    assert "No clear winner; alexnet-frozen leads" in summary
+    assert f"No verdict against {PROBE.name} and {FINETUNE.name}, with one seed" in summary
 
 
 def test_a_difference_that_survives_no_correction_makes_no_cell_the_one_to_use(chosen):
