@@ -31,13 +31,13 @@ KEPT = {
 }
 BROKEN = {
     "a factory in braces": (
-        TEXT.replace("{}", '{mine: "my_networks:mine"}'),
+        TEXT.replace("factories: {}", 'factories: {mine: "my_networks:mine"}'),
         8,
         "factories:\n  mine: my_networks:mine\n",
     ),
     "an address in braces": (
         TEXT.replace("\n  url: generated\n  man", ' {url: "https://x.org/a.zip", man').replace(
-            "manifest.csv", "manifest.csv}"
+            "manifest.csv\n  folds: 0", "manifest.csv, folds: 0}"
         ),
         2,
         "dataset:\n  url: https://x.org/a.zip\n",

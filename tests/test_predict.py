@@ -254,7 +254,7 @@ def test_the_best_cell_is_the_one_that_the_comparison_ranks_first(empty):
         best_cell()
     Path("metrics").mkdir()
     Path("metrics/comparison.csv").write_text(
-        "cell,rank,best_val_accuracy_mean\na-frozen,2,0.9\na-probe,1,0.9\nb-probe,,\n"
+        "cell,rank,last_val_accuracy_mean\na-frozen,2,0.9\na-probe,1,0.9\nb-probe,,\n"
     )
     assert best_cell() == "a-probe"
 

@@ -23,6 +23,7 @@ from headswap.paths import WEIGHTS
 from headswap.runs.keys import cache_key
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
+from headswap.train.networks import DEFAULT
 from headswap.train.weights import load_pretrained, torchvision_preprocessing, write_weights
 
 IMAGENET = Preprocessing(224, 256, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -33,7 +34,7 @@ AUTO = params.Image(size="auto", resize="auto")
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
 def test_the_networks_of_the_experiment_see_what_they_always_saw(name):
-    assert torchvision_preprocessing(name, "DEFAULT") == IMAGENET == Preprocessing()
+    assert torchvision_preprocessing(name, DEFAULT) == IMAGENET == Preprocessing()
 
 
 @pytest.mark.parametrize(
@@ -45,12 +46,12 @@ def test_the_networks_of_the_experiment_see_what_they_always_saw(name):
     ],
 )
 def test_torchvisions_networks_see_images_as_their_weights_say(name, size, resize, interpolation):
-    found = torchvision_preprocessing(name, "DEFAULT")
+    found = torchvision_preprocessing(name, DEFAULT)
     assert (found.size, found.resize, found.interpolation) == (size, resize, interpolation)
 
 
 def test_inputs_from_minus_1_to_1_are_torchvisions_too():
-    found = torchvision_preprocessing("efficientnet_v2_l", "DEFAULT")
+    found = torchvision_preprocessing("efficientnet_v2_l", DEFAULT)
     assert found.mean == found.std == [0.5] * 3
 
 

@@ -93,7 +93,7 @@ def _temporary_folder(path: Path) -> Iterator[tuple[Path, int]]:
 
 def write_text(path: StrPath, text: str) -> None:
     """Write a text file in UTF-8, atomically; what is no regular file is written into."""
-    if _is_stream(path):
+    if is_stream(path):
         sys.stdout.flush()
         with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -201,7 +201,7 @@ def output_path(
     ``.csv``; without one, a new or an empty folder is meant. `inputs` are the files and folders
     that the same command reads. What is no regular file, such as ``/dev/stdout``, is written into.
     """
-    if ending and _is_stream(path):
+    if ending and is_stream(path):
         return Path(path)
     target, why = Path(path).resolve(), ""
     sources = [one for one in SOURCES if not (renew_manifest and one == SHIPPED_MANIFEST)]
@@ -229,7 +229,7 @@ def output_path(
     return target if Path(path).is_symlink() else Path(path)
 
 
-def _is_stream(path: StrPath) -> bool:
+def is_stream(path: StrPath) -> bool:
     """Return whether a path is a device, a pipe, or a file that this process has opened."""
     absolute = Path(os.path.abspath(path))
     is_special = absolute.exists() and not (absolute.is_file() or absolute.is_dir())

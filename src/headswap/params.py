@@ -441,7 +441,7 @@ def _describe(mistake: ErrorDetails) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"{where}: no such key; {hint}allowed are {_keys(section)}"
     if kind == "missing":
-        return f"{where}: is missing" + f"; write {ADDED[where]}" * (where in ADDED)
+        return f"{where}: is missing" + (f"; write {ADDED[where]}" if where in ADDED else "")
     if kind == "model_type":
         return f"{where}: must have the keys {_keys(_section(mistake['loc']))}, not {given!r}"
     if kind == "list_type":

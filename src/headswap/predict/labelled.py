@@ -76,13 +76,14 @@ def find_labelled(folder: Path, classes: Sequence[str]) -> tuple[list[Labelled],
 
     The class is that of the folder's index, where it has one, else the first folder of the path.
     """
-    if not folder.is_dir():
+    indexed = (folder / NAME).exists()
+    if not folder.is_dir() or (indexed and not read_index(folder).rows):
         raise UserError(
-            f"There is no folder {folder}.\nName one with a folder for each class, as in: headswap "
-            "evaluate photos/test\nor list a test set: headswap manifest --help"
+            f"There is no test set in {folder}.\nName a folder with a folder for each class, "
+            "as in: headswap evaluate photos/test\nor list a test set: headswap manifest --help"
         )
     notes: list[str] = []
-    if (folder / NAME).exists():
+    if indexed:
         rows = read_index(folder).rows
         found = [
             Labelled(folder / row.path, row.label, row.group, row.sha256, row.phash) for row in rows

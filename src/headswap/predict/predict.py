@@ -13,7 +13,7 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from headswap.errors import UserError, bulleted, printable
-from headswap.io import append_csv, read_csv, write_csv, write_json
+from headswap.io import append_csv, is_stream, read_csv, write_csv, write_json
 from headswap.predict.folders import Seeds, describe, read_record, require
 from headswap.predict.model import Classifier, load_model
 from headswap.runs.workers import worker_count
@@ -50,6 +50,7 @@ def classify(
     stderr.soft_wrap = not stderr.is_terminal
     stderr.print(describe(folder, networks[0].record, seeds))
     done, rows = 0, list[Row]()
+    at_end = csv and is_stream(csv)  # its reader takes the end of the first batch for the end
     if csv and csv.is_file() and not explain:
         done, rows = _rows_there(networks, paths, top, csv)
     with_row = {row[0] for row in rows}
@@ -57,7 +58,7 @@ def classify(
     unreadable = [f"{printable(path)}: has no row in {csv}" for path in without]
     if done:
         stderr.print(f"{csv} has the first {done:,} photographs; the others follow.")
-    elif csv:
+    elif csv and not at_end:
         write_csv(csv, COLUMNS, [])
     parent = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     bar = Progress(
@@ -71,9 +72,9 @@ def classify(
         total = -(-len(paths[done:]) // EVALUATION_BATCH)
         for found in bar.track(predictions, total, description="photographs"):
             new = _rows(networks, found, top)
-            if csv:
+            if csv and not at_end:
                 append_csv(csv, new)
-            if json:
+            if json or at_end:
                 rows += new
             if explain:
                 from headswap.predict.explain import write_explanation
@@ -83,6 +84,8 @@ def classify(
                     write_explanation(networks, path, probabilities, picture)
             if not _print_rows(found, new) and not (csv or json or explain):
                 return
+    if csv and at_end:
+        write_csv(csv, COLUMNS, rows)
     if json:
         write_json(json, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
     if unreadable:
