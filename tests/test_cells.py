@@ -18,7 +18,7 @@ from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.io import read_json
 from headswap.runs.cells import write_outputs
-from headswap.runs.locks import is_locked
+from headswap.runs.store import is_locked
 from headswap.train import training
 from headswap.train.checkpoint import History, save_checkpoint
 from headswap.train.dataset import ImageDataset

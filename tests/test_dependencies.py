@@ -15,8 +15,7 @@ from ruamel.yaml import YAML
 
 from headswap import cli, params
 from headswap.io import sha256
-from headswap.runs.keys import cache_key, code_digest
-from headswap.runs.provenance import machine
+from headswap.runs.provenance import cache_key, code_digest, machine
 
 HARMLESS = {
     "headswap": "loads a trained network for users; no stage calls it",

@@ -16,7 +16,7 @@ from headswap.__main__ import use_code_of_project
 from headswap.errors import UserError
 from headswap.io import read_json
 from headswap.runs.features import write_features
-from headswap.runs.keys import cache_key
+from headswap.runs.provenance import cache_key
 from headswap.runs.store import find_damage
 from headswap.snapshot import dependencies, unchanged
 from headswap.train.run import train_run

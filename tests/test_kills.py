@@ -10,7 +10,7 @@ import psutil
 import pytest
 from conftest import BIN, SLOW, copy_of, edit, finish, headswap, read_until, results, sh, start
 
-from headswap.runs.locks import is_locked
+from headswap.runs.store import is_locked
 
 pytestmark = [
     pytest.mark.slow,

@@ -20,7 +20,7 @@ from headswap.errors import UserError
 from headswap.images.preprocessing import Preprocessing, preprocessing, preprocessing_from_network
 from headswap.io import read_json, read_tensors, write_json
 from headswap.paths import WEIGHTS
-from headswap.runs.keys import cache_key
+from headswap.runs.provenance import cache_key
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
 from headswap.train.networks import DEFAULT

@@ -557,9 +557,8 @@ def prune(dry_run: DryRun = False) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
     params = _with_device(_load())
     from headswap.io import folder_size
-    from headswap.runs.locks import file_lock
     from headswap.runs.queue import unused_folders
-    from headswap.runs.store import runs_root
+    from headswap.runs.store import file_lock, runs_root
 
     total, freed = folder_size(runs_root()), 0
     for folder in unused_folders(params):

@@ -18,7 +18,7 @@ from headswap.paths import IMAGES
 from headswap.predict import standalone
 from headswap.predict.folders import interval, require
 from headswap.predict.model import PROGRAM, Classifier, load_model
-from headswap.runs.record import RECORD
+from headswap.runs.store import RECORD
 
 CHECKED = 40
 """Validation images, at most, that an export is run on before it is given out."""

@@ -18,7 +18,7 @@ from headswap.images.preprocessing import read_preprocessing
 from headswap.io import explain_damage, read_csv, read_json
 from headswap.params import load, recorded_stages
 from headswap.paths import METRICS, MODELS, PREDICTIONS
-from headswap.runs.record import RECORD
+from headswap.runs.store import RECORD
 
 Seeds = Literal["kept", "all"]
 """The runs of a cell to use: the one that its folder keeps, or all."""

@@ -4,7 +4,6 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from operator import mul
 from pathlib import Path
@@ -14,29 +13,18 @@ from typing import Any, NamedTuple
 from headswap.images.index import Index, read_index
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
 from headswap.params import ALL, Cell, Params
-from headswap.paths import CELL_METRICS, CURVES, MODELS, PREDICTIONS, RUNS, TIMING
+from headswap.paths import CELL_METRICS, CURVES, MODELS, PREDICTIONS, TIMING, WEIGHTS
 from headswap.progress import OnProgress, console
-from headswap.runs.keys import cache_key, weights_packages
-from headswap.runs.record import RECORD, TRAINED, cell_record
-from headswap.runs.store import (
-    changes_since_last_run,
-    expected_memory,
-    find_damage,
-    index_of_run,
-    is_finished,
-    part_name,
-    read_features,
-    run_folder,
-    run_name,
-)
-from headswap.runs.tuning import describe_choice, log_losses, planned_runs, planned_trials
-from headswap.runs.workers import TRAIN_RUN, Task, run_here
+from headswap.runs.provenance import describe_inputs, weights_packages
+from headswap.runs.queue import Run, plan_runs, unfinished_runs
+from headswap.runs.store import RECORD, TRAINED, index_of_run, read_features
+from headswap.runs.workers import run_here
 
 
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     """Train the unfinished runs of a cell in parallel; if none fails, write the outputs of all."""
-    for planned in (planned_trials, planned_runs):
-        tasks = unfinished_runs(planned(cell, params), params)
+    for kind in range(2):  # trials of learning rates, then the runs for which they are chosen
+        tasks = unfinished_runs(plan_runs(cell, params)[kind], params)
         if cell.mode == "probe":  # seconds of work, which need neither Dask nor torch
             for task in tasks:
                 run_here(task, partial(on_progress, task.name))
@@ -47,36 +35,11 @@ def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     write_outputs(cell, params)
 
 
-def unfinished_runs(runs: list[tuple[Cell, int]], params: Params) -> list[Task]:
-    """Return a task for each run that is not finished, or damaged; print why none is reused."""
-    tasks, keys = list[Task](), dict[Cell, dict[str, Any]]()
-    for cell, seed in runs:
-        whole = replace(cell, fold=None)
-        key = keys[whole] = keys.get(whole) or cache_key(whole, params)
-        folder = run_folder(cell, key, seed)
-        if damage := find_damage(folder):
-            what = f"{', '.join(damage)} missing or damaged"
-            console.print(f"{folder}: {what}; the run is trained again.")
-        if damage or not is_finished(folder):
-            about = task_name(cell, seed), TRAIN_RUN, (cell, params, seed, key)
-            tasks.append(Task(*about, expected_memory(cell), params.epochs(cell)))
-    if runs and len(tasks) == len(runs) and (changes := changes_since_last_run(cell, key)):
-        unused = f"the finished runs in {RUNS / cell.name} are not used"
-        console.print(f"{cell.name}: {unused}: {'; '.join(changes)}.")
-    return tasks
+class _Finished(NamedTuple):
+    """What ``run.json`` says of a run, its folder, and its validation images."""
 
-
-def task_name(cell: Cell, seed: int) -> str:
-    """Return the name of a run for the terminal, such as ``resnet18-frozen seed 0``."""
-    return " ".join(filter(None, (f"{cell.name} seed {seed}", part_name(cell).replace("-", " "))))
-
-
-class _Run(NamedTuple):
-    """A finished run: its name and folder, its ``run.json``, and its validation images."""
-
-    name: str
-    folder: Path
     record: dict[str, Any]
+    folder: Path
     images: list[str]
 
 
@@ -84,7 +47,7 @@ class _Replicate(NamedTuple):
     """The runs of a seed: one, or one for each fold."""
 
     seed: int
-    runs: list[_Run]
+    runs: list[_Finished]
 
     @property
     def diverged(self) -> int | None:
@@ -104,22 +67,39 @@ class _Replicate(NamedTuple):
 
 def write_outputs(cell: Cell, params: Params) -> None:
     """Write a cell's metrics, times, curves, predictions and models from its finished runs."""
-    index = read_features(cell.model)[1] if cell.mode == "probe" else read_index()
-    planned = planned_runs(cell, params)
-    runs = {(run.fold, seed): _read_run(run, seed, params, index) for run, seed in planned}
+    features = read_features(cell.model)[1:] if cell.mode == "probe" else None
+    index, folds = features[0] if features else read_index(), params.dataset.folds
+    planned = plan_runs(cell, params)[1]
+    runs = {run.name: _read_run(run, index, params) for run in planned}
     replicates = [
-        _Replicate(seed, [run for (fold, of), run in runs.items() if of == seed and fold != ALL])
+        _Replicate(seed, [runs[r.name] for r in planned if r.seed == seed and r.cell.fold != ALL])
         for seed in params.run_seeds(cell)
     ]
     finished = [one for one in replicates if one.diverged is None]
     kept = {one.seed: one.runs[0] for one in finished[: 1 if cell.mode == "finetune" else None]}
-    if params.dataset.folds:
-        seed = replicates[0].seed
-        whole = runs[ALL, seed]
+    why = "the one with the lowest seed, at its last epoch"
+    if folds:
+        why = "trained on all photographs; its accuracy is that of the cross-validation"
+        seed, whole = planned[-1].seed, runs[planned[-1].name]
         kept = {seed: whole} if whole.record["diverged"] is None else {}
     first = replicates[0].runs[0].record
+    digests, tuning = first["inputs"], _tuning(planned)
+    inputs = (
+        features[1]["inputs"]
+        if features
+        else describe_inputs(cell.model, params.image, digests["images"], digests["weights"])
+    )
+    file = inputs["backbone"]["file"]
+    needs = f"the backbone's {file}, in this folder or in the project's {WEIGHTS.as_posix()}"
     record: dict[str, Any] = {
-        **cell_record(cell, params, index, first),
+        "cell": cell.name,
+        "mode": cell.mode,
+        **inputs,
+        "needs": None if cell.mode == "finetune" else needs,
+        "classes": index.classes,
+        "counts": {split: len(index.rows if folds else of) for split, of in index.names.items()},
+        **({"folds": folds} if folds else {}),
+        **{key: first[key] for key in ("recipe", "precision", "versions")},
         "runs": [
             {
                 **{"seed": one.seed, "diverged": one.diverged},
@@ -129,99 +109,89 @@ def write_outputs(cell: Cell, params: Params) -> None:
             for one in replicates
         ],
         "kept": None,
-        **_tuning(planned, params),
+        **tuning,
     }
-    if "tuning" in record:
-        console.print(f"{cell.name}: {record['tuning']}.")
-    if kept:
-        seed, run = next(iter(kept.items()))
-        why = "the one with the lowest seed, at its last epoch"
-        if params.dataset.folds:
-            why = "trained on all photographs; its accuracy is that of the cross-validation"
+    for seed, run in list(kept.items())[:1]:
         about = {"seed": seed, "epoch": run.record["last"]["epoch"]}
         record["kept"] = {**about, "weights": f"run-{seed}.safetensors", "why": why}
-    write_json(
-        CELL_METRICS / f"{cell.name}.json",
-        {
-            **first["complexity"],
-            "seeds": len(replicates),
-            "diverged": len(replicates) - len(finished),
-            **{f"{name}_digest": one for name, one in first["inputs"].items()},
-            **{key: record[key] for key in ("preprocessing", "folds", "tuning") if key in record},
-            **({"lr": first["recipe"]["lr"]} if "tuning" in record else {}),
-        },
-    )
+    metrics = {
+        **first["complexity"],
+        "seeds": len(replicates),
+        "diverged": len(replicates) - len(finished),
+        **{f"{name}_digest": digest for name, digest in digests.items()},
+        **{key: record[key] for key in ("preprocessing", "folds", "tuning") if key in record},
+    }
     timing = {**_timing(replicates), "precision": params.precision}
     if cell.mode != "probe":
         timing["weights_versions"] = weights_packages(cell.model)
+    if tuning:
+        metrics["lr"] = first["recipe"]["lr"]
+        console.print(f"{cell.name}: {tuning['tuning']}.")
+    write_json(CELL_METRICS / f"{cell.name}.json", metrics)
     write_json(TIMING / f"{cell.name}.json", timing)
     write_csv(
         CURVES / f"{cell.name}.csv",
         ["seed", "epoch", "split", "loss", "accuracy"],
         [[one.seed, *point] for one in replicates for point in _mean_curves(one)],
     )
-    fold = ["fold"] if params.dataset.folds else []
     write_csv(
         PREDICTIONS / f"{cell.name}.csv",
-        ["seed", *fold, "epoch", "which", "image", "label", "predicted"]
+        ["seed", *["fold"] * bool(folds), "epoch", "which", "image", "label", "predicted"]
         + [f"p_{name}" for name in index.classes],
         _predictions(finished, index),
     )
     with atomic_write(MODELS / cell.name, replace_folder=True) as target:
         target.mkdir()
         write_json(target / RECORD, record)
-        for run in runs.values():
-            write_json(target / f"run-{run.name}.json", run.record)
+        for name, run in runs.items():
+            write_json(target / f"run-{name}.json", run.record)
         for seed, run in kept.items():
             shutil.copyfile(run.folder / TRAINED, target / f"run-{seed}.safetensors")
 
 
-def _read_run(cell: Cell, seed: int, params: Params, index: Index) -> _Run:
-    folder = run_folder(cell, cache_key(replace(cell, fold=None), params), seed)
-    images = index_of_run(index, cell, params, seed).names["val"]
-    return _Run(run_name(cell, seed), folder, read_json(folder / "run.json"), images)
+def _read_run(run: Run, index: Index, params: Params) -> _Finished:
+    images = index_of_run(index, run.cell, params, run.seed).names["val"]
+    return _Finished(read_json(run.folder / "run.json"), run.folder, images)
 
 
 def _mean_curves(replicate: _Replicate) -> Iterator[list[Any]]:
     """Yield epoch, split, loss and accuracy; the means over the folds, if there are any."""
     curves = [run.record["curves"] for run in replicate.runs]
     for points in zip(*curves, strict=replicate.diverged is None):
-        (epoch, split, *_), figures = points[0], [point[2:] for point in points]
-        yield [
-            epoch,
-            split,
-            *(figures[0] if len(points) == 1 else map(fmean, zip(*figures, strict=True))),
-        ]
+        epoch, split, *figures = points[0]
+        if len(points) > 1:
+            figures = [
+                fmean(values) for values in zip(*(point[2:] for point in points), strict=True)
+            ]
+        yield [epoch, split, *figures]
 
 
 def _timing(replicates: list[_Replicate]) -> dict[str, Any]:
     """Return the times of the runs that did not diverge, and on what: all values that differ."""
-    runs = [run for replicate in replicates for run in replicate.runs]
-    timings = [read_json(run.folder / "timing.json") for run in runs]
-    ended = [one.diverged is None for one in replicates for _ in one.runs]
-    finished = [one["epochs"] for one, has_ended in zip(timings, ended, strict=True) if has_ended]
-    wall = [sum(epoch["wall"] for epoch in epochs) for epochs in finished]
-    seconds = [sum(sum(epoch.values()) - epoch["wall"] for epoch in epochs) for epochs in finished]
+    timings = [[read_json(run.folder / "timing.json") for run in one.runs] for one in replicates]
+    pairs = zip(replicates, timings, strict=True)
+    finished = [run["epochs"] for one, of in pairs if one.diverged is None for run in of]
+    epochs = [epoch for of_run in finished for epoch in of_run]
+    parts = ("train", "val", "checkpoint")
+    seconds = [sum(epoch[part] for epoch in of_run for part in parts) for of_run in finished]
+    wall = [sum(epoch["wall"] for epoch in of_run) for of_run in finished]
     result: dict[str, Any] = {
         "seconds_per_run": [round(of_run, 3) for of_run in seconds],
         "wall_seconds_per_run": [round(of_run, 3) for of_run in wall],
-        "versions": runs[0].record["versions"],
+        "versions": replicates[0].runs[0].record["versions"],
     }
     if finished:
-        epochs = [epoch for of_run in finished for epoch in of_run]
-        parts = ("train", "val", "checkpoint")
         means = {part: fmean(epoch[part] for epoch in epochs) for part in parts}
         result |= {
             "seconds_per_run_mean": round(fmean(seconds), 3),
             "seconds_per_epoch_mean": round(sum(means.values()), 4),
-            **{f"{part}_seconds_per_epoch_mean": round(means[part], 4) for part in means},
+            **{f"{part}_seconds_per_epoch_mean": round(means[part], 4) for part in parts},
         }
-    for key in timings[0]:
-        if key == "memory_bytes":
-            result[key] = max(timing[key] for timing in timings)
-        elif key != "epochs":
-            values = list(dict.fromkeys(timing[key] for timing in timings))
-            result[key] = values[0] if len(values) == 1 else values
+    every = [run for of in timings for run in of]
+    result["memory_bytes"] = max(run["memory_bytes"] for run in every)
+    for key in [key for key in every[0] if key not in ("epochs", "memory_bytes")]:
+        values = list(dict.fromkeys(run[key] for run in every))
+        result[key] = values[0] if len(values) == 1 else values
     return result
 
 
@@ -244,19 +214,29 @@ def _predictions(finished: list[_Replicate], index: Index) -> Iterator[list[Any]
                     yield [*about_run, name, labels[path], predicted, *texts]
 
 
-def _tuning(runs: list[tuple[Cell, int]], params: Params) -> dict[str, Any]:
+def _tuning(runs: list[Run]) -> dict[str, Any]:
     """Return what was chosen of a list of learning rates, by how many runs, and why."""
-    choices = Counter[str]()
-    losses = {}
-    for run, seed in runs:
-        if of_run := log_losses(replace(run, lr=None), params, seed):
-            choices[describe_choice(of_run)] += 1
-            losses[run_name(run, seed)] = [
-                {"lr": rate, "log_loss": loss if math.isfinite(loss) else None}
-                for rate, loss in of_run.items()
-            ]
-    if not choices:
+    tuned = {run.name: run.log_losses for run in runs if run.log_losses}
+    if not tuned:
         return {}
+    choices = Counter(map(describe_choice, tuned.values()))
     most = choices.total()
     texts = [f"{text} ({of} of {most} runs)" if of < most else text for text, of in choices.items()]
-    return {"tuning": "; ".join(texts), "log_losses": losses}
+    log_losses = {
+        name: [{"lr": r, "log_loss": s if math.isfinite(s) else None} for r, s in losses.items()]
+        for name, losses in tuned.items()
+    }
+    return {"tuning": "; ".join(texts), "log_losses": log_losses}
+
+
+def describe_choice(losses: dict[float, float]) -> str:
+    """Say which learning rate was chosen.
+
+    >>> describe_choice({0.001: 0.2, 0.01: 0.1})
+    'learning rate 0.01 of 0.001 and 0.01, an end of the list: another beyond it may be better'
+    """
+    *rates, last = sorted(losses)
+    best = min(losses, key=losses.__getitem__)
+    text = f"learning rate {best:g} of {', '.join(f'{rate:g}' for rate in rates)} and {last:g}"
+    is_end = best in (min(losses), last)
+    return text + ", an end of the list: another beyond it may be better" * is_end

@@ -16,11 +16,14 @@ from headswap.params import Params
 from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import console, progress
 from headswap.runs.cluster import run_parallel
-from headswap.runs.keys import code_digest, file_digest, weights_packages
-from headswap.runs.locks import file_lock
-from headswap.runs.provenance import versions
-from headswap.runs.record import describe_inputs
-from headswap.runs.store import BASE_MEMORY, runs_root
+from headswap.runs.provenance import (
+    code_digest,
+    describe_inputs,
+    file_digest,
+    versions,
+    weights_packages,
+)
+from headswap.runs.store import BASE_MEMORY, file_lock, runs_root
 from headswap.runs.workers import Task, worker_count
 
 COMPUTE_PARTS = "headswap.train.features:compute_parts"

@@ -5,15 +5,18 @@ In a cross-validation those of a seed are in ``fold-<fold>/`` and ``all/`` below
 
 import contextlib
 import json
-import statistics
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from headswap.errors import UserError
 from headswap.images.index import Index, Row
 from headswap.io import atomic_write, digest, read_json, read_tensors, sha256
 from headswap.params import ALL, Cell, Params
@@ -21,6 +24,10 @@ from headswap.paths import EMBEDDINGS, IMAGES, RUNS, WEIGHTS
 from headswap.progress import OnProgress
 from headswap.snapshot import differences
 
+RECORD = "model.json"
+"""In ``models/<cell>/``: all that using the cell's network needs."""
+TRAINED = "trained.safetensors"
+"""In the folder of a run, its trained tensors at the last epoch."""
 PROGRESS = "progress.json"
 """In the folder of a run that is not finished: how far it is."""
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -46,14 +53,9 @@ def runs_root() -> Path:
     return RUNS
 
 
-def runs_folder(cell: Cell, key: dict[str, Any]) -> Path:
-    """Return the folder of a cell's runs that have a cache key."""
-    return runs_root() / cell.name / digest(key)
-
-
 def run_folder(cell: Cell, key: dict[str, Any], seed: int) -> Path:
     """Return the folder of one run."""
-    return runs_folder(cell, key) / f"seed-{seed}" / part_name(cell)
+    return runs_root() / cell.name / digest(key) / f"seed-{seed}" / part_name(cell)
 
 
 def part_name(cell: Cell) -> str:
@@ -74,16 +76,49 @@ def read_features(model: str) -> tuple[NDArray[np.float32], Index, dict[str, Any
     return tensors["features"], Index(IMAGES, rows), metadata
 
 
-def run_name(cell: Cell, seed: int) -> str:
-    """Return the name of a run in its cell's model folder, such as ``0`` or ``0-fold-1``."""
-    return "-".join(filter(None, (str(seed), part_name(cell))))
-
-
 def index_of_run(index: Index, cell: Cell, params: Params, seed: int) -> Index:
     """Return which images a run trains and validates on, and no others."""
     if cell.fold is not None:
         index = index.leave_out(cell.fold, params.dataset.folds, seed)
     return index if cell.held_out is None else index.hold_out(cell.held_out)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
+    """Hold a file lock, which ends with its process; do without on file systems that have none.
+
+    Where another process holds it, `on_progress` is told, and this one waits; None: a UserError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder, lock = path.with_suffix(".pid"), FileLock(path)
+    with contextlib.suppress(NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            process = holder.read_text() if holder.exists() else "unknown"
+            another = f"another process, number {process}, which is working on"
+            if on_progress is None:
+                raise UserError(
+                    f"Wait for {another} {path.with_suffix('')},\n"
+                    f"or stop it with `kill {process}`; then run the same command again."
+                ) from None
+            on_progress(None, note=f"waits for {another} it")
+            lock.acquire()
+    try:
+        if lock.is_locked:
+            holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a file lock."""
+    try:
+        with FileLock(path, timeout=0) if path.exists() else contextlib.nullcontext():
+            return False
+    except (NotImplementedError, OSError) as error:  # no locks here; another user's file
+        return isinstance(error, Timeout)
 
 
 def is_finished(folder: Path) -> bool:
@@ -100,14 +135,13 @@ def find_damage(folder: Path) -> list[str]:
     """Return the names of an ended run's files that are missing or not as they were written."""
     if not folder.exists() or (folder / "checkpoint.pt").exists():
         return []
+    found = file_digests(folder)
     try:
         run = read_json(folder / "run.json")
-        expected, epochs = run["files"], len({epoch for epoch, *_ in run["curves"]})
+        damaged = [name for name, digest in run["files"].items() if found.get(name) != digest]
+        epochs = len({epoch for epoch, *_ in run["curves"]})
     except UNREADABLE:
-        was_written = [*folder.glob("*.safetensors"), *folder.glob("timing.json")]
-        return ["run.json"] if was_written else []
-    found = file_digests(folder)
-    damaged = [name for name in expected if found.get(name) != expected[name]]
+        return ["run.json"] if found or (folder / "timing.json").exists() else []
     with contextlib.suppress(*UNREADABLE):
         if len(read_json(folder / "timing.json")["epochs"]) >= epochs:
             return damaged
@@ -124,9 +158,7 @@ def with_progress_file(folder: Path, on_progress: OnProgress) -> OnProgress:
     """Return an `on_progress` that also writes each finished epoch into the run's folder."""
     since = time.monotonic()
 
-    def on_recorded_progress(
-        done: float | None, figures: Mapping[str, float] | None = None, note: str = ""
-    ) -> None:
+    def on_recorded_progress(done: float | None, figures: Any = None, note: str = "") -> None:
         nonlocal since
         if figures:
             since, before = time.monotonic(), since
@@ -161,10 +193,8 @@ def expected_memory(cell: Cell) -> int:
 
 def expected_seconds(cell: Cell) -> float | None:
     """Return the mean time of an epoch in a cell's past runs; None if there are none."""
-    seconds = values_of_past_runs(
-        cell, lambda timing: statistics.fmean(epoch["wall"] for epoch in timing["epochs"])
-    )
-    return statistics.fmean(seconds) if seconds else None
+    seconds = values_of_past_runs(cell, lambda timing: fmean(e["wall"] for e in timing["epochs"]))
+    return fmean(seconds) if seconds else None
 
 
 def fill_missing_seconds(known: Mapping[Cell, float | None]) -> dict[Cell, float]:
@@ -172,13 +202,14 @@ def fill_missing_seconds(known: Mapping[Cell, float | None]) -> dict[Cell, float
 
     If none of these is known either, only the ratios mean something.
     """
-    of_networks = [s for cell, s in known.items() if s is not None and cell.mode != "probe"]
-    of_probes = [s for cell, s in known.items() if s is not None and cell.mode == "probe"]
-    network = statistics.fmean(of_networks or [1])
+    of_probes, of_networks = (
+        [s for cell, s in known.items() if s is not None and (cell.mode == "probe") == is_probe]
+        for is_probe in (True, False)
+    )
+    network = fmean(of_networks or [1])
     # In docs/runs, probes are 100 to 1,400 times as fast as networks.
-    probe = statistics.fmean(of_probes or [network / 400])
-    others = {cell: probe if cell.mode == "probe" else network for cell in known}
-    return others | {cell: seconds for cell, seconds in known.items() if seconds is not None}
+    means = {"probe": fmean(of_probes or [network / 400])}
+    return {c: means.get(c.mode, network) if s is None else s for c, s in known.items()}
 
 
 def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:

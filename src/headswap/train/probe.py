@@ -16,8 +16,7 @@ from headswap.images.folds import folds
 from headswap.io import write_tensors
 from headswap.params import Cell, Params
 from headswap.progress import OnProgress
-from headswap.runs.record import TRAINED
-from headswap.runs.store import index_of_run, read_features
+from headswap.runs.store import TRAINED, index_of_run, read_features
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

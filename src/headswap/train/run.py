@@ -8,12 +8,11 @@ from typing import Any
 from headswap.io import write_json
 from headswap.params import Cell, Params
 from headswap.progress import OnProgress
-from headswap.runs.keys import cache_key
-from headswap.runs.locks import file_lock
-from headswap.runs.provenance import machine
+from headswap.runs.provenance import cache_key, machine
 from headswap.runs.store import (
     delete_checkpoint,
     file_digests,
+    file_lock,
     find_damage,
     is_finished,
     run_folder,

@@ -10,8 +10,7 @@ from headswap.images.index import read_index
 from headswap.images.preprocessing import preprocessing
 from headswap.params import Cell, Params
 from headswap.progress import OnProgress
-from headswap.runs.record import TRAINED
-from headswap.runs.store import index_of_run, with_progress_file
+from headswap.runs.store import TRAINED, index_of_run, with_progress_file
 from headswap.train.checkpoint import trainable_state
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset
