@@ -45,13 +45,12 @@ class Estimate:
     """An estimate and its 95 % interval, NaN where it is not known.
 
     `images_needed` would make the interval exclude zero if the estimate stayed the same; None if no
-    number would, because the replicates vary too much or the estimate is zero. `p_value` is the
-    probability of an estimate at least as far from zero if the true value is zero.
+    number would. `p_value` is the probability of an estimate as far from zero if the truth is zero.
     """
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
     images_needed: int | None = None
     p_value: float = math.nan
 
@@ -66,20 +65,8 @@ def estimate_accuracy(
 ) -> Estimate:
     """Estimate a cell's accuracy from correct predictions of shape (replicates, images).
 
-    Its interval is Wilson's [1]_ for the effective number of images: as many independent images as
-    would give the same variance. It stays within 0 and 1, and has a width even where every
-    prediction is correct.
-
-    References
-    ----------
-    .. [1] E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-       JASA 22 (1927); with an effective number of images as in E. L. Korn and B. I. Graubard,
-       Survey Methodology 24 (1998).
-
-    Examples
-    --------
-    >>> round(estimate_accuracy([[True] * 153] * 5).low, 3)
-    0.975
+    The interval is Wilson's (JASA 22, 1927) for the number of independent images that would give
+    the same variance, as E. L. Korn and B. I. Graubard have it (Survey Methodology 24, 1998).
     """
     values = np.asarray(correct, dtype=float)
     return _wilson(float(values.mean()), _accuracy_ratio(values, prior, design))
@@ -90,15 +77,10 @@ def estimate_winner(
 ) -> Estimate:
     """Estimate the accuracy of the best of some cells, corrected for its having been chosen.
 
-    The correct predictions of each have shape (replicates, images). In each of many bootstraps of
-    the images the best cell is chosen, and evaluated on the images that were not drawn [1]_. The
-    interval is Wilson's with a ratio as in `estimate_accuracy`, the mean of all cells', since the
-    best one's is small by choice, too.
-
-    References
-    ----------
-    .. [1] I. Tsamardinos, E. Greasidou and G. Borboudakis, "Bootstrapping the out-of-sample
-       predictions for efficient and accurate cross-validation", Machine Learning 107 (2018).
+    The correct predictions of each have shape (replicates, images). In each bootstrap of the images
+    the best cell is chosen, and evaluated on the images that were not drawn: I. Tsamardinos,
+    E. Greasidou and G. Borboudakis, Machine Learning 107 (2018). The interval is Wilson's with the
+    mean ratio of all cells, since the best one's is small by choice, too.
     """
     values = [np.asarray(of_cell, dtype=float) for of_cell in cells]
     means = np.array([of_cell.mean(axis=0) for of_cell in values])
@@ -115,16 +97,13 @@ def estimate_winner(
 
 def _accuracy_ratio(values: Array, prior: Array | None, design: Design) -> float:
     """Return the squared half width of an accuracy's interval, divided by its p (1 - p)."""
-    parts, mean = components(values, design), float(values.mean())
-    error = error_distribution(parts, prior)
-    return _ratio(mean, error, values.size, parts.units)
+    parts = components(values, design)
+    return _ratio(values, error_distribution(parts, prior), parts.units)
 
 
-def _ratio(mean: float, error: ErrorDistribution, predictions: int, units: int) -> float:
-    square = error.quantile**2
-    if error.half_width == 0:
-        return square / units
-    return max(error.half_width**2 / (mean * (1 - mean)), square / predictions)
+def _ratio(values: Array, error: ErrorDistribution, units: int) -> float:
+    square, half, mean = error.quantile**2, error.half_width, float(values.mean())
+    return max(half**2 / (mean * (1 - mean)), square / values.size) if half else square / units
 
 
 def _wilson(mean: float, ratio: float) -> Estimate:
@@ -139,60 +118,37 @@ def estimate_balanced_accuracy(
     """Estimate a cell's balanced accuracy, the mean of its recalls of the classes.
 
     Correct predictions have shape (replicates, images), labels (images,). The interval combines
-    those of the recalls (see `estimate_accuracy`), each for other images of its class, as
-    independent ones [1]_; the replicates' part of the squared half width is added. It is not known
-    where a class has a single image, or group; a group counts as one in each class that it has.
-
-    References
-    ----------
-    .. [1] G. Y. Zou and A. Donner, "Construction of confidence limits about effect measures",
-       Statistics in Medicine 27 (2008), equation 3.
-
-    Examples
-    --------
-    >>> correct = [[True, True, True, False, False]]
-    >>> estimate_balanced_accuracy(correct, ["a", "a", "a", "b", "b"]).value
-    0.5
+    those of the recalls, each for other images of its class, as independent ones (G. Y. Zou and
+    A. Donner, Statistics in Medicine 27, 2008, equation 3); the replicates' part of the squared
+    half width is added. It is not known where a class has a single image, or group.
     """
     values = np.asarray(correct, dtype=float)
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    recalls = [values[:, classes == number] for number in range(len(counts))]
-    designs = [design.only(classes == number) for number in range(len(counts))]
-    by_replicate = np.mean([recall.mean(axis=1) for recall in recalls], axis=0)
-    mean, replicates = float(by_replicate.mean()), len(values)
+    of_class = [classes == number for number in range(len(counts))]
+    recalls = [values[:, images] for images in of_class]
+    designs = [design.only(images) for images in of_class]
+    mean = float(np.mean([recall.mean(axis=1) for recall in recalls], axis=0).mean())
     if min(of.units(count) for of, count in zip(designs, counts, strict=True)) < 2:
-        return Estimate(mean, math.nan, math.nan)
+        return Estimate(mean)
     parts = [components(*both) for both in zip(recalls, designs, strict=True)]
     of_images, interaction = (
         sum(getattr(part, source) for part in parts) / len(parts) ** 2
         for source in ("of_images", "interaction")
     )
-    shares = counts[classes] / len(classes)
-    balanced = components(values / (len(parts) * shares), design)
-    # As in other cells' prior, what a replicate adds to one class alone is part of the interaction.
-    error = error_distribution(
-        replace(balanced, of_images=max(0.0, of_images - interaction) + balanced.interaction)
-        if replicates > 1
-        else replace(balanced, of_images=of_images),
-        prior,
-    )
-    for_images = [
-        _wilson(
-            float(recall.mean()),
-            _ratio(
-                float(recall.mean()),
-                ErrorDistribution(part.of_images, np.zeros(1), np.ones(1), part.freedom),
-                recall.size,
-                part.units,
-            ),
-        )
-        for recall, part in zip(recalls, parts, strict=True)
-    ]
-    of_replicates = max(0.0, error.half_width**2 - error.quantile**2 * of_images)
-    below = sum((recall.value - recall.low) ** 2 for recall in for_images) / len(parts) ** 2
-    above = sum((recall.high - recall.value) ** 2 for recall in for_images) / len(parts) ** 2
-    low, high = mean - math.sqrt(below + of_replicates), mean + math.sqrt(above + of_replicates)
-    return Estimate(mean, max(0.0, low), min(1.0, high))
+    balanced = components(values / (len(parts) * counts[classes] / len(classes)), design)
+    if len(values) > 1:
+        # As in other cells' prior, what a replicate adds to one class alone is interaction.
+        images = max(0.0, of_images - interaction) + balanced.interaction
+    else:
+        images = of_images
+    error = error_distribution(replace(balanced, of_images=images), prior)
+    below, above = max(0.0, error.half_width**2 - error.quantile**2 * of_images) * np.ones(2)
+    for values, part in zip(recalls, parts, strict=True):
+        for_images = ErrorDistribution(part.of_images, np.zeros(1), np.ones(1), part.freedom)
+        recall = _wilson(float(values.mean()), _ratio(values, for_images, part.units))
+        below += ((recall.value - recall.low) / len(parts)) ** 2
+        above += ((recall.high - recall.value) / len(parts)) ** 2
+    return Estimate(mean, max(0.0, mean - math.sqrt(below)), min(1.0, mean + math.sqrt(above)))
 
 
 def estimate_difference(
@@ -204,28 +160,19 @@ def estimate_difference(
 ) -> Estimate:
     """Estimate the mean of differences, paired by image and seed, of shape (replicates, images).
 
-    Its interval is limited to ± `largest`, the largest possible difference on one image. A
-    pseudo-observation enters its width: one more image, with a difference of half of `largest`. So
-    cells that never differed, or only a few times and always in the same direction, keep an
-    interval of some width [1]_.
-
-    References
-    ----------
-    .. [1] After A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
-       proportions", Statistics in Medicine 24 (2005), who add four times as much.
-
-    Examples
-    --------
-    >>> estimate_difference([[1, 0, 0, 0], [1, 0, 0, 0]]).sign
-    0
+    Its interval is limited to ± `largest`, the largest possible difference on one image. One more
+    image, with a difference of half of `largest`, enters its width, so that cells that hardly
+    differed keep an interval: after A. Agresti and Y. Min, Statistics in Medicine 24 (2005), who
+    add four times as much.
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
     error = error_distribution(components(values, design, (largest / 2) ** 2), prior)
+    half = error.half_width
     return Estimate(
         mean,
-        max(-largest, mean - error.half_width),
-        min(largest, mean + error.half_width),
+        max(-largest, mean - half),
+        min(largest, mean + half),
         _images_needed(lambda times: 2 * error.above(abs(mean), times) + LEVEL - 1, values),
         2 * error.above(abs(mean)),
     )
@@ -240,8 +187,6 @@ def probability_good_enough(
     With it comes how many images would make it `SURE` if the difference stayed the same; None if
     no number would.
 
-    Examples
-    --------
     >>> probability_good_enough([[0, 1, -1, 0, 1, -1, 0, 0]])  # doctest: +ELLIPSIS
     (0.513..., 12156)
     """
@@ -266,18 +211,15 @@ def estimate_mean_of_replicates(values: ArrayLike, prior: Array | None = None) -
 
     Its interval is not known from a single replicate.
 
-    Examples
-    --------
     >>> estimate = estimate_mean_of_replicates([[0.0, 2.0], [1.0, 3.0], [3.0, 3.0]])
     >>> round(estimate.low, 2), round(estimate.high, 2)
     (-0.48, 4.48)
     """
     values = np.asarray(values, dtype=float)
-    mean, half = float(values.mean()), math.nan
-    if len(values) > 1:
-        parts = components(values)
-        error = error_distribution(replace(parts, of_images=parts.interaction), prior)
-        half = error.half_width
+    mean, parts = float(values.mean()), components(values)
+    if len(values) == 1:
+        return Estimate(mean)
+    half = error_distribution(replace(parts, of_images=parts.interaction), prior).half_width
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -287,12 +229,7 @@ def estimate_log_ratio(
     """Estimate the logarithm of a ratio of times, each a sum of the means of some cells.
 
     Numerator and denominator have for each cell the seconds of its replicates, two or more. The
-    interval is Student's by the delta method, with degrees of freedom as in `error_distribution`.
-
-    Examples
-    --------
-    >>> estimate_log_ratio([[20, 21], [9, 10]], [[10, 11]]).sign
-    1
+    interval is Student's by the delta method, with Satterthwaite's degrees of freedom.
     """
     value, sources = 0.0, []
     for sign, cells in ((1, numerator), (-1, denominator)):
@@ -314,23 +251,16 @@ def reliability(
 
     Return for each of `BINS` bins of equal width that is not empty the mean confidence, the
     accuracy and the number of predictions; and the expected calibration error, the mean distance
-    between the first two [1]_.
+    between the first two: C. Guo et al., ICML 2017, equation 3.
 
-    References
-    ----------
-    .. [1] C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
-
-    Examples
-    --------
     >>> rows, error = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False])
     >>> round(error, 3)
     0.1
     """
-    confidence, correct = np.asarray(confidence), np.asarray(correct, dtype=float)
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    rows = []
-    for number in np.unique(place):
-        here = place == number
-        rows.append((float(confidence[here].mean()), float(correct[here].mean()), int(here.sum())))
-    error = sum(count * abs(mean - accurate) for mean, accurate, count in rows) / len(correct)
-    return rows, error
+    place = np.clip(np.ceil(np.asarray(confidence) * BINS).astype(int) - 1, 0, BINS - 1)
+    _, place, counts = np.unique(place, return_inverse=True, return_counts=True)
+    means = [
+        np.bincount(place, np.asarray(of, dtype=float)) / counts for of in (confidence, correct)
+    ]
+    error = float(counts @ np.abs(means[0] - means[1])) / len(place)
+    return list(zip(*means, counts, strict=True)), error

@@ -39,8 +39,8 @@ Array = NDArray[np.float64]
 class Design:
     """How the images were sampled, and which runs predicted them.
 
-    ``groups`` numbers the group of each image, in order, where images are not independent; with
-    ``folds`` each replicate is a cross-validation of its own, which predicts each image once.
+    ``groups`` has the number of each image's group, where images are not independent; with
+    ``folds`` each replicate is a cross-validation of its own.
     """
 
     groups: NDArray[np.intp] | None = None
@@ -108,13 +108,9 @@ def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float =
     `pseudo_square`, the square of a pseudo-observation, is added to the sum of squares over images;
     with groups, that of one more group of the mean size, as correlated as the others.
     Groups are the units in place of images: their scores, of the ratio estimator with the leverage
-    correction CR2 [1]_, are crossed with the replicates. With folds the variance over images is
-    that of one cross-validation, since the interaction of all its models and images stays one.
-
-    References
-    ----------
-    .. [1] R. M. Bell and D. F. McCaffrey, "Bias reduction in standard errors for linear regression
-       with multi-stage samples", Survey Methodology 28 (2002).
+    correction CR2 (R. M. Bell and D. F. McCaffrey, Survey Methodology 28, 2002), are crossed with
+    the replicates. With folds the variance over images is that of one cross-validation, since the
+    interaction of all its models and images stays one.
     """
     values = np.asarray(values, dtype=float)
     freedom, correction = values.shape[1] - 1.0, 1.0
@@ -125,7 +121,10 @@ def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float =
         shares = sizes * (1 + (sizes - 1) * correlation)
         freedom = max(1.0, float(shares.sum() ** 2 / (shares**2).sum()) - 1)
         pseudo_square *= (1 + (sizes.mean() - 1) * correlation) / sizes.mean()
-        values = _group_scores(values, design.groups, sizes)
+        sums = np.array([np.bincount(design.groups, of_replicate) for of_replicate in values])
+        scale = len(sizes) / len(design.groups) / np.sqrt(1 - sizes / len(design.groups))
+        # The mean of these scores varies as that of the values.
+        values = np.asarray((sums - sizes * values.mean()) * scale)
         correction = 1 - 1 / len(sizes)
     replicates, units = values.shape
     by_unit, by_replicate = values.mean(axis=0), values.mean(axis=1)
@@ -142,13 +141,6 @@ def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float =
     return Components(of_images, interaction, of_replicates, replicates, units, freedom)
 
 
-def _group_scores(values: Array, groups: NDArray[np.intp], sizes: NDArray[np.intp]) -> Array:
-    """Return scores of shape (replicates, groups), whose mean varies as that of the values."""
-    sums = np.array([np.bincount(groups, of_replicate) for of_replicate in values])
-    scale = len(sizes) / len(groups) / np.sqrt(1 - sizes / len(groups))
-    return np.asarray((sums - sizes * values.mean()) * scale)
-
-
 def _correlation(by_image: Array, groups: NDArray[np.intp], sizes: NDArray[np.intp]) -> float:
     """Return the intraclass correlation of the analysis of variance, 1 if nothing varies."""
     images, count = len(groups), len(sizes)
@@ -161,10 +153,9 @@ def _correlation(by_image: Array, groups: NDArray[np.intp], sizes: NDArray[np.in
 
 
 def replicate_prior(experiments: Iterable[ArrayLike], design: Design = SPLIT) -> Array | None:
-    """Estimate how the replicates' variance is distributed over cells.
+    """Return the probability of each of `RATIOS`, as the cells show it; None if they do not.
 
-    Return the probability of each of `RATIOS`. Each cell's values have shape (replicates, images);
-    those with a single replicate or without an interaction say nothing. None if no cell does.
+    Each cell's values have shape (replicates, images).
     """
     return _prior(_log_evidence(values, design) for values in experiments)
 
@@ -201,20 +192,14 @@ def error_distribution(parts: Components, prior: Array | None = None) -> ErrorDi
     """Return the distribution of a mean's error.
 
     Without a prior (from `replicate_prior`), or if the ratio of mean squares is beyond all
-    `RATIOS`, the values stand alone: Student's distribution, with Satterthwaite's degrees of
-    freedom [1]_. They follow from the replicates' variance before the interaction is subtracted;
-    otherwise a few replicates that agree by chance would count as many.
-
-    References
-    ----------
-    .. [1] F. E. Satterthwaite, "An approximate distribution of estimates of variance components",
-       Biometrics Bulletin 2 (1946).
+    `RATIOS`, it is Student's, with degrees of freedom by F. E. Satterthwaite (Biometrics Bulletin
+    2, 1946) from the replicates' variance before the interaction is subtracted: otherwise a few
+    replicates that agree by chance would count as many.
     """
     freedom, one = parts.freedom, np.ones(1)
     if parts.replicates == 1:
         return ErrorDistribution(parts.of_images, 0 * one, one, freedom)
-    in_range = parts.of_replicates < RATIOS[-1] * parts.interaction
-    if prior is not None and in_range:
+    if prior is not None and parts.of_replicates < RATIOS[-1] * parts.interaction:
         weights = prior * _likelihood(parts)
         of_replicates = RATIOS * parts.interaction
         return ErrorDistribution(parts.of_images, of_replicates, weights / weights.sum(), freedom)
