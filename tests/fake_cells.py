@@ -140,7 +140,7 @@ def index_images(hashes, groups=None):
         Image.new("RGB", (40, 30), (number * 5 % 256, 90, 200)).save(path)
         split, label, _ = name.split("/")
         group, size = (groups or {}).get(name, ""), path.stat().st_size
-        rows.append(Row(name, split, label, group, 40, 30, size, "", phash))
+        rows.append(Row(name, split, label, group, 40, 30, size, "", phash, size, ""))
     write_index("data/images", rows)
 
 

@@ -59,7 +59,7 @@ OTHER = {
         **{"label_smoothing": 0.1, "class_weights": "balanced", "head": "probe"},
     },
     "recipes": {"other": {"lr": 0.25}},
-    "image": {"size": 48, "resize": 80, "fit": "pad"},
+    "image": {"size": 48, "resize": 80, "fit": "pad", "shrink": False},
     "precision": "bfloat16",
 }
 """Another value of each parameter that has one here; weights carry what depends on `factories`."""

@@ -20,7 +20,9 @@ FACTORY = TREE | {"factories": {"mine": "my_networks:mine"}}
 KEPT = {
     "as it is": TEXT,
     "lists in brackets": TEXT.replace("\n  - alexnet\n  - resnet18", ' ["alexnet", resnet18]'),
-    "a section in braces": TEXT.replace("\n  size: 64\n  resize: 72", " {size: 64, resize: 72}"),
+    "a section in braces": TEXT.replace(
+        "\n  size: 64\n  resize: 72\n  shrink: true", " {size: 64, resize: 72, shrink: true}"
+    ),
     "a factory in a line": TEXT.replace("factories: {}", 'factories:\n  mine: "my_networks:mine"'),
     "an anchor": TEXT.replace("train:", "train: &recipe"),
     "a value used twice": TEXT.replace("size: 8", "size: &n 8").replace("step: 7", "step: *n"),

@@ -1,11 +1,12 @@
 """Own photographs: listed as they lie, identified by content, split, and never lost."""
 
+import itertools
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMAGES, draw, edit, encode, headswap, write_folder, write_zip
+from conftest import IMAGES, ROOT, draw, edit, encode, headswap, write_folder, write_zip
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -17,7 +18,9 @@ from headswap.data.manifest import parse_manifest, read_manifest, write_manifest
 from headswap.data.synthetic import draw_insect
 from headswap.data.verify import verify_images
 from headswap.errors import UserError
+from headswap.images.index import read_index
 from headswap.images.reading import read_image
+from headswap.io import sha256
 
 COLOURS = [(40 * i, 250 - 20 * i, 7 * i) for i in range(6)]
 UNSPLIT = {
@@ -307,3 +310,60 @@ def test_a_clone_without_the_photographs_is_no_error(empty):
     YAML().dump(lock, Path("dvc.lock"))
     check_dataset(dataset)
     check_photographs(dataset)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_large_photographs_are_stored_reduced_beside_the_originals_digests(workspace, packed):
+    random = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    sizes = {"large.jpg": (1600, 1200), "large.png": (1000, 800), "small.jpg": (900, 768)}
+    stored_sizes = {"large.jpg": (768, 1024), "large.png": (960, 768), "small.jpg": (900, 768)}
+    for split, label, name in itertools.product(("train", "val"), ("a", "b"), sizes):
+        path = Path("photos", split, label, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = random.integers(0, 256, (15, 20, 3), np.uint8)
+        exif = {"exif": turned} if name == "large.jpg" else {}
+        Image.fromarray(noise).resize(sizes[name], Image.Resampling.BICUBIC).save(path, **exif)
+    originals = {
+        path.relative_to("photos").as_posix(): path for path in Path("photos").rglob("*.*")
+    }
+    headswap("manifest", "photos", "--use")
+    if not packed:  # an archive that another program wrote
+        write_zip({name: path.read_bytes() for name, path in originals.items()}, "photos.zip")
+        edit(dataset={"url": "photos.zip"})
+    headswap("fetch")
+    headswap("verify")
+    rows = {row.path: row for row in read_index().rows}
+    assert rows.keys() == originals.keys()
+    for name, path in originals.items():
+        row, stored = rows[name], Path("data/images", name)
+        assert (row.bytes, row.sha256) == (path.stat().st_size, sha256(path))
+        assert (row.stored_bytes, row.stored_sha256) == (stored.stat().st_size, sha256(stored))
+        with Image.open(stored) as image:
+            assert image.size == stored_sizes[path.name]
+            assert image.format == {".jpg": "JPEG", ".png": "PNG"}[path.suffix]
+        assert (row.sha256 == row.stored_sha256) == (path.name == "small.jpg")
+        small = [np.asarray(read_image(one).resize((64, 64)), float) for one in (path, stored)]
+        assert abs(small[0] - small[1]).mean() < 1.5
+    edit(image={"shrink": False})
+    headswap("fetch")
+    headswap("verify")
+    for name, path in originals.items():
+        assert Path("data/images", name).read_bytes() == path.read_bytes()
+
+
+def test_a_clone_has_shrunk_photographs_in_its_archive_and_the_published_stay(workspace):
+    for split, label in itertools.product(("train", "val"), ("a", "b")):
+        path = Path("photos", split, label, "1.jpg")
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (900, 800), (len(split) * 20, 90, ord(label))).save(path)
+    headswap("manifest", "photos", "--use")
+    headswap("fetch")
+    Path("photos").rename("elsewhere")
+    assert "nothing to download" in headswap("fetch")[0]
+    headswap("verify")
+    assert {min(row.width, row.height) for row in read_index().rows} == {768}
+    edit(image={"shrink": False})
+    assert "does not hold the images" in headswap("verify", code=1)[1]
+    assert not params.load(ROOT / "params.yaml").shrinks

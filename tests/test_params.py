@@ -82,7 +82,11 @@ def test_the_parameters_of_the_experiment_are_valid():
         (("models",), ["alexnet", "resnet18", "VGG"], "models, entry 3: must be written as"),
         (("train", "lr"), "0.001", "not '0.001'; write it without quotes"),
         (("train", "lr"), "0,001", "not '0,001'; write 0.001, with a point"),
-        (("image",), {"size": 224, "resize": 200}, "resize (200) must be at least size (224)"),
+        (
+            ("image",),
+            {"size": 224, "resize": 200, "shrink": True},
+            "resize (200) must be at least size (224)",
+        ),
         (("image", "size"), 224, "image: size and resize must both be numbers, or both auto"),
         (("image", "size"), 4, "image.size: should be greater than or equal to 8, or auto, not 4"),
         (("image", "size"), "big", "image.size: should be a valid integer, or auto, not 'big'"),

@@ -29,7 +29,7 @@ from headswap.train.weights import load_pretrained, torchvision_preprocessing, w
 IMAGENET = Preprocessing(224, 256, "bilinear", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OWN = {"size": 40, "resize": 50, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 USED = {**OWN, "fit": "crop"}
-AUTO = params.Image(size="auto", resize="auto")
+AUTO = params.Image(size="auto", resize="auto", shrink=True)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
@@ -123,7 +123,9 @@ def test_weights_record_what_their_network_sees_and_numbers_override_its_sides(m
     assert read_tensors(WEIGHTS / "mine.safetensors", only=())[1]["preprocessing"] == USED
     assert preprocessing("mine", mine.image) == Preprocessing(**OWN)
     sides = {"size": 64, "resize": 72}
-    assert preprocessing("mine", params.Image(**sides)) == Preprocessing(**{**OWN, **sides})
+    assert preprocessing("mine", params.Image(**sides, shrink=True)) == Preprocessing(
+        **{**OWN, **sides}
+    )
 
 
 def test_what_a_network_sees_is_its_own_from_training_to_the_report_and_the_predictions(mine):

@@ -276,7 +276,9 @@ def test_a_cheaper_cell_is_good_enough_where_that_is_sure(tmp_path, monkeypatch)
     equal = np.arange(images)[None] % 10 > 0
     small, large = chosen.cells()
     names = [f"val/{image_name(number)}" for number in range(images)]
-    index = Index(Path(), [Row(name, "val", name[4:8], "", 1, 1, 1, "", "0") for name in names])
+    index = Index(
+        Path(), [Row(name, "val", name[4:8], "", 1, 1, 1, "", "0", 1, "") for name in names]
+    )
     write_cell(small, equal, curves=[])
     write_cell(large, equal | (np.arange(images) == 0), curves=[])
     results = read_results(chosen, index)

@@ -144,7 +144,7 @@ def fetch() -> None:
     from headswap.data.fetch import fetch_archive
     from headswap.paths import ARCHIVE
 
-    if source := fetch_archive(params.dataset):
+    if source := fetch_archive(params.dataset, shrink=params.shrinks):
         print(f"{ARCHIVE} is written, from {source}.")
     else:
         manifest = params.dataset.manifest
@@ -161,7 +161,7 @@ def verify() -> None:
     from headswap.io import write_json
     from headswap.paths import DATASET_METRICS, TEST
 
-    images = verify_images(params.dataset)
+    images = verify_images(params.dataset, shrink=params.shrinks)
     write_json(DATASET_METRICS, counts := count_images(images))
     apart = len(images) - counts["images"]
     tested = f", {apart} of these to test on, in {TEST}" if apart else ""

@@ -31,6 +31,7 @@ from ruamel.yaml.error import YAMLError
 
 from headswap.errors import UserError, bulleted
 from headswap.io import write_text
+from headswap.paths import SHIPPED_MANIFEST
 
 FILE = "params.yaml"
 GENERATED = "generated"
@@ -149,6 +150,8 @@ class Image(_Section):
     size: Annotated[Annotated[int, Field(ge=8, le=2048), Tag(NUMBER)] | Auto, AutoOr]
     resize: Annotated[Annotated[int, Field(ge=8, le=4096), Tag(NUMBER)] | Auto, AutoOr]
     fit: Literal["crop", "squash", "pad"] = "crop"
+    shrink: bool
+    """Store large photographs reduced (`images.reading.STORED_SIDE`), not the published ones."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Image":
@@ -235,6 +238,11 @@ class Params(_Section):
                 known = ", ".join(recipes) or "none"
                 raise ValueError(f"{mode} needs {recipe} under recipes, which has {known}")
         return modes
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether large photographs are stored reduced: never the published ones."""
+        return self.image.shrink and Path(self.dataset.manifest) != SHIPPED_MANIFEST
 
     def cells(self) -> list[Cell]:
         """Return the cells of the matrix, model by model."""

@@ -1,7 +1,11 @@
 """Fetch the archive of images: download it, pack a local folder, or draw the images."""
 
+import hashlib
+import os
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from headswap.data.verify import archive_fits
 from headswap.download import download_file
 from headswap.errors import UserError, printable
 from headswap.images.folders import find_images
+from headswap.images.reading import shrink_image
 from headswap.io import atomic_write, is_address, local_path, read_bytes, refuse_outputs
 from headswap.params import GENERATED, Dataset, recorded_stages
 from headswap.paths import ARCHIVE
@@ -65,12 +70,15 @@ def _dvc_has_archive(url: str) -> bool:
     return fetch.get("params", {}).get("params.yaml", {}).get("dataset.url") == url
 
 
-def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> str | None:
+def fetch_archive(
+    dataset: Dataset, archive: str | PathLike[str] = ARCHIVE, shrink: bool = False
+) -> str | None:
     """Write the archive of images; return where it came from, None if it was there already.
 
     An archive that is there already and holds the images of the manifest is not downloaded again,
     so that neither an edit of this code nor a new address makes a download necessary. A local zip
-    or folder is copied each time: it is cheap, and the images may have changed.
+    or folder is copied each time, since the images may have changed; large photographs of a folder
+    are shrunk on the way.
     """
     if dataset.url == GENERATED:
         with atomic_write(archive) as temporary:
@@ -81,19 +89,45 @@ def fetch_archive(dataset: Dataset, archive: str | PathLike[str] = ARCHIVE) -> s
     if (
         not here
         and Path(archive).exists()
-        and archive_fits(archive, read_manifest(dataset.manifest))
+        and archive_fits(
+            archive, read_manifest(dataset.manifest), shrink and not is_address(dataset.url)
+        )
     ):
         return None
     folder = local_path(dataset.url)
     if here and folder.is_dir():
         manifest, images = read_manifest(dataset.manifest), find_images(folder)
         names, sizes = manifest_names(images, manifest), {one.size for one in manifest.values()}
-        with atomic_write(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
-            for path, image in images.items():
-                if names[path] in manifest or image.stat().st_size in sizes:
-                    file.writestr(zipfile.ZipInfo(printable(names[path])), read_bytes(image))
+        packed = {
+            printable(names[path]): image
+            for path, image in images.items()
+            if names[path] in manifest or image.stat().st_size in sizes
+        }
+        with (
+            atomic_write(archive) as temporary,
+            zipfile.ZipFile(temporary, "w") as file,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            paths = list(packed)
+            for start in range(0, len(paths), 64):  # a few at a time, for they may be large
+                some = paths[start : start + 64]
+                read = pool.map(partial(_read_stored, shrink=shrink), [packed[n] for n in some])
+                for name, (content, comment) in zip(some, read, strict=True):
+                    member = zipfile.ZipInfo(name)
+                    member.comment = comment
+                    file.writestr(member, content)
         return str(folder)
     return download_file(dataset.url, archive, _check_zip)
+
+
+def _read_stored(path: Path, shrink: bool) -> tuple[bytes, bytes]:
+    """Return what is stored of a photograph, and the comment that names the original if need be."""
+    content = read_bytes(path)
+    stored = shrink_image(content) if shrink else content
+    if stored is content:
+        return content, b""
+    digest = hashlib.sha256(content).hexdigest()
+    return stored, f"shrunk from {len(content)} bytes with SHA-256 {digest}".encode()
 
 
 def _check_zip(path: Path) -> None:

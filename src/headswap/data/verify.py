@@ -2,6 +2,7 @@
 
 import hashlib
 import lzma
+import re
 import stat
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ from headswap.data.synthetic import MANIFEST
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import is_image
 from headswap.images.index import Row, write_index
+from headswap.images.reading import shrink_image
 from headswap.io import atomic_write, is_address
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE, IMAGES, TEST
@@ -23,12 +25,16 @@ from headswap.paths import ARCHIVE, IMAGES, TEST
 DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError
 """What `zipfile` raises for a damaged archive or member."""
 
+ORIGINAL = re.compile(r"shrunk from (\d+) bytes with SHA-256 ([0-9a-f]{64})")
+"""The comment of an image in an archive that `fetch` packed, if it is not the original."""
+
 
 def verify_images(
     dataset: Dataset,
     archive: str | PathLike[str] = ARCHIVE,
     images: str | PathLike[str] = IMAGES,
     test: str | PathLike[str] = TEST,
+    shrink: bool = False,
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them, those to test on apart.
 
@@ -45,7 +51,8 @@ def verify_images(
                 manifest, name = _generated_manifest(file), MANIFEST
             else:
                 manifest, name = read_manifest(dataset.manifest), dataset.manifest
-            members, differences = match_archive(file, manifest)
+            has_shrunk = shrink and not is_address(dataset.url)
+            members, differences = match_archive(file, manifest, has_shrunk)
             with (
                 atomic_write(images, replace_folder=True) as folder,
                 atomic_write(test, replace_folder=True) as apart,
@@ -56,7 +63,8 @@ def verify_images(
                     in_test = path.removeprefix("test/")
                     files[path] = folder / path if in_test == path else apart / in_test
                     files[path].parent.mkdir(parents=True, exist_ok=True)
-                    files[path].write_bytes(file.read(member))
+                    content = file.read(member)
+                    files[path].write_bytes(shrink_image(content) if shrink else content)
                 rows, unreadable = read_unpacked(files, manifest)
                 if differences or unreadable:
                     raise UserError(_describe(archive, name, dataset, differences, unreadable))
@@ -73,24 +81,33 @@ def verify_images(
     return used_images(manifest)
 
 
-def archive_fits(archive: str | PathLike[str], manifest: Manifest) -> bool:
+def archive_fits(
+    archive: str | PathLike[str], manifest: Manifest, has_shrunk: bool = False
+) -> bool:
     """Return whether an archive is intact and holds the images of a manifest and no others."""
     try:
         with zipfile.ZipFile(archive) as file:
-            return not match_archive(file, manifest)[1]
+            return not match_archive(file, manifest, has_shrunk)[1]
     except DAMAGE:
         return False
 
 
 def match_archive(
-    archive: zipfile.ZipFile, manifest: Manifest
+    archive: zipfile.ZipFile, manifest: Manifest, has_shrunk: bool
 ) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
-    """Return which members are the images of a manifest, and a line for each difference."""
+    """Return which members are the images of a manifest, and a line for each difference.
+
+    In an archive that `fetch` packed, shrunk images have the size and digest of the original.
+    """
     sizes = {entry.size for entry in manifest.values()}
-    members = [(info, _read_member(archive, info, sizes)) for info in archive.infolist()]
-    images = [(info, file) for info, file in members if file]
-    found, differences = match_files([file for _, file in images], manifest)
-    return {name: images[place][0] for place, name in found.items()}, differences
+    images = []
+    for info in archive.infolist():
+        if has_shrunk and (found := ORIGINAL.fullmatch(info.comment.decode(errors="replace"))):
+            images.append((info, File(_member_name(info), int(found[1]), found[2])))
+        elif file := _read_member(archive, info, sizes):
+            images.append((info, file))
+    places, differences = match_files([file for _, file in images], manifest)
+    return {name: images[place][0] for place, name in places.items()}, differences
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, sizes: set[int]) -> File | None:
@@ -135,7 +152,9 @@ def read_unpacked(files: Mapping[str, Path], manifest: Manifest) -> tuple[list[R
     rows = []
     for name, one in facts.items():
         split, label, _ = name.split("/", 2)
-        rows.append(Row(name, split, label, manifest[name].group, *one[:5]))
+        entry, stored = manifest[name], (one.bytes, one.sha256)
+        original = (entry.size, entry.sha256, one.phash)
+        rows.append(Row(name, split, label, entry.group, one.width, one.height, *original, *stored))
     return rows, [f"unreadable: {name} ({why})" for name, why in reasons.items()]
 
 

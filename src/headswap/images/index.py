@@ -15,7 +15,10 @@ from headswap.paths import IMAGES
 
 NAME = "index.csv"
 QUARTERS = 4
-COLUMNS = ("path", "split", "class", "group", "width", "height", "bytes", "sha256", "phash")
+COLUMNS = (
+    *("path", "split", "class", "group", "width", "height", "bytes", "sha256", "phash"),
+    *("stored_bytes", "stored_sha256"),
+)
 
 
 class Row(NamedTuple):
@@ -24,6 +27,8 @@ class Row(NamedTuple):
     ``path`` is ``<split>/<class>/…``, in ``data/test`` ``<class>/…``. Images of one ``group`` are
     not independent; it is empty for an image alone. ``width`` and ``height`` are in pixels, as
     `reading.read_image` returns the image; ``phash`` is its `near_duplicates.perceptual_hash`.
+    ``bytes`` and ``sha256`` are the original's, as in the manifest; ``stored_bytes`` and
+    ``stored_sha256`` those of the file in this folder, others if it was shrunk.
     """
 
     path: str
@@ -35,6 +40,8 @@ class Row(NamedTuple):
     bytes: int
     sha256: str
     phash: str
+    stored_bytes: int
+    stored_sha256: str
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Index:
     @property
     def digest(self) -> str:
         """A digest of the paths and contents of all images."""
-        return digest([(row.path, row.sha256) for row in self.rows])
+        return digest([(row.path, row.stored_sha256) for row in self.rows])
 
     def labels(self, split: str) -> list[int]:
         """Return the labels of a split's images, in the order of `names`."""
@@ -111,17 +118,19 @@ def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
         raise not_made_yet(folder)
     try:
         rows = [
-            Row(path, split, label, group, int(width), int(height), int(size), sha256, phash)
-            for path, split, label, group, width, height, size, sha256, phash in (
-                row.values() for row in read_csv(folder / NAME)
+            Row(
+                *(row["path"], row["split"], row["class"], row["group"]),
+                *(int(row["width"]), int(row["height"]), int(row["bytes"]), row["sha256"]),
+                *(row["phash"], int(row["stored_bytes"]), row["stored_sha256"]),
             )
+            for row in read_csv(folder / NAME)
         ]
     except FileNotFoundError:
         raise _not_as_verified(folder, [f"missing: {NAME}"]) from None
-    except (ValueError, csv.Error):
+    except (ValueError, KeyError, csv.Error):
         raise _not_as_verified(folder, [f"changed: {NAME}"]) from None
     sizes = {name: path.stat().st_size for name, path in find_images(folder).items()}
-    expected = {row.path: row.bytes for row in rows}
+    expected = {row.path: row.stored_bytes for row in rows}
     changes = [f"missing: {name}" for name in expected if name not in sizes]
     changes += [f"extra: {name}" for name in sizes if name not in expected]
     changes += [

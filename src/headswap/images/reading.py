@@ -19,6 +19,8 @@ MEMORY = 2_000_000_000
 """Bytes that reading or resizing an image may take."""
 BYTES_PER_PIXEL = 16
 """Of memory, to decode an image, lay it over white, turn it and hand it on."""
+STORED_SIDE = 768
+"""Pixels of the shorter side that a photograph is stored with at most (docs/photographs.md)."""
 MAX_INPUT_SIDE = 1024
 """Largest supported network input, pixels."""
 
@@ -45,15 +47,39 @@ def read_image(path: str | PathLike[str]) -> Image.Image:
     return decode_image(read_bytes(path), path)
 
 
-def decode_image(content: bytes, path: str | PathLike[str]) -> Image.Image:
-    """Read an image from the content of its file (see `read_image`); `path` is for the message."""
+def shrink_image(content: bytes) -> bytes:
+    """Return an image's file with a shorter side of `STORED_SIDE` pixels, or as it is if smaller.
+
+    Of a JPEG comes a JPEG, of others PNG, upright and without EXIF. What cannot be read stays.
+    """
+    try:
+        with open_image(BytesIO(content)) as image:
+            form, shorter = image.format, min(image.size)
+        if shorter <= STORED_SIDE:
+            return content
+        reduced = decode_image(content, "", STORED_SIDE)
+    except (UnreadableImage, OSError, ValueError, SyntaxError):  # `verify` says which file it is
+        return content
+    width, height = (round(STORED_SIDE * side / min(reduced.size)) for side in reduced.size)
+    stored = BytesIO()
+    form = "JPEG" if form in ("JPEG", "MPO") else "PNG"
+    reduced.resize((width, height), Image.Resampling.BICUBIC).save(stored, form, quality=95)
+    return stored.getvalue()
+
+
+def decode_image(content: bytes, path: str | PathLike[str], side: int | None = None) -> Image.Image:
+    """Read an image from the content of its file (see `read_image`); `path` is for the message.
+
+    A JPEG may be reduced to half, a quarter or an eighth, its shorter side not below `side`.
+    """
     try:
         try:
-            return _decode(content)
+            return _decode(content, side)
         except Exception:
             if b"Exif" not in content:
                 raise
-            return _decode(content.replace(b"Exif", b"none"))  # some readers fail on damaged EXIF
+            clean = content.replace(b"Exif", b"none")  # some readers fail on damaged EXIF
+            return _decode(clean, side)
     except UnidentifiedImageError:
         raise UnreadableImage(path, _guess_format(content)) from None
     except Exception as error:  # Pillow raises errors of many types for a damaged file
@@ -71,13 +97,15 @@ def open_image(file: str | PathLike[str] | BytesIO) -> Image.Image:
     return Image.open(file, formats=[name for name in FORMATS if READS_HEIC or name != "HEIF"])
 
 
-def _decode(content: bytes) -> Image.Image:
+def _decode(content: bytes, side: int | None) -> Image.Image:
     with open_image(BytesIO(content)) as image:
         if image.mode[0] in "IF":  # Pillow would convert all but black to white
             raise ValueError("16 or 32 bits a pixel; save it with 8 bits a channel")
         _check_memory(image)
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
         scale = next((s for s in (1, 2, 4) if image.width * image.height <= LARGE * s**2), 8)
+        if side:
+            scale = max(scale, min(image.size) // side)
         if scale > 1:  # only JPEG has `draft`
             image.draft("RGB", (image.width // scale, image.height // scale))
         image.load()

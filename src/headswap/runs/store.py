@@ -71,7 +71,7 @@ def read_features(model: str) -> tuple[NDArray[np.float32], Index, dict[str, Any
     The metadata have ``inputs``, what the features are made from, and the ``backbone``.
     """
     tensors, metadata = read_tensors(EMBEDDINGS / f"{model}.safetensors")
-    unknown: Any = (0, 0, 0, "", "")  # width, height, bytes and digests
+    unknown: Any = (0, 0, 0, "", "", 0, "")  # width, height, bytes and digests
     rows = [Row(*of_image, *unknown) for of_image in metadata["rows"]]
     return tensors["features"], Index(IMAGES, rows), metadata
 
