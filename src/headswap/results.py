@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from headswap.compare.results import read_table
+from headswap.compare.results import read_table, stack_tables
 from headswap.errors import UserError
 from headswap.paths import CURVES, METRICS, PREDICTIONS
 
@@ -25,8 +25,7 @@ def read_results(folder: str | PathLike[str] = ".") -> SimpleNamespace:
 
     def stack(kind: Path) -> pd.DataFrame:
         files = {cell: Path(folder, kind, f"{cell}.csv") for cell in comparison.cell}
-        tables = {cell: read_table(file, ["seed"]) for cell, file in files.items()}
-        return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
+        return stack_tables({cell: read_table(file, ["seed"]) for cell, file in files.items()})
 
     return SimpleNamespace(
         comparison=comparison, predictions=stack(PREDICTIONS), curves=stack(CURVES)

@@ -1,6 +1,7 @@
 """Read what the other stages wrote about every cell."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,12 +31,7 @@ TIMING_CONDITIONS = {
 the same conditions are compared."""
 
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
-DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | {
-    "seed": int,
-    "epoch": int,
-    "loss": float,
-    "accuracy": float,
-}
+DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | dict(seed=int, epoch=int, loss=float, accuracy=float)
 """Stated, because an empty table has no types and a class may be called ``01`` or ``None``."""
 COLUMNS = {
     "summary": ("best_val_accuracy", "train_seconds"),
@@ -43,16 +39,10 @@ COLUMNS = {
     "predictions": ("seed", "epoch", "which", "image", "label", "predicted"),
 }
 """The required columns of each kind of table."""
+RUN_TIMES = ("seconds_per_run", "wall_seconds_per_run")
 KEYS = {
     "cells": ("seeds", "diverged", "preprocessing", *get_args(Cost)),
-    "timing": (
-        "seconds_per_run",
-        "wall_seconds_per_run",
-        *TIMING_CONDITIONS,
-        "revision",
-        "dirty",
-        "versions",
-    ),
+    "timing": (*RUN_TIMES, *TIMING_CONDITIONS, "revision", "dirty", "versions"),
     "embed": ("seconds", "wall_seconds", *TIMING_CONDITIONS, "versions"),
     "dataset": ("images", "train", "val"),
 }
@@ -69,24 +59,21 @@ class Results:
     figures: pd.DataFrame
     """A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``."""
     timing: dict[str, dict[str, Any]]
-    """For each cell the content of ``metrics/timing/<cell>.json``; in `probe` each run's share of
-    the time that its features took is added to its times. A value is a list where it was not the
-    same for all runs and, in `probe`, the features; a version is a list of all."""
+    """For each cell the content of ``metrics/timing/<cell>.json``; that of a probe has its share of
+    its features'. A value is a list where it was not the same for all; a version always is."""
     curves: pd.DataFrame
-    """The tables of all cells in one, with a first column ``cell``."""
     predictions: pd.DataFrame
-    """The same of the predictions, with ``confidence``, the predicted class's probability,
-    ``probability``, the image's own class's, and ``correct`` in place of all probabilities."""
+    """With ``confidence``, the predicted class's probability, ``probability``, the image's own
+    class's, and ``correct`` in place of all probabilities."""
     counts: dict[str, int]
     """The numbers of images: ``metrics/dataset.json``."""
     published: dict[str, pd.DataFrame]
-    """The write-up's tables, ``summary`` and ``curves``, without networks that have a factory of
-    their own; empty if the write-up used other images or weights."""
+    """The write-up's tables, ``summary`` and ``curves``, of the cells that it had, too; empty if
+    it used other images or weights."""
     correct: dict[tuple[str, str], pd.DataFrame]
     """For each cell and epoch which images were classified correctly: a boolean table with a row
     per finished seed and a column per image."""
     index: Index
-    """That of the images."""
     design: Design
 
     @property
@@ -110,20 +97,16 @@ class Results:
         The replicates are those of the seeds that all of the cells finished, maybe none; the one
         run of a probe stands for each.
         """
-        correct = {cell: self.correct[cell, which] for cell in weights}
-        fixed = [cell for cell in weights if self.stands_for_every_seed(cell)]
-        others = [set(correct[cell].index) for cell in weights if cell not in fixed]
-        seeds = sorted(set.intersection(*others or [set(correct[fixed[0]].index)]))
-        if not seeds or any(correct[cell].empty for cell in fixed):
+        tables = {cell: self.correct[cell, which] for cell in weights}
+        varied = {cell for cell in weights if not self.stands_for_every_seed(cell)}
+        seeds = sorted(set.intersection(*(set(tables[cell].index) for cell in varied or weights)))
+        if not seeds or any(table.empty for table in tables.values()):
             return np.empty((0, 0))
-        values = {
-            cell: table.to_numpy(float) if cell in fixed else table.loc[seeds].to_numpy(float)
-            for cell, table in correct.items()
-        }
-        return np.sum(
-            np.broadcast_arrays(*(weight * values[cell] for cell, weight in weights.items())),
-            axis=0,
-        )
+        values = [
+            weight * (tables[cell].loc[seeds] if cell in varied else tables[cell]).to_numpy(float)
+            for cell, weight in weights.items()
+        ]
+        return np.sum(np.broadcast_arrays(*values), axis=0)
 
     def has_verdict(self, cells: Iterable[str], replicates: int) -> bool:
         """Return whether so many replicates say something about others, or none could differ."""
@@ -173,23 +156,17 @@ def read_results(params: Params, index: Index | None = None) -> Results:
         for cell in cells
     }
     curves = {
-        cell: read_table(CURVES / f"{cell}.csv", ("seed", *COLUMNS["curves"])) for cell in cells
+        name: _read_curves(name, set() if cell.mode == "probe" else set(tables[name]["seed"]))
+        for name, cell in cells.items()
     }
-    for name, cell in cells.items():
-        path = CURVES / f"{name}.csv"
-        absent = set(tables[name]["seed"]) - set(curves[name]["seed"])
-        with explain_damage(path, _remedy(path)):
-            if absent and cell.mode != "probe":
-                raise ValueError(f"no rows of seed {', '.join(map(str, sorted(absent)))}")
-    predictions = _stacked(tables)
-    _check_images(predictions)
+    predictions = stack_tables(tables)
     index = index or read_index()
     return Results(
         params=params,
         cells=cells,
         figures=pd.DataFrame.from_dict(figures, orient="index"),
         timing=timing,
-        curves=_stacked(curves),
+        curves=stack_tables(curves),
         predictions=predictions,
         counts=counts,
         published={
@@ -208,17 +185,26 @@ def read_results(params: Params, index: Index | None = None) -> Results:
 
 
 def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
-    """Return the design; an image without a group is one by itself."""
+    """Return the design; a UserError says if cells differ in their images, or all are one group."""
+    images = {
+        cell: frozenset(zip(rows["image"], rows["label"], strict=True))
+        for cell, rows in predictions.groupby("cell")
+    }
+    if len(set(images.values())) > 1:
+        raise UserError(
+            f"These cells were not validated on the same images: {', '.join(map(str, images))}.\n"
+            "Bring all up to date with: dvc repro"
+        )
     names = sorted(predictions["image"].unique())
     of_image = {row.path: row.group for row in index.rows if row.group}
     in_group = [of_image.get(path_of(name, folds), f"/{name}") for name in names]
-    _, groups = np.unique(in_group, return_inverse=True)
-    if names and groups.max() == 0 < len(names) - 1:
+    found, groups = np.unique(in_group, return_inverse=True)
+    if len(found) == 1 < len(names):
         raise UserError(
             "All validation images are of one group, which says nothing about others.\n"
             "Split the photographs into more groups, or leave the manifest's groups out."
         )
-    return Design(groups if len(set(in_group)) < len(names) else None, folds)
+    return Design(groups if len(found) < len(names) else None, folds)
 
 
 def path_of(image: str, folds: int) -> str:
@@ -227,31 +213,38 @@ def path_of(image: str, folds: int) -> str:
 
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
-    """Return a cell's times, in `probe` with each run's share of those of the features."""
     timing = _read_json(TIMING / f"{cell.name}.json", "timing")
-    records = [timing]
-    if cell.mode == "probe":
-        embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
-        share = 1 / max(1, len(timing["seconds_per_run"]))
-        for name in ("seconds", "wall_seconds"):
-            more = embedding[name] * share
-            timing[f"{name}_per_run"] = [seconds + more for seconds in timing[f"{name}_per_run"]]
-        for key in TIMING_CONDITIONS:
-            if embedding[key] != timing[key]:
-                runs = timing[key] if isinstance(timing[key], list) else [timing[key]]
-                timing[key] = list(dict.fromkeys([*runs, embedding[key]]))
-        records.append(embedding)
-    return {**timing, "versions": merge_versions(*records)}
+    if cell.mode != "probe":
+        return timing | {"versions": merge_versions(timing)}
+    embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
+    for name in RUN_TIMES:
+        share = embedding[name.removesuffix("_per_run")] / max(1, len(timing[name]))
+        timing[name] = [seconds + share for seconds in timing[name]]
+    for key in TIMING_CONDITIONS:
+        if embedding[key] != timing[key]:
+            timing[key] = list(dict.fromkeys([*as_list(timing[key]), embedding[key]]))
+    return timing | {"versions": merge_versions(timing, embedding)}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a value of `Results.timing` as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def _read_curves(cell: str, seeds: set[int]) -> pd.DataFrame:
+    path = CURVES / f"{cell}.csv"
+    table = read_table(path, ("seed", *COLUMNS["curves"]))
+    with _explain(path):
+        if absent := sorted(seeds - set(table["seed"])):
+            raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
+    return table
 
 
 def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.DataFrame:
-    """Read a cell's predictions.
-
-    A UserError says so unless each finished run has one per image and epoch, and is `timed`.
-    """
+    """Read predictions; a UserError says if there are not one per image of each timed run."""
     path = PREDICTIONS / f"{cell}.csv"
     table = read_table(path, COLUMNS["predictions"])
-    with explain_damage(path, _remedy(path)):
+    with _explain(path):
         images = table.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
         if (images != table["image"].nunique()).any(axis=None):
             raise ValueError("not every run has one row per image")
@@ -268,22 +261,8 @@ def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.Data
     )
 
 
-def _check_images(predictions: pd.DataFrame) -> None:
-    """Raise a UserError unless all cells were validated on the same images and labels."""
-    images = {
-        cell: frozenset(zip(rows["image"], rows["label"], strict=True))
-        for cell, rows in predictions.groupby("cell")
-    }
-    if len(set(images.values())) > 1:
-        raise UserError(
-            f"These cells were not validated on the same images: {', '.join(map(str, images))}.\n"
-            "Bring all up to date with: dvc repro"
-        )
-
-
 def _read_json(path: Path, kind: str) -> dict[str, Any]:
-    """Read a JSON file; raise a UserError if it is damaged or lacks a required key."""
-    with explain_damage(path, _remedy(path)):
+    with _explain(path):
         content = read_json(path)
         if lacking := sorted(set(KEYS[kind]) - set(content)):
             raise ValueError(f"no {', '.join(lacking)}")
@@ -292,7 +271,7 @@ def _read_json(path: Path, kind: str) -> dict[str, Any]:
 
 def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read a CSV file; raise a UserError if it is damaged or lacks a required column."""
-    with explain_damage(path, _remedy(path)):
+    with _explain(path):
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
@@ -302,11 +281,12 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     )
 
 
-def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def stack_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the tables of all cells in one, with a first column ``cell``."""
     return pd.concat(tables, names=["cell"]).reset_index(level="cell").reset_index(drop=True)
 
 
-def _remedy(path: Path) -> str:
+def _explain(path: Path) -> AbstractContextManager[None]:
     shipped = PUBLISHED in path.parents
-    return f"Restore it with: {'git checkout data' if shipped else 'dvc checkout, or git checkout'}"
+    remedy = "git checkout data" if shipped else "dvc checkout, or git checkout"
+    return explain_damage(path, f"Restore it with: {remedy}")

@@ -26,11 +26,7 @@ def merge_versions(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def outdated_cells(cells: Iterable[Cell]) -> dict[str, list[str]]:
-    """Return the names of the cells that other versions made than those that are installed.
-
-    They are listed by what differs, such as ``pillow 11.3.0, not 12.0.0``. Cells without results
-    are left out.
-    """
+    """Return the cells that other versions made, by what differs: ``pillow 11.3.0, not 12.0.0``."""
     differences: dict[str, list[str]] = {}
     for cell in cells:
         names = [cell.name, *[f"{cell.model}-embed"] * (cell.mode == "probe")]
