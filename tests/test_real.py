@@ -12,6 +12,7 @@ from headswap.compare.comparison import near_duplicates
 from headswap.data.fetch import fetch_archive
 from headswap.data.manifest import count_images
 from headswap.data.verify import verify_images
+from headswap.images.index import read_index
 from headswap.io import read_json
 from headswap.paths import WEIGHTS
 from headswap.predict.export import export
@@ -65,7 +66,7 @@ def test_a_linear_probe_reaches_92_percent(photographs):
 
 
 def test_no_two_of_these_photographs_are_taken_for_near_duplicates(photographs):
-    assert near_duplicates().empty
+    assert near_duplicates(read_index(), 0).empty
 
 
 def test_two_epochs_of_finetune_reach_88_percent(photographs):

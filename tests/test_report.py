@@ -177,8 +177,8 @@ def test_one_run_each_gives_no_verdict(chosen, monkeypatch, capsys):
 
 def test_a_cell_with_one_run_among_others_is_in_no_verdict(chosen):
     write_cell(FINETUNE, first(8))
-    write_cell(FROZEN, first(36))
-    write_cell(PROBE, first(IMAGES, replicates=1), diverged=2)
+    write_cell(PROBE, first(36))
+    write_cell(FROZEN, first(IMAGES, replicates=1), diverged=2)
     facts = facts_of(chosen)
     (pair,) = facts["differences"]["clearest"]
     assert (pair["cell"], pair["other"]) == (PROBE.name, FINETUNE.name)

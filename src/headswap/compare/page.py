@@ -83,7 +83,7 @@ def _fold_if_long(table: re.Match[str]) -> str:
 
 
 def _wrong_images() -> dict[str, pd.DataFrame]:
-    """Return the images that were wrong at the last epochs of each of the most accurate cells."""
+    """Return the images that the most accurate cells got wrong at their last epochs, by cell."""
     _read(METRICS / "comparison.csv")
     ranked = pd.read_csv(METRICS / "comparison.csv").dropna(subset="rank").sort_values("rank")
     wrong = {}
@@ -92,7 +92,8 @@ def _wrong_images() -> dict[str, pd.DataFrame]:
         _read(path)
         rows = read_table(path, COLUMNS["predictions"])
         rows = rows[(rows["which"] == "last") & (rows["label"] != rows["predicted"])]
-        wrong[cell] = rows.value_counts(["image", "label", "predicted"]).reset_index()
+        if len(rows):
+            wrong[cell] = rows.value_counts(["image", "label", "predicted"]).reset_index()
     return wrong
 
 
