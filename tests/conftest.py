@@ -256,12 +256,12 @@ def headswap(*arguments, code=0):
 
 def index_images(folder):
     """Write the index of a folder of images, as `verify` does."""
-    from headswap.data.listing import list_images
     from headswap.data.manifest import Entry
     from headswap.data.verify import read_unpacked
+    from headswap.images.folders import find_images
     from headswap.images.index import write_index
 
-    images = list_images(folder).images
+    images = find_images(folder)
     rows, unreadable = read_unpacked(images, {name: Entry(0, "") for name in images})
     assert not unreadable
     write_index(folder, rows)

@@ -23,11 +23,11 @@ from headswap.data.fetch import check_dataset, fetch_archive
 from headswap.data.listing import list_images
 from headswap.data.manifest import (
     count_images,
-    find_quality_issues,
     parse_manifest,
-    write_manifest,
 )
+from headswap.data.quality import find_quality_issues
 from headswap.data.verify import verify_images
+from headswap.data.writing import write_manifest
 from headswap.errors import UserError
 from headswap.images.folders import find_images
 from headswap.images.index import read_index
@@ -295,7 +295,7 @@ def test_an_image_that_cannot_be_read_correctly_is_named(verify, why):
 def test_a_wrong_line_of_a_manifest_is_named(line):
     right = "train/ants/a.jpg,1," + "0" * 64
     with pytest.raises(UserError) as error:
-        parse_manifest(f"path,bytes,sha256\n{right}\n{line}\n", "photos.csv")
+        parse_manifest(f"path,bytes,sha256\n{right}\n{line}\n".encode(), "photos.csv", "")
     assert "photos.csv" in str(error.value)
     assert f"line 3: {line[:20]}" in str(error.value) and "line 2" not in str(error.value)
 
@@ -303,7 +303,7 @@ def test_a_wrong_line_of_a_manifest_is_named(line):
 @pytest.mark.parametrize("text", ["", "path,bytes,sha256\n", "path,size\ntrain/ants/a.jpg,1\n"])
 def test_a_manifest_without_images_or_columns_is_refused(text):
     with pytest.raises(UserError, match=r"photos\.csv is not a manifest"):
-        parse_manifest(text, "photos.csv")
+        parse_manifest(text.encode(), "photos.csv", "")
 
 
 @pytest.mark.parametrize("content", [b"path,bytes,sha256\n\xff", b'path\n"' + b"x" * 200_000])

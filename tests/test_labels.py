@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headswap.data import labels as of_labels
-from headswap.data.labels import Columns, Labelled, read_labels
+from headswap.data.labels import Columns, read_labels
 from headswap.errors import UserError
 
 FILES = ["site1/IMG_1.JPG", "site1/IMG_2.JPG", "site2/IMG_1.JPG", "other/bee.png"]
@@ -23,7 +23,7 @@ def read(text, files=FILES, **columns):
 
 
 def labels_of(found):
-    return {file: one.label for file, one in found.photographs.items()}
+    return {file: label for file, (label, _, _) in found.labels.items()}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -37,28 +37,30 @@ def test_a_table_of_any_spreadsheet_gives_labels_groups_and_splits(delimiter, li
         ["", "", "", "", "", ""],
     ]
     found = read(line_end.join(map(delimiter.join, rows)), FILES[:1] + FILES[2:])
-    assert found.photographs == {
-        "site1/IMG_1.JPG": Labelled("ant", "a1", "train"),
-        "site2/IMG_1.JPG": Labelled("bee", "", "val"),
-        "other/bee.png": Labelled("bee"),
+    assert found.labels == {
+        "site1/IMG_1.JPG": ("ant", "a1", "train"),
+        "site2/IMG_1.JPG": ("bee", "", "val"),
+        "other/bee.png": ("bee", "", ""),
     }
     assert found.notes == [
         "columns of labels.csv: image 'File Path', label 'Species', group 'Group', split 'split'"
     ]
-    assert not found.left_out
+    assert not found.left_out and not found.unused
 
 
 def test_columns_are_named_where_they_are_called_otherwise():
     table = "a,b,c,d\nbee.png,bee,7,test\n"
     found = read(table, image="A", label="b", group="c", split="d")
-    assert found.photographs == {"other/bee.png": Labelled("bee", "7", "test")}
-    with pytest.raises(UserError, match=r"Which column has the image\? the columns of labels.csv"):
+    assert found.labels == {"other/bee.png": ("bee", "7", "test")}
+    with pytest.raises(UserError, match=r"Which column has the image\? The columns of labels.csv"):
         read(table, label="b")
     with pytest.raises(UserError, match="are a, b, c, d\\.\nName one of them: --label-column NAME"):
         read(table, image="a")
-    with pytest.raises(UserError, match="--group-column e: the columns of labels.csv are a, b"):
+    with pytest.raises(UserError, match="are a, b, c, d\\.\nName one of them: --group-column NAME"):
         read(table, image="a", label="b", group="e")
-    with pytest.raises(UserError, match="class, species.\nName one of them: --label-column class"):
+    with pytest.raises(
+        UserError, match="species, path, class.\nName one of them: --label-column NAME"
+    ):
         read("species,path,class\nbee,bee.png,Insecta\n")
 
 
@@ -74,25 +76,17 @@ def test_columns_are_named_where_they_are_called_otherwise():
         ("BEE.PNG", "other/bee.png"),
         ("bee", "other/bee.png"),
         ("site1/IMG_2", "site1/IMG_2.JPG"),
-        ("elsewhere/bee.png", "other/bee.png"),
     ],
 )
 def test_a_row_means_the_file_that_has_most_of_its_path(path, file):
     found = read(f"path,label\n{path},x\n")
-    assert list(found.photographs) == [file]
-    assert found.left_out[of_labels.NO_ROW] == [one for one in FILES if one != file]
-    by_name = "no folder is as in the table: photographs are known by their names"
-    assert (by_name in found.notes) == (path == "elsewhere/bee.png")
-
-
-def test_the_folder_may_have_a_column_of_its_own():
-    found = read("File,RelativePath,Species\nIMG_1.JPG,site2,ant\nIMG_1.JPG,site1,bee\n")
-    assert labels_of(found) == {"site1/IMG_1.JPG": "bee", "site2/IMG_1.JPG": "ant"}
+    assert list(found.labels) == [file]
+    assert found.unused == {one: of_labels.NO_ROW for one in FILES if one != file}
 
 
 def test_row_numbers_are_no_group_and_a_dot_is_no_ending():
     found = read(",path,label\n7,frame.0001,bee\n", ["frame.0001.jpg"])
-    assert found.photographs == {"frame.0001.jpg": Labelled("bee")}
+    assert found.labels == {"frame.0001.jpg": ("bee", "", "")}
 
 
 def test_of_names_that_differ_in_case_only_each_is_meant_by_itself():
@@ -104,12 +98,10 @@ def test_no_row_takes_a_file_that_is_not_its_own():
     """A row whose file is missing does not label another folder's file of the same name."""
     found = read("path,label\nsite1/bee.png,ant\nsite2/IMG_1.JPG,x\nIMG_1.JPG,x\nbee.jpg,y\n,z\n")
     assert labels_of(found) == {"site2/IMG_1.JPG": "x"}
-    assert found.left_out[of_labels.NO_FILE] == [
-        *("line 5: bee.jpg", "line 6: no path", "line 2: site1/bee.png")
-    ]
-    assert found.left_out[of_labels.SEVERAL_FILES] == ["line 4: IMG_1.JPG"]
-    found = read("path,label\nbee.png,ant\nother/bee.png,bee\n")
-    assert labels_of(found) == {"other/bee.png": "bee"}
+    assert found.left_out == {
+        of_labels.NO_FILE: ["line 2: site1/bee.png", "line 5: bee.jpg", "line 6: no path"],
+        of_labels.SEVERAL_FILES: ["line 4: IMG_1.JPG"],
+    }
 
 
 def test_what_cannot_be_used_is_named():
@@ -125,24 +117,27 @@ twice.png,bee,1,val
 twice.png,Unidentified,1,val
 """
     found = read(table, [*FILES, "twice.png", "new.png"])
-    assert found.photographs == {"twice.png": Labelled("bee", "1", "val")}
-    assert found.left_out == {
-        of_labels.TWO_LABELS: ["site1/IMG_1.JPG"],
-        of_labels.UNKNOWN_LABEL: ["site1/IMG_2.JPG"],
-        of_labels.NO_LABEL: ["site2/IMG_1.JPG"],
-        of_labels.TWO_PLACES: ["other/bee.png"],
-        of_labels.NO_ROW: ["new.png"],
+    assert found.labels == {"twice.png": ("bee", "1", "val")}
+    assert found.unused == {
+        "site1/IMG_1.JPG": of_labels.TWO_LABELS,
+        "site1/IMG_2.JPG": of_labels.UNKNOWN_LABEL,
+        "site2/IMG_1.JPG": of_labels.NO_LABEL,
+        "other/bee.png": of_labels.TWO_PLACES,
+        "new.png": of_labels.NO_ROW,
     }
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("path,label\nbee.png,bee,3\nx.png,a\n", "line 2: 3 cells, not 2"),
+        ("path,label\nbee.png,bee,3\nx.png,a\n", "line 2 has 3 cells"),
         ("path,label\nbee.png,ants/bees\n", "name of a class's folder:\n  ants/bees"),
         ("path,label\nbee.png,.bees\n", "name of a class's folder:\n  .bees"),
-        ("path,label,split\nbee.png,bee,3\n", "splits that are none of train, training,.*\n  3"),
-        ("id,label\n7,bee\n", "first one says '7', and the first photograph is 'other/bee.png'"),
+        ("path,label,split\nbee.png,bee,3\n", "Splits that are none of train, training,.*\n  3"),
+        (
+            "id,label\n7,bee\n",
+            "No row of labels.csv names a photograph of the folder, such as other/bee.png",
+        ),
     ],
 )
 def test_mistakes_are_named(table, message):
@@ -151,7 +146,7 @@ def test_mistakes_are_named(table, message):
 
 
 def test_labels_of_rows_without_a_file_do_not_matter():
-    assert list(read("path,label\nlost.png,a/b\nbee.png,bee\n").photographs) == ["other/bee.png"]
+    assert list(read("path,label\nlost.png,a/b\nbee.png,bee\n").labels) == ["other/bee.png"]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
@@ -164,7 +159,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
 def test_what_is_no_table_is_refused(tmp_path):
     (tmp_path / "labels.xlsx").write_bytes(b"PK\3\4\xff\xfe")
     for name, message in (
-        ("labels.xlsx", r"labels\.xlsx is not a CSV in UTF-8\.\nSave its table as CSV"),
+        ("labels.xlsx", r"labels\.xlsx is not a table in UTF-8(.|\n)*Save it as CSV"),
         ("labels.csv", "there is no .*labels.csv in"),
         (".", "there is no table"),
     ):
@@ -230,17 +225,14 @@ def test_a_camtrap_package_labels_photographs_by_themselves_else_by_their_event(
     package(tmp_path, observations)
     for given_path in ("", "media.csv", "observations.csv", "datapackage.json"):
         found = read_labels(tmp_path / given_path, PHOTOGRAPHS, Columns())
-        assert found.photographs == {
-            "d1/IMG_1.JPG": Labelled("Anas crecca", "d1"),
-            "d1/IMG_2.JPG": Labelled("blank", "d1"),
-            "d1/IMG_3.JPG": Labelled("Ardea cinerea", "d1"),
-            "d2/IMG_1.JPG": Labelled("human", "d2"),
+        assert found.labels == {
+            "d1/IMG_1.JPG": ("Anas crecca", "d1", ""),
+            "d1/IMG_2.JPG": ("blank", "d1", ""),
+            "d1/IMG_3.JPG": ("Ardea cinerea", "d1", ""),
+            "d2/IMG_1.JPG": ("human", "d2", ""),
         }
-        assert found.left_out == {
-            of_labels.NO_LABEL: ["d2/IMG_6.JPG"],
-            of_labels.NO_PHOTOGRAPH: ["https://example.org/m5/file"],
-        }
-        assert "1 photographs have the label of their event, blank frames in it, too" in found.notes
+        assert found.unused == {"d2/IMG_6.JPG": of_labels.NO_LABEL}
+        assert found.left_out == {of_labels.NO_FILE: ["line 6: d2/IMG_5.MP4"]}
 
 
 def test_two_animals_are_two_labels_and_unknown_ones_are_none(tmp_path):
@@ -253,26 +245,23 @@ def test_two_animals_are_two_labels_and_unknown_ones_are_none(tmp_path):
         + observation("m6", "unknown")
     )
     found = read_labels(package(tmp_path, observations), PHOTOGRAPHS, Columns())
-    assert found.photographs == {"d2/IMG_6.JPG": Labelled("Ardea cinerea", "d2")}
-    assert found.left_out[of_labels.TWO_LABELS] == [
-        "d1/IMG_1.JPG",
-        "d1/IMG_2.JPG",
-    ]
-    assert found.left_out[of_labels.UNKNOWN_LABEL] == ["d1/IMG_3.JPG"]
-    assert found.left_out[of_labels.NO_LABEL] == ["d2/IMG_1.JPG"]
+    assert found.labels == {"d2/IMG_6.JPG": ("Ardea cinerea", "d2", "")}
+    assert found.unused == {
+        "d1/IMG_1.JPG": of_labels.TWO_LABELS,
+        "d1/IMG_2.JPG": of_labels.TWO_LABELS,
+        "d1/IMG_3.JPG": of_labels.UNKNOWN_LABEL,
+        "d2/IMG_1.JPG": of_labels.NO_LABEL,
+    }
 
 
 def test_columns_of_a_camtrap_package_are_named_from_both_tables(tmp_path):
     package(tmp_path, observation("m3", "animal", "Ardea cinerea"))
     columns = Columns(label="count", group="captureMethod")
     found = read_labels(tmp_path, PHOTOGRAPHS, columns)
-    assert found.photographs == {"d1/IMG_3.JPG": Labelled("1", "timeLapse")}
+    assert found.labels == {"d1/IMG_3.JPG": ("1", "timeLapse", "")}
 
 
-def test_an_older_package_and_a_table_called_media_are_told_apart(tmp_path):
+def test_an_older_package_is_refused(tmp_path):
     package(tmp_path, "", MEDIA.replace("deploymentID", "deployment"))
-    with pytest.raises(UserError, match="media.csv has no deploymentID, as Camtrap DP 1.0 has"):
+    with pytest.raises(UserError, match="is no Camtrap DP 1.0: KeyError: 'deploymentID'"):
         read_labels(tmp_path, PHOTOGRAPHS, Columns())
-    (tmp_path / "observations.csv").unlink()
-    (tmp_path / "media.csv").write_text("file,label\nbee.png,bee\n")
-    assert list(read_labels(tmp_path / "media.csv", FILES, Columns()).photographs) == [FILES[-1]]

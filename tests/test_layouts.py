@@ -8,8 +8,7 @@ import pytest
 from conftest import edit, encode, headswap, write_folder
 from PIL import ExifTags, Image
 
-from headswap.data.groups import groups_by_pattern, groups_by_time, time_taken
-from headswap.data.listing import list_images
+from headswap.data.listing import groups_by_pattern, groups_by_time, list_images, time_taken
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_insect
 from headswap.errors import UserError
@@ -76,10 +75,10 @@ def test_photographs_at_any_depth_belong_to_the_class_and_the_same_name_is_no_co
         (["train/1.jpg", "test/2.jpg"], "photographs in test/ and train/, but no folders of class"),
         (["test/1.jpg", "a/1.jpg", "b/1.jpg"], "test/ beside a/, b/: classes, or splits?"),
         (["train/d/1.jpg", "car/1.jpg", "bus/1.jpg"], "train/ beside bus/, car/: classes, or spl"),
-        (["train/a/1.jpg", "Train/a/1.jpg", "val/a/1.jpg"], "Train/ and train/, which mean the"),
+        (["train/a/1.jpg", "Train/a/1.jpg", "val/a/1.jpg"], "is there twice, in another spelling"),
         (
             [*(f"{s}/{c}/1.jpg" for s in ("train", "val") for c in "ab"), "test/c/1.jpg"],
-            "has classes in test/ alone: c",
+            "photos has no images in train/c, val/c",
         ),
     ],
 )
@@ -92,7 +91,7 @@ def test_what_would_be_lost_or_misread_is_refused(empty, names, message):
 def test_a_class_may_be_called_train_and_a_question_is_answered_by_what_it_names(workspace):
     images = [f"{n}.jpg" for n in range(3)]
     lay_out(*(f"{label}/{name}" for label in ("train", "car") for name in images))
-    assert {one.label for one in list_images("photos").photographs.values()} == {"train", "car"}
+    assert {*list_images("photos").photographs["label"]} == {"train", "car"}
     for path in list(Path("photos/train").iterdir()):  # now with a folder for each day
         write_folder({f"train/day/{path.name}": path.read_bytes()}, "photos")
         path.unlink()
@@ -146,7 +145,6 @@ def test_a_table_labels_photographs_and_all_that_is_not_used_is_said_and_recorde
     assert "(2 photographs added, removed, changed or moved)" in headswap("status")[0]
     message = headswap("check", code=1)[1]
     assert "extra: site0/IMG_9.JPG" in message and "missing: " in message
-    assert "other classes (a, b) than these" in manifest("--output", "data/photos.csv", code=1)
     headswap(*message.partition("change in: headswap ")[2].splitlines()[0].split())
     del before["b/site3/IMG_3.JPG"]
     assert listed() == {**before, "a/site0/IMG_9.JPG": before["a/site0/IMG_2.JPG"]}
@@ -219,9 +217,8 @@ def test_the_time_of_a_photograph_is_that_of_its_shutter(tmp_path, ending):
     image.save(path, exif=exif)
     assert time_taken(path) == datetime(2024, 5, 2)
     details[ExifTags.Base.DateTimeOriginal] = "2024:05:01 10:20:30"
-    details[ExifTags.Base.SubsecTimeOriginal] = "25"
     image.save(path, exif=exif)
-    assert time_taken(path) == datetime(2024, 5, 1, 10, 20, 30, 250000)
+    assert time_taken(path) == datetime(2024, 5, 1, 10, 20, 30)
     path.write_bytes(b"\xff\xd8\xff\xe1\0\x10Exif\0\0II")
     assert time_taken(path) is None
 

@@ -136,5 +136,5 @@ def test_without_its_copies_a_class_may_be_empty_and_is_named(workspace):
     names = [f"{split}/{label}/a.png" for split in ("train", "val") for label in ("ants", "bees")]
     write_folder({name: encode(draw(len(name)), "png") for name in names}, "photos")
     message = headswap("manifest", "photos", "--drop-duplicates", code=1)[1]
-    assert "photos without near-duplicates has no images in train/" in message
+    assert "photos without near-duplicates has no images" in message
     assert not Path("data/photos.csv").exists()

@@ -155,7 +155,8 @@ def fetch() -> None:
 def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
     params = _load_current()
-    from headswap.data.manifest import count_images, find_quality_issues
+    from headswap.data.manifest import count_images
+    from headswap.data.quality import find_quality_issues
     from headswap.data.verify import verify_images
     from headswap.images.index import read_index
     from headswap.io import write_json
@@ -172,8 +173,12 @@ def verify() -> None:
 @command
 def manifest(
     folder: Annotated[str, typer.Argument(help="With the classes, or train/ and val/, in it.")],
-    val: Annotated[float | None, typer.Option(help="The share to validate on, if unsplit.")] = None,
-    test: Annotated[float | None, typer.Option(help="The share to keep for a final test.")] = None,
+    val: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The share to validate on, if unsplit.")
+    ] = None,
+    test: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The share to keep for a final test.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     labels: Annotated[str | None, typer.Option(help="A CSV of labels, or a Camtrap DP.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Its column of paths.")] = None,
@@ -205,19 +210,15 @@ def manifest(
     from headswap.data.changes import manifest_command, remember_command
     from headswap.data.labels import Columns
     from headswap.data.listing import list_images, print_left_out, set_groups
-    from headswap.data.manifest import (
-        find_quality_issues,
-        known_classes,
-        print_classes,
-        write_manifest,
-    )
+    from headswap.data.quality import find_quality_issues, print_classes
+    from headswap.data.writing import write_manifest
     from headswap.params import Dataset, dataset_lines, load, set_dataset
 
     output = output or _default_output(folder)
     columns = Columns(image_column, label_column, group_column, split_column)
     if any(columns) and not labels:
         raise UserError("A column is named, but no table.\nAdd, for instance: --labels labels.csv")
-    listing = list_images(folder, layout, known_classes(output), labels, columns)
+    listing = list_images(folder, layout, labels, columns)
     set_groups(listing, group, group_minutes)
     images = write_manifest(listing, output, val, seed, drop_duplicates, test)
     dataset = Dataset(url=folder, manifest=output, folds=0)
@@ -231,7 +232,7 @@ def manifest(
             "layout": layout,
         },
     )
-    print_left_out(listing, len(images))
+    print_left_out(listing)
     print(f"{output} lists {len(images)} images.")
     print_classes(images)
     for note in listing.notes:

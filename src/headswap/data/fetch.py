@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from headswap.data.changes import manifest_names
+from headswap.data.changes import listed_names
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_archive
 from headswap.data.verify import archive_fits
@@ -34,40 +33,27 @@ def check_dataset(dataset: Dataset) -> None:
         return
     _check_url(dataset.url)
     refuse_outputs(dataset.manifest, "dataset.manifest")
-    here = is_address(dataset.url) or local_path(dataset.url).exists()
-    if not here and not _dvc_has_archive(dataset.url):
-        raise UserError(
-            f"dataset.url: there is no {dataset.url} here; {ALLOWED}.\n"
-            "Correct params.yaml, then run: headswap check"
-        )
+    if not is_address(dataset.url) and not local_path(dataset.url).exists():
+        # In a clone and in a queued experiment DVC has the archive that was packed from the folder.
+        packed = recorded_stages().get("fetch", {}).get("params", {}).get("params.yaml", {})
+        if packed.get("dataset.url") != dataset.url:
+            raise UserError(
+                f"dataset.url: there is no {dataset.url} here; {ALLOWED}.\n"
+                "Correct params.yaml, then run: headswap check"
+            )
     read_manifest(dataset.manifest)
 
 
 def _check_url(url: str) -> None:
     """Raise a UserError if an address or path is of a kind that cannot be fetched."""
-    scheme = url.partition("://")[0] if is_address(url) else ""
-    if url.lower().endswith(OTHER_ARCHIVES):
-        what = "is an archive of a kind that is not read"
-        remedy = "Unpack it, and set dataset.url to the folder"
-    elif scheme == "file":
-        what, remedy = "is not written as a path", f"Set dataset.url to {url[7:]}"
-    elif scheme and scheme.lower() not in ("http", "https"):
-        what = f"is an address of a kind that is not fetched, {scheme}://"
-        remedy = "Fetch it yourself, and set dataset.url to the folder or zip on this machine"
-    else:
-        if not scheme:
-            refuse_outputs(url, "dataset.url")
-        return
-    raise UserError(f"dataset.url: {url} {what}; {ALLOWED}.\n{remedy}, then run: headswap check")
-
-
-def _dvc_has_archive(url: str) -> bool:
-    """Return whether DVC has the archive that was packed from a folder that is not here.
-
-    So it is in a clone and in a queued experiment, which DVC copies without the folder.
-    """
-    fetch = recorded_stages().get("fetch", {})
-    return fetch.get("params", {}).get("params.yaml", {}).get("dataset.url") == url
+    is_web = url.lower().startswith(("https://", "http://"))
+    if url.lower().endswith(OTHER_ARCHIVES) or (is_address(url) and not is_web):
+        raise UserError(
+            f"dataset.url: {url} cannot be fetched; {ALLOWED}.\n"
+            "Fetch and unpack it yourself, set dataset.url to the folder, then run: headswap check"
+        )
+    if not is_web:
+        refuse_outputs(url, "dataset.url")
 
 
 def fetch_archive(
@@ -85,23 +71,19 @@ def fetch_archive(
             draw_archive(temporary)
         return GENERATED
     _check_url(dataset.url)
-    here = not is_address(dataset.url) and local_path(dataset.url).exists()
-    if (
-        not here
-        and Path(archive).exists()
-        and archive_fits(
-            archive, read_manifest(dataset.manifest), shrink and not is_address(dataset.url)
-        )
-    ):
-        return None
     folder = local_path(dataset.url)
-    if here and folder.is_dir():
+    if is_address(dataset.url) or not folder.exists():
+        has_shrunk = shrink and not is_address(dataset.url)
+        manifest = read_manifest(dataset.manifest)
+        if Path(archive).exists() and archive_fits(archive, manifest, has_shrunk):
+            return None
+    elif folder.is_dir():
         manifest, images = read_manifest(dataset.manifest), find_images(folder)
-        names, sizes = manifest_names(images, manifest), {one.size for one in manifest.values()}
+        sizes = {entry.size for entry in manifest.values()}
         packed = {
-            printable(names[path]): image
-            for path, image in images.items()
-            if names[path] in manifest or image.stat().st_size in sizes
+            printable(name): image
+            for name, image in zip(listed_names(images, manifest), images.values(), strict=True)
+            if name in manifest or image.stat().st_size in sizes
         }
         with (
             atomic_write(archive) as temporary,
@@ -131,12 +113,5 @@ def _read_stored(path: Path, shrink: bool) -> tuple[bytes, bytes]:
 
 
 def _check_zip(path: Path) -> None:
-    if zipfile.is_zipfile(path):
-        return
-    with open(path, "rb") as file:
-        start = file.read(512).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError("a web page, not a zip archive; open the address in a browser to see why")
-    if tarfile.is_tarfile(path):
-        raise ValueError("a tar archive; unpack it, and set dataset.url to the folder")
-    raise ValueError("not a zip archive, or an incomplete one")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a zip archive (a web page perhaps), or an incomplete one")

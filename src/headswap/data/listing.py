@@ -1,209 +1,161 @@
 """A user's folder of photographs as it lies: photographs, classes, splits, and what is neither."""
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from datetime import datetime, timedelta
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from shlex import quote
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from headswap.data.groups import groups_by_pattern, groups_by_time, time_taken
+import pandas as pd
+from PIL import ExifTags
+
 from headswap.data.labels import Columns, read_labels
+from headswap.data.manifest import check_classes
 from headswap.errors import UserError, bulleted, printable
-from headswap.images.folders import OTHER_FORMATS, SPLIT_NAMES, SPLITS, scan_folder
+from headswap.images.folders import OTHER_FORMATS, SPLIT_NAMES, scan_folder
+from headswap.images.reading import open_image
 from headswap.io import local_path, refuse_outputs
 
 Layout = Literal["classes", "splits"]
-NO_CLASS = "in no class's folder"
 MUCH = 0.25
 """The share of the photographs, of all or of a class, that is not left out without a question."""
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-
-
-class Photograph(NamedTuple):
-    """A photograph of a folder: its file, its class, and its name, which may have folders in it.
-
-    An empty `split` is not known, an empty `group` is that of a photograph alone.
-    """
-
-    file: Path
-    label: str
-    name: str
-    split: str = ""
-    group: str = ""
-
-    @property
-    def path(self) -> str:
-        """The path in a manifest, without the split where that is not known."""
-        return "/".join(filter(None, (self.split, self.label, self.name)))
+EXAMPLES = "Type, for instance, --group '(site[0-9]+)/', or --group folder."
+NOT_WRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
+"""What a name in a manifest may not have: control characters, backslashes, what is not UTF-8."""
 
 
 @dataclass
 class Listing:
-    """What lies in a folder of photographs, by paths in it.
+    """What lies in a folder of photographs.
 
-    The ``notes`` say what was understood: ``valid/ is taken for val/``. ``left_out`` has, for each
-    reason, the names of what is no photograph or not used; ``unused`` are the photographs of these
-    that can be read, each with its file and the reason. ``hashes`` are the perceptual ones of the
-    photographs, by their paths in the manifest, once that is written.
+    ``photographs`` has a row for each that is used, by its path in the folder: its ``label``, its
+    ``name`` (the path below the class's folder), ``split`` and ``group``, empty where not known.
+    ``unused`` are the others that can be read, with the reason; ``left_out`` has the names of all
+    that is not used, by reason; ``notes`` say what was understood. ``hashes`` are the perceptual
+    ones of the photographs, by their paths in the manifest, once that is written.
     """
 
     folder: Path
-    photographs: dict[str, Photograph] = field(default_factory=dict)
+    files: dict[str, Path]
+    left_out: dict[str, list[str]]
+    photographs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    unused: dict[str, tuple[Path, str]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def splits(self) -> set[str]:
-        """The splits that photographs lie in."""
-        return {one.split for one in self.photographs.values()} - {""}
-
-    @property
-    def images(self) -> dict[str, Path]:
-        """The files of the photographs, by their paths in a manifest."""
-        return {one.path: one.file for one in self.photographs.values()}
-
-    def count_unused(self) -> Counter[str]:
-        """Return how many photographs are left out, by reason, those of other formats, too."""
-        counts = Counter(why for _, why in self.unused.values())
-        known = set(OTHER_FORMATS.values())
-        return counts + Counter({why: len(v) for why, v in self.left_out.items() if why in known})
+    def leave_out(self, path: str, why: str) -> None:
+        """Leave a photograph out that could be read."""
+        self.unused[path] = why
+        self.left_out[why].append(printable(path))
 
 
 def list_images(
     folder: str | PathLike[str],
     layout: Layout | None = None,
-    known: Iterable[str] = (),
     table: str | None = None,
     columns: Columns = Columns(),  # noqa: B008
 ) -> Listing:
     """List the photographs of a user's folder, with classes by its folders or by a `table`.
 
-    `layout` says what folders that are called as a split are, where that could be both; `known` are
-    the classes of an earlier manifest, which say it, too.
-
-    A UserError says what cannot be written in a manifest: there are fewer than two classes, or one
-    has no image in one of the splits, or is named as another but for the case of letters.
+    `layout` says what folders that are called as a split are, where that could be both.
     """
     refuse_outputs(folder, "FOLDER")
-    listing = Listing(local_path(folder))
-    _check_folder(listing.folder)
-    images, left_out = scan_folder(listing.folder)
-    listing.left_out |= left_out
+    place = local_path(folder)
+    if not place.is_dir():
+        raise UserError(
+            f"There is no folder {printable(place)} in {Path.cwd()}.\n"
+            "Lay the photographs out as photos/<class>/<image>, unpacked, then: "
+            "headswap manifest photos --val 0.3"
+        )
+    images, left_out = scan_folder(place)
+    listing = Listing(place, images, defaultdict(list, left_out))
     if table:
         found = read_labels(table, list(images), columns)
         listing.notes += found.notes
-        for why, names in found.left_out.items():
-            listing.left_out[why] += [printable(name) for name in names]
-            listing.unused |= {name: (images[name], why) for name in names if name in images}
-        for path, (label, group, split) in found.photographs.items():
-            listing.photographs[path] = Photograph(images[path], label, path, split, group)
+        listing.left_out |= found.left_out
+        for path, why in found.unused.items():
+            listing.leave_out(path, why)
+        rows = [(path, label, path, *more) for path, (label, *more) in found.labels.items()]
     else:
-        _read_folders(listing, images, layout, set(known))
+        rows = _read_folders(listing, layout)
+    listing.photographs = pd.DataFrame(rows, columns=["path", "label", "name", "group", "split"])
+    listing.photographs = listing.photographs.set_index("path")
     _check_names(listing)
-    _check_listing(listing)
+    splits = listing.photographs["split"]
+    known = splits if {"train", "val"} <= {*splits} else splits.mask(splits != "test", "")
+    pairs = zip(known, listing.photographs["label"], strict=True)
+    check_classes(pairs, printable(place))
     return listing
 
 
-def _check_folder(folder: Path) -> None:
-    name = printable(folder)
-    if folder.is_file() and folder.suffix.lower() in ARCHIVES:
-        raise UserError(
-            f"{name} is an archive, not a folder.\n"
-            "Unpack it, then: headswap manifest FOLDER, with the folder that has the classes in it."
-        )
-    if folder.is_file():
-        raise UserError(f"{name} is a file, not a folder.\nType: headswap manifest FOLDER")
-    if not folder.exists():
-        raise UserError(
-            f"There is no folder {name} in {Path.cwd()}.\n"
-            "Correct the name, or lay the photographs out as photos/<class>/<image>, then: "
-            "headswap manifest photos --val 0.3"
-        )
-
-
-def _read_folders(
-    listing: Listing, images: dict[str, Path], layout: Layout | None, known: set[str]
-) -> None:
-    """Add the photographs of the classes' folders, at any depth below these."""
-    parts = {path: path.split("/") for path in images}
-    tops = sorted({of[0] for of in parts.values() if len(of) > 1})
-    splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
-    deep = {of[0] for of in parts.values() if len(of) > 2}
-    if (layout or _find_layout(listing.folder, tops, splits, deep, known)) == "classes":
-        splits = {}
-    twins = [top for top, name in splits.items() if list(splits.values()).count(name) > 1]
-    if twins:
-        raise UserError(
-            f"{printable(listing.folder)} has {' and '.join(f'{top}/' for top in twins)}, which "
-            "mean the same: merge or rename one, then run the same command again."
-        )
+def _read_folders(listing: Listing, layout: Layout | None) -> list[tuple[str, ...]]:
+    """Return the rows of the photographs in classes' folders, at any depth below these."""
+    splits = _find_splits(listing, layout)
     listing.notes += [f"{top}/ is taken for {of}/" for top, of in splits.items() if top != of]
-    for path, of in parts.items():
-        split = splits.get(of[0], "")
-        label, *name = of[1:] if split else of
-        if split == "test" and not name:
-            why = "in test/, without a class"
-        elif not split and name and "train" in splits.values():
-            why = "in none of train/, val/ and test/"
+    rows: list[tuple[str, ...]] = []
+    for path in listing.files:
+        top, *below = path.split("/")
+        split = splits.get(top, "")
+        label, *name = below if split else [top, *below]
+        if not name:
+            listing.leave_out(path, "in no class's folder")
+        elif not split and "train" in splits.values():
+            listing.leave_out(path, "in none of train/, val/ and test/")
         else:
-            why = NO_CLASS
-        if not name or why != NO_CLASS:
-            listing.left_out.setdefault(why, []).append(printable(path))
-            listing.unused[path] = images[path], why
-        else:
-            listing.photographs[path] = Photograph(images[path], label, "/".join(name), split)
-    _check_unused(listing, bool(splits))
+            rows.append((path, label, "/".join(name), "", split))
+    _check_left_out(listing, 1 + bool(splits), [path for path, *_ in rows])
+    return rows
 
 
-def _find_layout(
-    folder: Path, tops: list[str], splits: dict[str, str], deep: set[str], known: set[str]
-) -> Layout:
-    """Return whether folders called as a split are that, from what lies beside and below them."""
-    if not splits:
-        return "classes"
-    names = " and ".join(f"{top}/" for top in splits)
+def _find_splits(listing: Listing, layout: Layout | None) -> dict[str, str]:
+    """Return which folders are splits, from their names and what lies beside and below them."""
+    parts = [path.split("/") for path in listing.files]
+    tops = sorted({top for top, *below in parts if below})
+    splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     others = [f"{top}/" for top in tops if top not in splits]
-    if not others and not deep:
+    deep = {splits[of[0]] for of in parts if len(of) > 2 and of[0] in splits}
+    if layout == "classes" or (others and not deep and {*splits.values()} == {"train"}):
+        return {}  # a class of vehicles may be called train
+    if not splits or layout == "splits" or {"train", "val"} <= deep or (deep and not others):
+        return splits
+    names, folder = " and ".join(f"{top}/" for top in splits), printable(listing.folder)
+    if not others:
         raise UserError(
-            f"{printable(folder)} has photographs in {names}, but no folders of classes there.\n"
+            f"{folder} has photographs in {names}, but no folders of classes there.\n"
             "Lay them out as train/<class>/<image>, or, if a table has their labels: "
-            f"headswap manifest {quote(str(folder))} --labels TABLE.csv"
+            f"headswap manifest {quote(folder)} --labels TABLE.csv"
         )
-    if not others or {"train", "val"} <= {splits[top] for top in deep if top in splits}:
-        return "splits"
-    if {top.lower() for top in splits} == {"train"} and not deep & set(splits):
-        return "classes"  # vehicles
-    if known:
-        return "classes" if known & set(splits) else "splits"
-    command = f"headswap manifest {quote(str(folder))} --val 0.3 --layout"
+    command = f"headswap manifest {quote(str(listing.folder))} --val 0.3 --layout"
     raise UserError(
-        f"{printable(folder)} has {names} beside {', '.join(others[:5])}: classes, or splits?\n"
+        f"{folder} has {names} beside {', '.join(others[:5])}: classes, or splits?\n"
         f"If {names} hold photographs of a class called so: {command} classes\n"
         f"If {names} hold folders of classes: {command} splits"
     )
 
 
-def _check_unused(listing: Listing, is_split: bool) -> None:
-    """Check that not much is left out, of all photographs and of each class."""
-    of_class = Counter("/".join(path.split("/")[: 1 + is_split]) for path in listing.photographs)
-    lines = []
-    for why in dict.fromkeys(OTHER_FORMATS.values()):
-        folders = [name.split("/")[: 1 + is_split] for name in listing.left_out.get(why, ())]
-        for label, left in Counter("/".join(of) for of in folders).items():
-            if left > MUCH * (left + of_class[label]):
-                lines.append(f"{label}/: {left} of {left + of_class[label]} photographs are {why}")
-    counts = Counter(why for _, why in listing.unused.values() if "test/, w" not in why)
-    total = len(listing.photographs) + counts.total()
-    if listing.photographs and counts.total() > MUCH * total:
-        for why, count in counts.items():
-            names = listing.left_out[why]
-            lines.append(f"{count} of {total} photographs are {why}, such as {names[0]}")
+def _check_left_out(listing: Listing, depth: int, used: list[str]) -> None:
+    """Check that not much is left out: of a class, whose path has that depth, and of all."""
+
+    def by_class(paths: list[str]) -> Counter[str]:
+        return Counter("/".join(path.split("/")[:depth]) for path in paths)
+
+    lines, of_class, total = [], by_class(used), len(listing.files)
+    for why, names in listing.left_out.items():
+        if why in OTHER_FORMATS.values():
+            lines += [
+                f"{label}/: {count} of {count + of_class[label]} photographs are {why}"
+                for label, count in by_class(names).items()
+                if count > MUCH * (count + of_class[label])
+            ]
+    for why, count in Counter(listing.unused.values()).items():
+        if count > MUCH * total:
+            example = listing.left_out[why][0]
+            lines.append(f"{count} of {total} photographs are {why}, such as {example}")
     if lines:
         raise UserError(
             f"Much of {printable(listing.folder)} would be left out:\n{bulleted(lines)}\n"
@@ -213,98 +165,38 @@ def _check_unused(listing: Listing, is_split: bool) -> None:
 
 
 def _check_names(listing: Listing) -> None:
-    """Check that all names can be written, and write them in one Unicode form."""
-    errors, names = [], {}
-    for path, one in listing.photographs.items():
-        label, name = (unicodedata.normalize("NFC", text) for text in (one.label, one.name))
-        one = one._replace(label=label, name=name)
-        if wrong := _why_not_writable(path):
-            errors.append(f"{printable(path)} {wrong}: rename it")
-        elif one.path in names:
-            errors.append(f"{one.path} is there twice, in two Unicode forms: rename one")
-        names[one.path] = listing.photographs[path] = one
+    """Check that all names can be written, in one Unicode form."""
+    table = listing.photographs
+    for column in ("label", "name"):
+        table[column] = [unicodedata.normalize("NFC", text) for text in table[column]]
+    twice = table.duplicated(["split", "label", "name"])
+    errors = [
+        f"{printable(path)} is there twice, in another spelling" for path in table[twice].index
+    ]
+    errors += [
+        f"{printable(path)} is not UTF-8, or has a backslash or a control character"
+        for path in table.index
+        if NOT_WRITABLE.search(path)
+    ]
     if errors:
         raise UserError(
             f"{printable(listing.folder)} cannot be listed in a manifest:\n"
-            f"{bulleted(errors)}\nThen run the same command again."
+            f"{bulleted(errors)}\nRename them, then run the same command again."
         )
 
 
-def _why_not_writable(name: str) -> str:
-    """Return why a name cannot be written in a manifest, empty if it can."""
-    if any("\ud800" <= character <= "\udfff" for character in name):
-        return "is not UTF-8"
-    if "\\" in name:
-        return "has a backslash in its name"
-    if not all(character.isprintable() for character in name if ord(character) < 160):
-        return "has a control character in its name"
-    return ""
-
-
-def _check_listing(listing: Listing) -> None:
-    folder = printable(listing.folder)
-    labels = {one.label for one in listing.photographs.values()}
-    if len(labels) < 2:
-        seen = [f"{name} ({why})" for why, names in listing.left_out.items() for name in names]
-        raise UserError(
-            f"{folder} has "
-            + (f"a single class, {labels.pop()}" if labels else "no images in folders of classes")
-            + "; a classifier needs two or more.\n"
-            "Lay the images out as <class>/<image>, or as train/<class>/<image> and "
-            "val/<class>/<image>, in the folder that you name."
-            + (f"\nWhat lies there: {', '.join(seen[:5])}" if seen else "")
-        )
-    places = set()
-    for one in listing.photographs.values():
-        place = one.file.parents[one.name.count("/")]
-        of_class = unicodedata.normalize("NFC", place.name) == one.label  # else a table's
-        places.add(printable(place) if of_class else one.label)
-    _check_case(places, folder)
-    if {"train", "val"} <= listing.splits:
-        check_classes(listing.images, folder)
-
-
-def check_classes(names: Iterable[str], where: str) -> None:
-    """Check that images ``<split>/<class>/…`` have two classes or more, each in train and in val.
-
-    `where` is the folder or file that lists them, for the message of the UserError.
-    """
-    found = {tuple(name.split("/")[:2]) for name in names if "/" in name}
-    _check_case(map("/".join, found), where)
-    classes = {label for split, label in found if split in SPLITS} or {"<class>"}
-    expected = {(split, label) for split in SPLITS for label in classes}
-    if missing := expected - found:
-        raise UserError(
-            f"{where} has no images in {', '.join(sorted(map('/'.join, missing)))}.\n"
-            "Lay the images out as train/<class>/<image> and val/<class>/<image>, "
-            "every class in both."
-        )
-    if len(classes) == 1:
-        raise UserError(
-            f"{where} has a single class, {classes.pop()}; a classifier needs two or more.\n"
-            "Lay the images of another class out beside it."
-        )
-    if only_tested := {label for split, label in found if split == "test"} - classes:
-        raise UserError(
-            f"{where} has classes in test/ alone: {', '.join(sorted(only_tested))}.\n"
-            "Move them away, or lay images of them out in train/ and val/, too."
-        )
-
-
-def _check_case(folders: Iterable[str], where: str) -> None:
-    """Check that no two classes differ in case only: `Ants` in one split, `ants` in the other."""
-    by_case: dict[str, dict[str, list[str]]] = {}
-    for folder in sorted(folders):
-        label = PurePosixPath(folder).name
-        by_case.setdefault(label.casefold(), {}).setdefault(label, []).append(folder)
-    if same := [
-        " and ".join(chain(*twins.values())) for twins in by_case.values() if len(twins) > 1
-    ]:
-        raise UserError(
-            f"{where} has classes that differ in case only: {'; '.join(same)}.\n"
-            "Give them the same name if they are one class, names that differ in more if they are "
-            "two; then run the same command again."
-        )
+def print_left_out(listing: Listing) -> None:
+    """Print how many photographs were left out, and all files and folders, by reason."""
+    formats = set(OTHER_FORMATS.values())
+    left = len(listing.unused) + sum(
+        len(names) for why, names in listing.left_out.items() if why in formats
+    )
+    if left:
+        total = left + len(listing.hashes)
+        print(f"{left} of {total} photographs left out, for the reasons below.")
+    for why, names in listing.left_out.items():
+        print(f"Left out, {why} ({len(names)}):")
+        print(bulleted(names, limit=5))
 
 
 def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> None:
@@ -314,29 +206,76 @@ def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> 
     """
     if pattern and minutes:
         raise UserError("--group and --group-minutes are two ways.\nLeave one of them out.")
-    if not pattern and not minutes:
-        return
-    paths = list(listing.photographs)
-    photographs = list(listing.photographs.values())
+    paths = list(listing.photographs.index)
     if minutes:
-        times = [time_taken(one.file) for one in photographs]
+        times = [time_taken(listing.files[path]) for path in paths]
         groups = groups_by_time(paths, times, minutes)
         if without := times.count(None):
             listing.notes.append(f"{without} photographs have no time in their EXIF: each is alone")
     elif pattern == "folder":
-        groups = [one.name.rpartition("/")[0] for one in photographs]
+        groups = [name.rpartition("/")[0] for name in listing.photographs["name"]]
+    elif pattern:
+        groups = groups_by_pattern(paths, pattern)
     else:
-        groups = groups_by_pattern(paths, pattern or "")
-    for path, group in zip(paths, groups, strict=True):
-        listing.photographs[path] = listing.photographs[path]._replace(group=group)
+        return
+    listing.photographs["group"] = groups
     listing.notes.append(f"{len(set(groups) - {''})} groups of photographs")
 
 
-def print_left_out(listing: Listing, listed: int) -> None:
-    """Print how many photographs were left out, and all files and folders, by reason."""
-    if left := listing.count_unused().total():
-        print(f"{left} of {left + listed} photographs left out, for the reasons below.")
-    for why, names in listing.left_out.items():
-        if names:
-            print(f"Left out, {why} ({len(names)}):")
-            print(bulleted(names, limit=5))
+def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
+    """Return what a regular expression finds in each path: its first group, if it has one.
+
+    >>> groups_by_pattern(["bee/id7_1.jpg", "bee/id7_2.jpg", "bee/new.jpg"], "id([0-9]+)_")
+    ['7', '7', '']
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"--group {quote(pattern)} is no regular expression: {error}.\n{EXAMPLES}"
+        ) from None
+    found = [expression.search(path) for path in paths]
+    groups = [match[min(1, expression.groups)] or "" if match else "" for match in found]
+    if not any(groups):
+        raise UserError(
+            f"--group {quote(pattern)} matches none of the {len(paths)} paths, such as "
+            f"{printable(paths[0])}.\n{EXAMPLES}"
+        )
+    return groups
+
+
+def groups_by_time(
+    paths: Sequence[str], times: Sequence[datetime | None], minutes: float
+) -> list[str]:
+    """Return the burst of each photograph: in one folder, each at most `minutes` after another.
+
+    A burst's name is its folder and first time; a photograph without a time is alone.
+    """
+    folders: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
+    for place, (path, time) in enumerate(zip(paths, times, strict=True)):
+        if time:
+            folders[str(PurePosixPath(path).parent)].append((time, place))
+    groups = [""] * len(paths)
+    for folder, shots in folders.items():
+        last, name = datetime.min, ""
+        for time, place in sorted(shots):
+            if time - last > timedelta(minutes=minutes):
+                name = f"{folder}/{time.isoformat()}"
+            groups[place], last = name, time
+    return groups
+
+
+def time_taken(path: str | PathLike[str]) -> datetime | None:
+    """Return when a photograph was taken, by its EXIF; None if it does not say."""
+    try:
+        with open_image(path) as image:
+            exif = image.getexif()
+            tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    except Exception:  # not an image, or damaged EXIF
+        return None
+    for tag in (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTime):
+        try:
+            return datetime.strptime(str(tags.get(tag)).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        except ValueError:  # none, or 0000:00:00 from a camera whose clock was not set
+            continue
+    return None

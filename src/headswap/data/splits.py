@@ -1,10 +1,10 @@
 """Splits by share: groups stay whole, and each class has its share, as far as groups allow."""
 
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from headswap.errors import UserError, bulleted
@@ -12,7 +12,6 @@ from headswap.images.folds import column_sums, count_classes, divide, join_group
 
 PARTS = ("val", "test", "train")
 """The splits in the order in which they are filled; the last one takes what is left."""
-Sizes = NDArray[np.int64]
 NEEDS = (2, 1, 4)
 """How much it matters that a class is in `PARTS` at all."""
 
@@ -30,26 +29,14 @@ class Item(NamedTuple):
     split: str = ""
 
 
-class Split(NamedTuple):
-    """The split of each photograph, and how far its groups allowed what was wanted.
-
-    `moved` is how many left their known split; `missed` has a line for each share of a class that
-    is not reached, the furthest first.
-    """
-
-    splits: list[str]
-    moved: int = 0
-    missed: Sequence[str] = ()
-
-
 def split_items(
     items: Sequence[Item],
     same: Sequence[Hashable],
     val: float,
     test: float = 0,
     seed: int = 0,
-) -> Split:
-    """Split the photographs of each class for training, validation and test.
+) -> tuple[list[str], list[str]]:
+    """Return the split of each photograph, and a line for each share of a class that is missed.
 
     Photographs with the `same` value count as of one group: their content, or what they are copies
     of. The order in which groups are taken depends on content and seed alone, so that a further
@@ -61,43 +48,35 @@ def split_items(
     labels, classes = np.unique([one.label for one in items], return_inverse=True)
     counts = count_classes(ids, classes)
     size = column_sums(counts)
-    ranks = [""] * counts.shape[0]
+    ranks = pd.Series([rank(one.sha256, seed) for one in items]).groupby(ids).min().tolist()
     known: list[set[str]] = [set() for _ in ranks]
     for group, one in zip(ids, items, strict=True):
-        place = rank(one.sha256, seed)
-        ranks[group] = min(ranks[group] or place, place)
         known[group] |= {one.split} - {""}
     fixed = [PARTS.index(min(names)) if len(names) == 1 else -1 for names in known]
-    ready = column_sums(counts[np.array(fixed) == 0])
-    targets = _targets(size, val, test, ready)
+    targets = _targets(size, val, test, column_sums(counts[np.array(fixed) == 0]))
     parts = divide(counts, targets, NEEDS, ranks, fixed)
     reached = np.array([column_sums(counts[parts == part]) for part in range(len(PARTS))])
-    lacking = (reached[[0, 2]] == 0).any(axis=0)
-    if lacking.any():
+    if lacking := np.flatnonzero((reached[[0, 2]] == 0).any(axis=0)).tolist():
         groups = column_sums(counts > 0)
-        lines = [
-            f"{labels[c]} (images: {size[c]}, groups: {groups[c]})" for c in np.flatnonzero(lacking)
-        ]
+        lines = [f"{labels[c]} (images: {size[c]}, groups: {groups[c]})" for c in lacking]
         raise UserError(
             "These classes cannot be both trained and validated on, since identical images, and "
             f"those of a group, stay together:\n{bulleted(lines)}\n"
             "Add images of other groups to them, or leave these classes out of the folder or the "
             "table; then run the same command again."
         )
-    splits = [PARTS[parts[group]] for group in ids]
     off = np.abs(reached - targets)[:2] / size
-    return Split(
-        splits,
-        sum(bool(one.split) and one.split != at for one, at in zip(items, splits, strict=True)),
-        [
-            f"{PARTS[part]}: {reached[part, c] / size[c]:.1%} of {labels[c]} "
-            f"(wanted {(val, test)[part]:.1%})"
-            for part, c in np.argwhere(off > 0)[np.argsort(-off[off > 0], kind="stable")]
-        ],
-    )
+    missed = [
+        f"{PARTS[part]}: {reached[part, c] / size[c]:.1%} of {labels[c]} "
+        f"(wanted {(val, test)[part]:.1%})"
+        for part, c in np.argwhere(off > 0)[np.argsort(-off[off > 0], kind="stable")]
+    ]
+    return [PARTS[parts[group]] for group in ids], missed
 
 
-def _targets(size: Sizes, val: float, test: float, ready: Sizes) -> Sizes:
+def _targets(
+    size: NDArray[np.int64], val: float, test: float, ready: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Return how many of each class, by part: one at least, first in train, then in val.
 
     If `val` is 0, nothing joins those that are `ready` to be validated on.
@@ -113,12 +92,9 @@ def name_groups(items: Sequence[Item], same: Sequence[Hashable]) -> list[str]:
 
     It is empty where a photograph is alone.
     """
-    ids = join_groups([one.group for one in items], same).tolist()
-    members: dict[int, list[Item]] = defaultdict(list)
-    for group, one in zip(ids, items, strict=True):
-        members[group].append(one)
-    names = {}
-    for group, of in members.items():
-        digest = min(one.sha256 for one in of)[:16] if len(of) > 1 else ""
-        names[group] = min((one.group for one in of if one.group), default=digest)
-    return [names[group] for group in ids]
+    table = pd.DataFrame(items, columns=Item._fields)
+    ids = join_groups(table["group"].tolist(), same)
+    given = table["group"].where(table["group"] != "").groupby(ids).transform("min")
+    of_group = table["sha256"].groupby(ids)
+    digests = of_group.transform("min").str[:16].where(of_group.transform("size") > 1, "")
+    return given.fillna(digests).tolist()

@@ -2,26 +2,33 @@
 
 import hashlib
 import lzma
+import os
 import re
 import stat
 import zipfile
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
-from headswap.data.facts import read_facts
+from rich.progress import track
+
+from headswap.data.changes import File, match_files
 from headswap.data.manifest import Manifest, parse_manifest, read_manifest, used_images
-from headswap.data.matching import File, match_files
 from headswap.data.synthetic import MANIFEST
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import is_image
 from headswap.images.index import Row, write_index
-from headswap.images.reading import shrink_image
-from headswap.io import atomic_write, is_address
+from headswap.images.near_duplicates import perceptual_hash
+from headswap.images.reading import UnreadableImage, decode_image, shrink_image
+from headswap.io import atomic_write, is_address, read_bytes
 from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE, IMAGES, TEST
+from headswap.progress import console
 
+FETCH = "dvc repro --force --single-item fetch"
 DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError
 """What `zipfile` raises for a damaged archive or member."""
 
@@ -46,38 +53,36 @@ def verify_images(
     missing, extra, changed, or cannot be read.
     """
     try:
-        with zipfile.ZipFile(archive) as file:
+        with (
+            zipfile.ZipFile(archive) as file,
+            atomic_write(images, replace_folder=True) as folder,
+            atomic_write(test, replace_folder=True) as apart,
+        ):
             if dataset.url == GENERATED:
-                manifest, name = _generated_manifest(file), MANIFEST
+                content = file.read(MANIFEST) if MANIFEST in file.namelist() else b""
+                manifest = parse_manifest(content, MANIFEST, f"Draw the images with: {FETCH}")
             else:
-                manifest, name = read_manifest(dataset.manifest), dataset.manifest
+                manifest = read_manifest(dataset.manifest)
             has_shrunk = shrink and not is_address(dataset.url)
             members, differences = match_archive(file, manifest, has_shrunk)
-            with (
-                atomic_write(images, replace_folder=True) as folder,
-                atomic_write(test, replace_folder=True) as apart,
-            ):
-                apart.mkdir()
-                files = {}
-                for path, member in sorted(members.items()):
-                    in_test = path.removeprefix("test/")
-                    files[path] = folder / path if in_test == path else apart / in_test
-                    files[path].parent.mkdir(parents=True, exist_ok=True)
-                    content = file.read(member)
-                    files[path].write_bytes(shrink_image(content) if shrink else content)
-                rows, unreadable = read_unpacked(files, manifest)
-                if differences or unreadable:
-                    raise UserError(_describe(archive, name, dataset, differences, unreadable))
-                write_index(folder, [row for row in rows if row.split != "test"])
-                tested = [row for row in rows if row.split == "test"]
-                write_index(apart, [row._replace(path=row.path[len("test/") :]) for row in tested])
+            apart.mkdir()
+            files = {}
+            for path, member in sorted(members.items()):
+                in_test = path.removeprefix("test/")
+                files[path] = folder / path if in_test == path else apart / in_test
+                files[path].parent.mkdir(parents=True, exist_ok=True)
+                content = file.read(member)
+                files[path].write_bytes(shrink_image(content) if shrink else content)
+            rows, unreadable = read_unpacked(files, manifest)
+            if differences or unreadable:
+                raise UserError(_describe(archive, dataset, differences, unreadable))
+            write_index(folder, [row for row in rows if row.split != "test"])
+            tested = [row for row in rows if row.split == "test"]
+            write_index(apart, [row._replace(path=row.path[len("test/") :]) for row in tested])
     except FileNotFoundError as error:
         raise UserError(f"There is no {error.filename}.\nGet it with: dvc repro fetch") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{archive} is damaged: {error}.\n"
-            "Get a good copy with: dvc repro --force --single-item fetch"
-        ) from None
+        raise UserError(f"{archive} is damaged: {error}.\nGet a good copy with: {FETCH}") from None
     return used_images(manifest)
 
 
@@ -100,21 +105,22 @@ def match_archive(
     In an archive that `fetch` packed, shrunk images have the size and digest of the original.
     """
     sizes = {entry.size for entry in manifest.values()}
-    images = []
+    members, files = [], []
     for info in archive.infolist():
-        if has_shrunk and (found := ORIGINAL.fullmatch(info.comment.decode(errors="replace"))):
-            images.append((info, File(_member_name(info), int(found[1]), found[2])))
-        elif file := _read_member(archive, info, sizes):
-            images.append((info, file))
-    places, differences = match_files([file for _, file in images], manifest)
-    return {name: images[place][0] for place, name in places.items()}, differences
+        found = ORIGINAL.fullmatch(info.comment.decode(errors="replace")) if has_shrunk else None
+        if found:
+            files.append(File(printable(info.filename), int(found[1]), found[2]))
+        elif not info.is_dir() and (is_image(info.filename) or info.file_size in sizes):
+            files.append(_read_member(archive, info, sizes))
+        else:
+            continue
+        members.append(info)
+    places, differences = match_files(files, manifest)
+    return {name: members[place] for place, name in places.items()}, differences
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, sizes: set[int]) -> File | None:
-    """Return size and digest of a member; None if it is no image of these sizes, nor named so."""
-    name = _member_name(info)
-    if info.is_dir() or not (is_image(name) or info.file_size in sizes):
-        return None
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, sizes: set[int]) -> File:
+    name = printable(info.filename.replace("\\", "/"))
     if stat.S_ISLNK(info.external_attr >> 16):
         return File(name, info.file_size, damage="a link, not an image")
     if info.flag_bits & 0x1:
@@ -132,15 +138,44 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, sizes: set[int
     return File(name, len(content), hashlib.sha256(content).hexdigest())
 
 
-def _member_name(info: zipfile.ZipInfo) -> str:
-    """Return the name of a member, whatever program wrote it."""
-    name = info.filename
+class Facts(NamedTuple):
+    """The end of an image's row in the index, and whether only its first frame or page is used."""
+
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    phash: str
+    animated: bool
+
+
+def read_facts(images: Mapping[str, Path]) -> tuple[dict[str, Facts], dict[str, str]]:
+    """Read images on all cores; return their facts and, of those that cannot be read, why."""
+    facts, reasons = {}, {}
+    total, hidden = len(images), not console.is_terminal
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(_facts_or_reason, images.values())
+        shown = track(results, "reading", total, console=console, transient=True, disable=hidden)
+        for name, found in zip(images, shown, strict=True):
+            if isinstance(found, str):
+                reasons[name] = found
+            else:
+                facts[name] = found
+    if count := sum(one.animated for one in facts.values()):
+        print(f"Of {count} animated or many-page files the first frame or page is used.")
+    return facts, reasons
+
+
+def _facts_or_reason(path: Path) -> Facts | str:
     try:
-        if not info.flag_bits & 0x800:  # not said to be UTF-8, so zipfile took it for cp437
-            name = name.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        pass
-    return printable(name.replace("\\", "/"))
+        content = read_bytes(path)
+        image = decode_image(content, path)
+    except UnreadableImage as error:
+        return error.why
+    except UserError as error:
+        return str(error).splitlines()[0]
+    digest, hashed = hashlib.sha256(content).hexdigest(), perceptual_hash(image)
+    return Facts(*image.size, len(content), digest, hashed, image.info["animated"])
 
 
 def read_unpacked(files: Mapping[str, Path], manifest: Manifest) -> tuple[list[Row], list[str]]:
@@ -158,38 +193,20 @@ def read_unpacked(files: Mapping[str, Path], manifest: Manifest) -> tuple[list[R
     return rows, [f"unreadable: {name} ({why})" for name, why in reasons.items()]
 
 
-def _generated_manifest(archive: zipfile.ZipFile) -> Manifest:
-    if MANIFEST not in archive.namelist():
-        raise UserError(
-            f"{archive.filename} does not hold generated images.\n"
-            "Draw them with: dvc repro --force --single-item fetch"
-        )
-    return parse_manifest(archive.read(MANIFEST).decode(), MANIFEST)
-
-
 def _describe(
-    archive: str | PathLike[str],
-    manifest: str,
-    dataset: Dataset,
-    differences: list[str],
-    unreadable: list[str],
+    archive: str | PathLike[str], dataset: Dataset, differences: list[str], unreadable: list[str]
 ) -> str:
-    """Return the message about images that are wrong, with a remedy for each kind."""
-    fetch = "dvc repro --force --single-item fetch"
+    """Return the message about images that are wrong, with what to do."""
     own = not is_address(dataset.url) and dataset.url != GENERATED
     folder = dataset.url if Path(dataset.url).is_dir() else "FOLDER"
+    renew = f"headswap manifest {folder} --output {dataset.manifest}"
     lines = []
     if differences:
-        lines += [f"{archive} does not hold the images of {manifest}:", bulleted(differences)]
-        lines += [f"Fetch it anew with: {fetch}"]
-        if own:
-            command = f"headswap manifest {folder} --output {manifest}"
-            lines += [f"If you changed your own images, first run: {command}"]
+        lines = [f"{archive} does not hold the images of {dataset.manifest}:"]
+        lines += [bulleted(differences), f"Fetch it anew with: {FETCH}"]
+        lines += [f"If you changed your own images, first run: {renew}"] * own
     if unreadable:
         lines += [f"{archive} holds images that cannot be read:", bulleted(unreadable)]
-        lines += [
-            f"Replace or remove them, then run: headswap manifest {folder} --output {manifest}"
-            if own
-            else f"Fetch it anew with: {fetch}"
-        ]
+        replace = f"Replace or remove them, then run: {renew}"
+        lines += [replace if own else f"Fetch it anew with: {FETCH}"]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Parts of a set of images: groups stay whole, and classes have their share in each part."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -36,19 +36,6 @@ def folds(
     ranks = [rank(str(place), seed) for place in first]
     targets = np.diff(before, axis=1, prepend=0)
     return divide(counts, targets, (1,) * k, ranks, [-1] * len(ranks))[ids]
-
-
-def cut_groups(splits: Iterable[str], groups: Iterable[str | None]) -> dict[str, Counter[str]]:
-    """Return the groups that have images in several splits, with how many in each.
-
-    >>> cut_groups(["train", "val", "val"], ["site 1", "site 1", "site 2"])
-    {'site 1': Counter({'train': 1, 'val': 1})}
-    """
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    for split, group in zip(splits, groups, strict=True):
-        if group:
-            found[group].update([split])
-    return {group: counts for group, counts in found.items() if len(counts) > 1}
 
 
 def join_groups(

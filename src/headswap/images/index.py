@@ -79,9 +79,9 @@ class Index:
         """Return an index that validates on one of so many folds of all images, or on none."""
         rows = self.rows
         parts = folds([row.label for row in rows], of, seed, [row.group for row in rows])
-        splits = ("val" if part == fold else "train" for part in parts)
-        pairs = zip(rows, splits, strict=True)
-        return Index(self.folder, [row._replace(split=split) for row, split in pairs])
+        splits = ["val" if part == fold else "train" for part in parts]
+        rows = [row._replace(split=at) for row, at in zip(rows, splits, strict=True)]
+        return Index(self.folder, rows)
 
     @property
     def quarters(self) -> dict[str, int]:
@@ -94,13 +94,9 @@ class Index:
 
         What is held out is its validation images.
         """
-        quarters = self.quarters
-        splits = {
-            path: "val" if of_path == quarter else "train" for path, of_path in quarters.items()
-        }
-        return Index(
-            self.folder, [row._replace(split=splits.get(row.path, "")) for row in self.rows]
-        )
+        splits = {path: "val" if of == quarter else "train" for path, of in self.quarters.items()}
+        rows = [row._replace(split=splits.get(row.path, "")) for row in self.rows]
+        return Index(self.folder, rows)
 
 
 def write_index(folder: str | PathLike[str], rows: Iterable[Row]) -> None:
@@ -117,17 +113,14 @@ def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
     if not folder.exists():
         raise not_made_yet(folder)
     try:
+        texts = [list(row.values()) for row in read_csv(folder / NAME)]
         rows = [
-            Row(
-                *(row["path"], row["split"], row["class"], row["group"]),
-                *(int(row["width"]), int(row["height"]), int(row["bytes"]), row["sha256"]),
-                *(row["phash"], int(row["stored_bytes"]), row["stored_sha256"]),
-            )
-            for row in read_csv(folder / NAME)
+            Row(*row[:4], *map(int, row[4:7]), *row[7:9], int(row[9]), row[10])  # type: ignore
+            for row in texts
         ]
     except FileNotFoundError:
         raise _not_as_verified(folder, [f"missing: {NAME}"]) from None
-    except (ValueError, KeyError, csv.Error):
+    except (ValueError, TypeError, IndexError, csv.Error):
         raise _not_as_verified(folder, [f"changed: {NAME}"]) from None
     sizes = {name: path.stat().st_size for name, path in find_images(folder).items()}
     expected = {row.path: row.stored_bytes for row in rows}

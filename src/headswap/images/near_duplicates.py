@@ -6,7 +6,8 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import sparse
+
+from headswap.images.folds import join_groups
 
 MOST_BITS = 6
 """Bits of 64 in which the hashes of near-duplicates differ at most.
@@ -44,14 +45,13 @@ def near_duplicate_pairs(
 def near_duplicate_groups(hashes: Sequence[str]) -> NDArray[np.int64]:
     """Return a number for each image, the same for near-duplicates and what these lead to.
 
-    >>> near_duplicate_groups(["00000000000000ff", "ffffffffffffffff", "000000000000f0ff"])
-    array([0, 1, 0])
+    >>> near_duplicate_groups(["00000000000000ff", "ffffffffffffffff", "000000000000f0ff"]).tolist()
+    [0, 1, 0]
     """
-    unique, places = np.unique(hashes, return_inverse=True)
-    pairs = [pair[:2] for pair in near_duplicate_pairs(unique.tolist())]
-    ends = np.array(pairs, int).reshape(-1, 2).T
-    graph = sparse.coo_array((np.ones(len(pairs)), tuple(ends)), (len(unique), len(unique)))
-    return sparse.csgraph.connected_components(graph, directed=False)[1][places].astype(np.int64)
+    unique, first = np.unique(hashes, return_index=True)
+    pairs = near_duplicate_pairs(unique.tolist())
+    links = [(first[one], first[other]) for one, other, _ in pairs]
+    return join_groups([None] * len(hashes), hashes, links)
 
 
 def _numbers(hashes: Sequence[str]) -> NDArray[np.uint64]:

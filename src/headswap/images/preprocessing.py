@@ -1,7 +1,4 @@
-"""What is done to an image before a network sees it, as plain values that a file can hold.
-
-This module does not import torch.
-"""
+"""What is done to an image before a network sees it, as plain values that a file can hold."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -69,10 +66,7 @@ def preprocessing_from_network(network: object, name: str) -> Preprocessing:
     """Return the preprocessing that a factory's network was made for.
 
     It is in the network's attribute ``preprocessing``, a dictionary with some of the fields of
-    `Preprocessing`; or in ``pretrained_cfg`` or ``default_cfg`` as in timm [1]_; else ImageNet's.
-    `name` is the network's, for the message of the UserError about other values.
-
-    .. [1] ``timm.data.resolve_data_config``, ``timm.data.transforms_factory``.
+    `Preprocessing`; or in ``pretrained_cfg`` or ``default_cfg`` as in timm; else ImageNet's.
     """
     for attribute in ("preprocessing", "pretrained_cfg", "default_cfg"):
         given = getattr(network, attribute, None)
@@ -114,8 +108,7 @@ def _check_values(values: dict[str, Any]) -> Preprocessing:
             "at least 8, and resize at least size"
         )
     if found.interpolation not in INTERPOLATIONS:
-        allowed = ", ".join(INTERPOLATIONS)
-        raise ValueError(f"interpolation {found.interpolation!r} is none of {allowed}")
+        raise ValueError(f"{found.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
     if len(found.mean) != 3 or len(found.std) != 3 or min(found.std) <= 0:
         raise ValueError("mean and std must have 3 numbers each, those of std above 0")
     return found

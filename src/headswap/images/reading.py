@@ -7,7 +7,7 @@ from os import PathLike
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from headswap.errors import UserError, printable
-from headswap.images.folders import READS_HEIC
+from headswap.images.folders import OTHER_FORMATS, READS_HEIC
 from headswap.io import read_bytes
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -124,8 +124,7 @@ def _check_memory(image: Image.Image) -> None:
     """Raise ValueError if it would take too much memory to decode or to resize an image."""
     width, height = image.size
     pixels, needed = width * height, width * height * BYTES_PER_PIXEL
-    if image.format in ("JPEG", "MPO"):
-        # The coefficients of the whole image, two bytes each, and at most an eighth of its sides.
+    if image.format in ("JPEG", "MPO"):  # coefficients of two bytes, then at most a reduced image
         needed = 6 * pixels + min(pixels, max(LARGE, pixels // 64)) * BYTES_PER_PIXEL
     longer, shorter = max(image.size), min(image.size)
     resized = MAX_INPUT_SIDE**2 * longer // max(1, shorter) * 12  # floats of three channels
@@ -146,10 +145,8 @@ def _guess_format(content: bytes) -> str:
         return "a pointer of Git LFS, not the photograph; bring it with: git lfs pull"
     if content.startswith(b"/annex/objects/"):
         return "a pointer of git-annex, not the photograph; bring it with: git annex get"
-    if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return (
-            "HEIC, damaged" if READS_HEIC else "HEIC: save it as JPEG, or pip install pillow-heif"
-        )
+    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
+        return "HEIC, damaged" if READS_HEIC else OTHER_FORMATS[".heic"]
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         return "a web page or a drawing, not a photograph"
     return "not a known format; save it as JPEG or PNG"
