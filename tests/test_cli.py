@@ -14,7 +14,7 @@ from PIL import Image
         (("train", "vgg11", "frozen"), "vgg11 is not under models in params.yaml: tiny."),
         (("train", "tiny", "probes"), "tiny-probes is not a cell of params.yaml"),
         (("probe", "tiny"), "data/embeddings/tiny.safetensors"),
-        (("train", "tiny", "frozen"), "no data/weights/tiny.safetensors yet.\nMake it"),
+        (("train", "tiny", "frozen"), "no data/images yet.\nMake it"),
         (("train", "Tiny", "frozen"), "params.yaml: tiny.\nDid you mean tiny?"),
         (("verify",), "There is no data/archive.zip.\nGet it with: dvc repro fetch"),
         (("compare",), "tiny-finetune, tiny-frozen, tiny-probe"),
