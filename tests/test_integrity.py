@@ -86,8 +86,8 @@ def test_a_stage_whose_parameters_are_edited_fails_and_keeps_its_runs(
 ):
     original = pkgutil.resolve_name(function)
 
-    def edited_meanwhile(*arguments):
-        result = original(*arguments)
+    def edited_meanwhile(*arguments, **options):
+        result = original(*arguments, **options)
         edit(**edited)
         return result
 
@@ -174,8 +174,7 @@ def test_what_replaces_images_or_weights_while_a_run_trains_is_noticed(run, what
         if figures:
             epochs.append(done)
             content = bytearray(path.read_bytes())
-            # Of the index the last digit of a SHA-256, which the perceptual hash follows.
-            place = content.rindex(b",") - 1 if what == "images" else -1
+            place = -2 if what == "images" else -1  # of the index the last digit of a SHA-256
             content[place] = (content[place] + 1) % 256
             Path("replaced").write_bytes(content)
             Path("replaced").replace(path)

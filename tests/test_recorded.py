@@ -26,6 +26,7 @@ def test_a_recorded_table_follows_from_the_recorded_predictions(run, tmp_path, m
     for section in ("probe", "embed"):  # of the version that was recorded
         tree.pop(section, None)
     tree["dataset"].setdefault("folds", 0)
+    tree["image"].setdefault("shrink", True)
     YAML().dump({"recipes": {}, **tree}, tmp_path / "params.yaml")
     shutil.copytree(ROOT / "data" / "published", tmp_path / "data" / "published")
     monkeypatch.chdir(tmp_path)

@@ -134,7 +134,11 @@ REMOVED = {
     "embed": "features are of center crops alone now; remove embed: and the lines below it",
 }
 """What to do with sections that an older ``params.yaml`` has."""
-ADDED = {"recipes": "recipes: {}", "dataset.folds": "folds: 0, under dataset"}
+ADDED = {
+    "recipes": "recipes: {}",
+    "dataset.folds": "folds: 0, under dataset",
+    "image.shrink": "shrink: true, under image",
+}
 """What to do with keys that an older ``params.yaml`` lacks."""
 
 Auto = Annotated[Literal["auto"], Tag("[auto]")]
