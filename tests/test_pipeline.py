@@ -143,7 +143,7 @@ def test_a_new_model_trains_its_own_cells_and_a_removed_one_leaves_no_trace(tmp_
     }
     assert not ran & {"embed@tiny", "train@tiny-frozen", "probe@tiny"}
     written = ("metrics/summary.json", "metrics/comparison.csv", "plots/comparison/curves.json")
-    assert all("second-probe" in Path(name).read_text() for name in written)
+    assert all("second-frozen" in Path(name).read_text() for name in written)
     edit(models=["second"])
     assert repro() == {"check", "compare"}
     outputs = [*Path("metrics").glob("*.*"), *Path("plots/comparison").glob("*.json")]
@@ -181,7 +181,7 @@ PICTURES = (
     *("accuracy", "differences", "curves", "confusion"),
     *("time", "costs", "reliability", "frontier", "unsure"),
 )
-LEAST = dict.fromkeys(PICTURES, 3) | {"differences": 2, "time": 2, "unsure": 2}
+LEAST = dict.fromkeys(PICTURES, 3) | {"differences": 1, "time": 2, "unsure": 2}
 """Marks of data: of the one pair of cells an interval and its middle, of time a point a cell."""
 
 
@@ -250,13 +250,13 @@ def test_a_branch_with_another_recipe_is_compared_in_metrics_and_in_every_pictur
 def test_an_experiment_with_a_further_seed_trains_one_run_per_cell_and_is_listed():
     changes = ("-S", "seeds=[0,1,2]", "-S", "train.lr=1e-2")  # the same as 0.01
     output = sh("dvc", "exp", "run", "--name", "more", *changes)
-    assert set(re.findall(r"^(tiny-\S+ seed \d)", output, re.MULTILINE)) == {
-        f"tiny-{mode} seed 2" for mode in MODES
-    }
+    trained = set(re.findall(r"^(tiny-\S+ seed \d)", output, re.MULTILINE))
+    assert trained == {"tiny-frozen seed 2"}  # of a probe no seed changes anything
     listed = sh("dvc", "exp", "show", "--only-changed", "--drop", ".*/|params", "--csv")
     headings, *lines = listed.splitlines()
     assert any(line.startswith("more") for line in lines)
-    figures = {f"tiny-{mode}.{which}" for mode in MODES for which in ("best", "last", "balanced")}
+    figures = {f"tiny-{mode}.last" for mode in MODES}
+    figures |= {"best", "expected", "expected_ci_low", "expected_ci_high"}
     columns = set(headings.split(",")) - {"Experiment", "rev", "typ", "Created"}
     assert {"seeds"} < columns <= figures | {"seeds"}
 
@@ -281,8 +281,8 @@ def test_a_temporary_experiment_runs_its_own_code_and_shares_the_runs(reproduced
     before = len(list(Path("runs").glob("tiny-frozen/*/")))
     path = Path("src/headswap/train/loop.py")
     code = path.read_text()
-    assert "lr = learning_rate(" in code
-    path.write_text(code.replace("lr = learning_rate(", "lr = 9 * learning_rate("))
+    assert "loss.backward()" in code
+    path.write_text(code.replace("loss.backward()", "(9 * loss).backward()"))
     sh("dvc", "exp", "run", "--temp", "--name", "faster")
     assert len(list(Path("runs").glob("tiny-frozen/*/"))) == before + 1
     assert "epoch" not in sh("headswap", "train", "tiny", "frozen")  # the edited code's runs

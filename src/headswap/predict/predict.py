@@ -86,6 +86,8 @@ def classify(
                 return
     if csv and at_end:
         write_csv(csv, COLUMNS, rows)
+    if explain:
+        print(f"Explanations in {explain}: {len(paths) - len(unreadable)}.")
     if json:
         write_json(json, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
     if unreadable:
