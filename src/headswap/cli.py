@@ -428,19 +428,28 @@ def predict(
     paths = misclassified_images() if misclassified else find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
-    if csv:
-        csv = output_path(csv, "--csv", ".csv", read)
-        read.append(csv)
-    if json:
-        json = output_path(json, "--json", ".json", read)
-        read.append(json)
+    csv, json = _output_files(read, csv=csv, json=json)
     if explain:
-        explain = output_path(explain, "--explain", inputs=[*read, *images])
+        explain = output_path(
+            explain, "--explain", inputs=[*read, *images, *filter(None, (csv, json))]
+        )
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     from headswap.predict.predict import classify
 
     classify(folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain)
+
+
+def _output_files(read: list[Path], **options: Path | None) -> list[Path | None]:
+    """Return where to write what options name: over no file that is read, nor over each other."""
+    from headswap.io import output_path
+
+    files = list[Path | None]()
+    for name, path in options.items():
+        ending = ".png" if name == "picture" else f".{name}"
+        others = [*read, *filter(None, files)]
+        files.append(path and output_path(path, f"--{name}", ending, others))
+    return files
 
 
 @command
@@ -458,7 +467,6 @@ def evaluate(
     picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix, a PNG.")] = None,
 ) -> None:
     """Evaluate a trained network on photographs whose classes are known, such as a test set."""
-    from headswap.io import output_path
     from headswap.paths import TEST
     from headswap.predict.files import split_arguments
     from headswap.predict.folders import best_cell, find_folder
@@ -467,15 +475,7 @@ def evaluate(
     if len(folders) > 1:
         raise UserError(f"Name one folder, not {len(folders)}: {', '.join(folders)}.")
     source, images = find_folder(cell or best_cell()), Path(folders[0] if folders else TEST)
-    read = [source, images]
-    if csv:
-        csv = output_path(csv, "--csv", ".csv", read)
-        read.append(csv)
-    if json:
-        json = output_path(json, "--json", ".json", read)
-        read.append(json)
-    if picture:
-        picture = output_path(picture, "--picture", ".png", read)
+    csv, json, picture = _output_files([source, images], csv=csv, json=json, picture=picture)
     from headswap.compare import evaluation
     from headswap.predict.labelled import classify_labelled
 

@@ -23,7 +23,8 @@ Integers = NDArray[np.int64]
 
 GRID = [float(C) for C in np.geomspace(1e-4, 1e3, 15)]
 FOLDS = 5
-PATIENCE = 2  # values of C that are no better than an earlier one, before the search ends
+PATIENCE = 2
+"""The search for C ends after so many values in a row without a new lowest log loss."""
 
 
 class Step(NamedTuple):
