@@ -49,6 +49,7 @@ def mine(own_trained):
 
 
 PREDICT = ("predict", "tiny-probe")
+EVALUATE = ("evaluate", "tiny-probe", "photos/val")
 REFUSED = [
     ((*PREDICT, "photos", "--csv", "photos"), "is a folder"),
     ((*PREDICT, "photos", "--json", "link to a folder"), "is a folder"),
@@ -71,6 +72,10 @@ REFUSED = [
     ((*PREDICT, "photos", "--explain", "notes"), "is a file"),
     ((*PREDICT, "photos", "--explain", "plots"), "overlaps plots"),
     ((*PREDICT, "photos", "--csv", "new", "--explain", "new"), "also in this command"),
+    ((*EVALUATE, "--csv", "photos/val/new.csv"), "overlaps photos/val"),
+    ((*EVALUATE, "--json", "labels.csv"), "is there already and is no .json file"),
+    ((*EVALUATE, "--picture", "full"), "is a folder"),
+    ((*EVALUATE, "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
     (("export", "tiny-probe", "full"), "is a folder that is not empty"),
     (("export", "tiny-probe", "."), "overlaps data/archive.zip"),
     (("export", "moved", "moved/new"), "overlaps moved"),

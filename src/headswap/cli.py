@@ -479,6 +479,7 @@ def evaluate(
     from headswap.compare import evaluation
     from headswap.predict.labelled import classify_labelled
 
+    print(f"{source.name} on {images}:")
     predictions, notes = classify_labelled(source, images)
     evaluation.report(predictions, source.name, csv=csv, json=json, picture=picture)
     for note in notes:
