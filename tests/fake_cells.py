@@ -25,13 +25,7 @@ COSTS = {
     "resnet18": {"parameters": 11177538, "gmacs": 1.814, "depth": 18},
 }
 TRAINED = {"alexnet": 8194, "resnet18": 1026}
-TIMED_ON = {
-    "processor": "a processor",
-    "cores": 2,
-    "device": "cpu",
-    "workers": 2,
-    "arithmetic": "",
-}
+TIMED_ON = {"processor": "a processor", "cores": 2, "device": "cpu", "workers": 2, "arithmetic": ""}
 VERSIONS = dict.fromkeys(("python", "headswap", "torch", "torchvision", "pillow"), "1.0")
 SECONDS = {"finetune": 80.0, "frozen": 40.0, "probe": 1.0}
 

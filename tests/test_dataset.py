@@ -21,10 +21,7 @@ from headswap import download, params
 from headswap.data import synthetic
 from headswap.data.fetch import check_dataset, fetch_archive
 from headswap.data.listing import list_images
-from headswap.data.manifest import (
-    count_images,
-    parse_manifest,
-)
+from headswap.data.manifest import count_images, parse_manifest
 from headswap.data.quality import find_quality_issues
 from headswap.data.verify import verify_images
 from headswap.data.writing import write_manifest

@@ -35,11 +35,7 @@ def test_the_demo_learns_and_readmes_commands_work_in_its_folder_alone(tmp_path,
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     demo = subprocess.run(
-        ["sh", "scripts/demo.sh"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
+        ["sh", "scripts/demo.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert demo.returncode == 0, demo.stderr
     assert "ants and bees" in demo.stdout.splitlines()[0]

@@ -139,7 +139,7 @@ def test_a_new_model_trains_its_own_cells_and_a_removed_one_leaves_no_trace(tmp_
     edit(models=["tiny", "second"], factories=factories)
     ran = repro()
     assert {name for name in ran if "second" in name} == {
-        *("weights@second", "embed@second", "train@second-frozen", "probe@second"),
+        *("weights@second", "embed@second", "train@second-frozen", "probe@second")
     }
     assert not ran & {"embed@tiny", "train@tiny-frozen", "probe@tiny"}
     written = ("metrics/summary.json", "metrics/comparison.csv", "plots/comparison/curves.json")

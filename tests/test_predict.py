@@ -36,9 +36,7 @@ def refused(*arguments):
 
 @pytest.mark.parametrize("cell", ["tiny-finetune", "resnet18-probe"])
 def test_the_validation_images_get_the_classes_that_were_recorded_for_the_run(
-    trained,
-    tmp_path,
-    cell,
+    trained, tmp_path, cell
 ):
     headswap("predict", cell, VAL, "--top", 2, "--csv", tmp_path / "found.csv")
     found = pd.read_csv(tmp_path / "found.csv")
@@ -69,10 +67,7 @@ def test_all_seeds_average_the_probabilities_of_the_runs(trained, tmp_path):
     assert "does not have the weights of seed" in message and "Leave out --seeds all" in message
 
 
-def test_files_folders_and_patterns_are_taken_in_order_and_each_image_once(
-    trained,
-    tmp_path,
-):
+def test_files_folders_and_patterns_are_taken_in_order_and_each_image_once(trained, tmp_path):
     images = [f"{VAL}/bees/003.png", *sorted(map(str, Path(VAL, "ants").iterdir()))]
     headswap(
         *("predict", "tiny-probe", images[0], f"{VAL}/ants", f"{VAL}/**/003.png"),
@@ -108,10 +103,7 @@ def test_a_line_gives_the_classes_and_their_probabilities(trained):
     assert shares[0] >= shares[1] and sum(shares) == pytest.approx(100, abs=0.11)
 
 
-def test_unreadable_files_are_named_and_the_others_are_classified(
-    trained,
-    tmp_path,
-):
+def test_unreadable_files_are_named_and_the_others_are_classified(trained, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
     output, message = headswap(

@@ -288,10 +288,7 @@ def test_a_cheaper_cell_is_good_enough_where_that_is_sure(tmp_path, monkeypatch)
     assert "Cheaper, and good enough: alexnet-probe" in summary
     assert line_of("alexnet-probe", report.render("report.md", facts).split("## Differences")[1])[
         3:
-    ] == [
-        "1.00",
-        "–",
-    ]
+    ] == ["1.00", "–"]
 
 
 def test_a_screening_ends_in_the_commands_that_confirm_it(chosen):

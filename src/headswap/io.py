@@ -297,10 +297,7 @@ def read_tensors(
     """
     if not os.path.exists(path):
         raise not_made_yet(path)
-    with (
-        explain_damage(path, "Remove it, then: dvc repro"),
-        safe_open(path, framework) as file,
-    ):
+    with explain_damage(path, "Remove it, then: dvc repro"), safe_open(path, framework) as file:
         metadata = json.loads(file.metadata()["headswap"])
         names = file.keys() if only is None else only
         return {name: file.get_tensor(name) for name in names}, metadata

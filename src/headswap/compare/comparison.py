@@ -133,11 +133,7 @@ def _ranks(table: pd.DataFrame) -> pd.Series:
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {
-        name: estimate.value,
-        f"{name}_ci_low": estimate.low,
-        f"{name}_ci_high": estimate.high,
-    }
+    return {name: estimate.value, f"{name}_ci_low": estimate.low, f"{name}_ci_high": estimate.high}
 
 
 def _figures(

@@ -8,11 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from headswap.compare.intervals import (
-    Estimate,
-    estimate_accuracy,
-    estimate_balanced_accuracy,
-)
+from headswap.compare.intervals import Estimate, estimate_accuracy, estimate_balanced_accuracy
 from headswap.compare.plot_rows import MODE_COLOURS, confusions
 from headswap.compare.plots import draw_png
 from headswap.compare.variance import Array, Design

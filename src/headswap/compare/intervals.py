@@ -152,11 +152,7 @@ def estimate_balanced_accuracy(
 
 
 def estimate_difference(
-    values: ArrayLike,
-    prior: Array | None = None,
-    design: Design = SPLIT,
-    *,
-    largest: float = 1.0,
+    values: ArrayLike, prior: Array | None = None, design: Design = SPLIT, *, largest: float = 1.0
 ) -> Estimate:
     """Estimate the mean of differences, paired by image and seed, of shape (replicates, images).
 

@@ -200,8 +200,7 @@ def confusions(last: pd.DataFrame) -> pd.DataFrame:
     ranked = sorted(all_classes, key=lambda name: -confused.get(name, 0))
     classes = sorted(ranked[:MOST_CLASSES])
     pairs = pd.MultiIndex.from_product(
-        [last["cell"].unique(), classes, classes],
-        names=["cell", "label", "predicted"],
+        [last["cell"].unique(), classes, classes], names=["cell", "label", "predicted"]
     )
     sizes = last.groupby(["cell", "label", "predicted"]).size().reindex(pairs, fill_value=0)
     replicates = last.groupby("cell")["seed"].nunique()

@@ -227,11 +227,7 @@ def largest_class(results: Results) -> dict[str, Any] | None:
     shares = results.labels.value_counts(normalize=True).sort_index()
     if shares.empty:
         return None
-    return {
-        "label": shares.idxmax(),
-        "accuracy": shares.max(),
-        "balanced": 1 / len(shares),
-    }
+    return {"label": shares.idxmax(), "accuracy": shares.max(), "balanced": 1 / len(shares)}
 
 
 def summarize_accuracies(

@@ -30,11 +30,7 @@ class Item(NamedTuple):
 
 
 def split_items(
-    items: Sequence[Item],
-    same: Sequence[Hashable],
-    val: float,
-    test: float = 0,
-    seed: int = 0,
+    items: Sequence[Item], same: Sequence[Hashable], val: float, test: float = 0, seed: int = 0
 ) -> tuple[list[str], list[str]]:
     """Return the split of each photograph, and a line for each share of a class that is missed.
 

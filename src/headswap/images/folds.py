@@ -112,11 +112,7 @@ def _fill(counts: Any, targets: Integers, order: list[int], fixed: list[int]) ->
 
 
 def _improve(
-    counts: Any,
-    targets: Integers,
-    needs: Sequence[int],
-    parts: Integers,
-    free: NDArray[np.bool_],
+    counts: Any, targets: Integers, needs: Sequence[int], parts: Integers, free: NDArray[np.bool_]
 ) -> float:
     """Move single groups in `parts`, that which helps most first; return what is left to wish."""
     weights = 1 / np.maximum(targets, 1)

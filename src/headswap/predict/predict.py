@@ -111,9 +111,7 @@ def load_networks(folder: Path, seeds: Seeds) -> list[Classifier]:
 
 
 def predict(
-    networks: Sequence[Classifier],
-    paths: Sequence[Path],
-    on_unreadable: Callable[[str], None],
+    networks: Sequence[Classifier], paths: Sequence[Path], on_unreadable: Callable[[str], None]
 ) -> Iterator[dict[Path, torch.Tensor]]:
     """Yield the photographs, batch by batch, with the probabilities of their classes.
 

@@ -32,10 +32,7 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
 
     Raises a UserError if images, weights or features are missing.
     """
-    key: dict[str, Any] = {
-        "cell": cell.name,
-        **params.model_dump(include={"precision", "device"}),
-    }
+    key: dict[str, Any] = {"cell": cell.name, **params.model_dump(include={"precision", "device"})}
     file, folds = f"{cell.model}.safetensors", params.dataset.folds
     if cell.mode == "probe":
         inputs, packages = {"embeddings": file_digest(EMBEDDINGS / file)}, ["numpy", "scipy"]

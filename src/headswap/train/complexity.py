@@ -18,11 +18,7 @@ def measure_complexity(network: nn.Module, size: int) -> dict[str, Any]:
     network.eval()
     image = torch.zeros(1, 3, size, size, requires_grad=True).clone()  # it may be changed in place
     # The fused attention kernels are not counted; the plain one consists of counted products.
-    with (
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as flops,
-    ):
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
         output = torch.func.functional_call(network, _trainable_copies(network), image)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

@@ -78,10 +78,7 @@ class ImageCache:
     """
 
     def __init__(
-        self,
-        paths: list[Path],
-        decode: Callable[[Path], torch.Tensor],
-        capacity: int = CACHE_BYTES,
+        self, paths: list[Path], decode: Callable[[Path], torch.Tensor], capacity: int = CACHE_BYTES
     ):
         self._paths, self._decode = paths, decode
         self._capacity = capacity

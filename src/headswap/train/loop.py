@@ -152,10 +152,7 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module,
-    batches: Batches,
-    autocast: AbstractContextManager[Any],
-    device: str,
+    network: nn.Module, batches: Batches, autocast: AbstractContextManager[Any], device: str
 ) -> tuple[float, float, torch.Tensor]:
     """Evaluate a network in eval mode.
 

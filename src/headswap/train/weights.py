@@ -24,13 +24,7 @@ from headswap.images.preprocessing import Preprocessing, preprocessing_from_netw
 from headswap.io import atomic_write, read_tensors, sha256
 from headswap.params import Params
 from headswap.paths import WEIGHTS
-from headswap.train.factories import (
-    check_code,
-    factory_origin,
-    import_factory,
-    is_timm,
-    timm_url,
-)
+from headswap.train.factories import check_code, factory_origin, import_factory, is_timm, timm_url
 from headswap.train.networks import (
     build,
     check_layers,
