@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,10 +60,11 @@ def make_project(folder: Path) -> None:
     headswap("verify")
 
 
-def edit(**changes: object) -> None:
+def edit(**changes: Any) -> None:
     """Change some parameters."""
     yaml = YAML()
     tree = yaml.load(Path("params.yaml"))
+    tree["image"].update(changes.pop("image", {}))
     tree.update(changes)
     tree["train"].update({"epochs": 1, "batch_size": 2})
     yaml.dump(tree, Path("params.yaml"))
@@ -105,7 +107,8 @@ def main(folder: Path, pattern: str = "") -> None:
     results = folder.resolve() / "results"
     results.mkdir(parents=True, exist_ok=True)
     make_project(folder.resolve())
-    for name in torchvision.models.list_models(module=torchvision.models):
+    known = torchvision.models.list_models(module=torchvision.models)
+    for name in known:
         path = results / f"{name}.json"
         if pattern in name and not path.exists():
             write_json(path, try_network(name))
@@ -114,10 +117,19 @@ def main(folder: Path, pattern: str = "") -> None:
                 shutil.rmtree(used, ignore_errors=True)
             gc.collect()
     table = pd.DataFrame([read_json(path) for path in sorted(results.glob("*.json"))])
-    text = (
-        __doc__.partition("\n\n    python")[0] + "\n\n" + table.fillna("").to_markdown(index=False)
-    )
-    write_text(ROOT / "benchmarks/NETWORKS.md", f"# All of torchvision's networks\n\n{text}\n")
+    failed = table.get("failed", pd.Series(dtype=str)).dropna()
+    text = f"""# All of torchvision's networks
+
+Through `weights`, `embed`, `probe`, and one epoch of `finetune` and of `frozen`: from random
+weights, on 8 drawn images of 64 pixels where the network takes them, else of its own size;
+processor seconds of all. `python benchmarks/networks.py FOLDER`, two shared cores of an x86
+server, no GPU.
+
+{len(table)} of {len(known)} networks were tried; of these failed: {len(failed) or "none"}.
+
+{table.to_markdown(index=False, intfmt=",")}
+"""
+    write_text(ROOT / "benchmarks/NETWORKS.md", text)
 
 
 if __name__ == "__main__":
