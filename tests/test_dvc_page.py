@@ -56,6 +56,8 @@ def test_the_commands_of_the_page_do_what_it_says(shell):
     table = output("scripts/experiments.sh")
     assert all(name in table for name in ("lr-0.005", "lr-0.002", "two-epochs", "tiny-frozen.last"))
     assert max(map(len, table.splitlines())) <= 80
+    paired = output("headswap diff")
+    assert "lr-0.002 minus main" in paired and "tiny-frozen" in paired and "seed" in paired
     assert "up to date" in output("dvc exp branch")
     assert "tiny-frozen.last" in output("plots diff")
     assert Path("diff/index.html").exists()

@@ -487,6 +487,22 @@ def evaluate(
 
 
 @command
+def diff(
+    before: Annotated[str, typer.Argument(help="A branch, tag, commit or experiment.")],
+    after: Annotated[str, typer.Argument(help="Another; by default the files as they are.")] = (
+        "workspace"
+    ),
+    csv: Annotated[Path | None, typer.Option(help="Write the differences.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw them, a PNG.")] = None,
+) -> None:
+    """Compare the accuracies of two revisions or experiments, with error bars."""
+    csv, picture = _output_files([], csv=csv, picture=picture)
+    from headswap.compare import revisions
+
+    revisions.report(before, after, csv, picture)
+
+
+@command
 def export(
     cell: Annotated[str, typer.Argument(help="A cell, or a model folder.")],
     folder: Annotated[Path, typer.Argument(help="A new or an empty folder.")],

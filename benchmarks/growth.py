@@ -1,0 +1,115 @@
+"""Time and memory of every command with the number of photographs: benchmarks/GROWTH.md.
+
+    python benchmarks/growth.py FOLDER [--sizes 1000 10000 100000] [--classes 20 100]
+
+Small photographs of noise, a tiny network, one epoch. What FOLDER has of an earlier call is kept.
+"""
+
+import argparse
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from processes import BIN, CORES, ROOT, measure
+from ruamel.yaml import YAML
+
+from headswap.io import read_json, write_json, write_text
+from headswap.runs.provenance import machine
+
+COMMANDS = {
+    "manifest": "headswap manifest photos --val 0.3 --use",
+    "check": "headswap check",
+    "check again": "headswap check",
+    "fetch": "dvc repro fetch",
+    "verify": "dvc repro verify",
+    "weights": "dvc repro weights",
+    "embed": "dvc repro embed",
+    "frozen": "dvc repro train",
+    "probe": "dvc repro probe",
+    "compare": "dvc repro compare",
+    "nothing to do": "dvc repro",
+    "status": "headswap status",
+}
+
+
+def make_project(folder: Path, photographs: int, classes: int) -> None:
+    """Copy the pipeline to a folder, with photographs of noise in folders of classes."""
+    for name in ("src", "scripts", "data/published", ".dvc/plots"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("dvc.yaml", ".dvcignore", ".dvc/config", "data/manifest.csv"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "networks").mkdir()
+    shutil.copy(ROOT / "tests/my_networks.py", folder / "networks")
+    yaml = YAML()
+    tree = yaml.load(ROOT / "params-demo.yaml")
+    tree |= {"models": ["tiny"], "factories": {"tiny": "my_networks:tiny"}}
+    tree |= {"modes": ["frozen"], "seeds": [0], "device": "cpu"}
+    tree["train"] |= {"epochs": 1, "batch_size": 64}
+    tree["image"] |= {"size": 32, "resize": 32}
+    yaml.dump(tree, folder / "params.yaml")
+    measure([BIN / "dvc", "config", "--local", "core.no_scm", "true"], folder)
+    random = np.random.default_rng(0)
+    for number in range(photographs):
+        label = number % classes
+        path = folder / f"photos/class_{label:03}/{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (4, 4, 3), np.uint8)
+        pixels[0, 0] = (label * 2, 255 - label * 2, 128)
+        Image.fromarray(pixels).resize((40, 40), Image.Resampling.NEAREST).save(path)
+
+
+def main() -> None:
+    """Measure what is not yet known, and write the record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--classes", type=int, nargs="+", default=[20, 100])
+    arguments = parser.parse_args()
+    rows = []
+    for classes in arguments.classes:
+        for size in arguments.sizes:
+            folder = arguments.folder / f"{size}-{classes}"
+            record = folder / "measured.json"
+            if not record.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make_project(folder, size, classes)
+                measured = {}
+                for name, command in COMMANDS.items():
+                    program, *words = command.split()
+                    _, seconds, memory = measure([BIN / program, *words], folder)
+                    measured[name] = (seconds, memory)
+                    print(f"{size} {classes} {name}: {seconds:.1f} s, {memory:.2f} GiB", flush=True)
+                write_json(record, measured)
+            for name, (seconds, memory) in read_json(record).items():
+                rows.append((classes, name, size, seconds, memory))
+    table = pd.DataFrame(rows, columns=["classes", "command", "photographs", "seconds", "GiB"])
+    lines = []
+    for (classes, name), of in table.groupby(["classes", "command"], sort=False):
+        texts = {"classes": classes, "command": name}
+        for figure in ("seconds", "GiB"):
+            for row in of.to_dict("records"):
+                texts[f"{figure}, {row['photographs']:,}"] = f"{row[figure]:.3g}"
+            last = of.tail(2)
+            growth = math.log(last[figure].iloc[1] / last[figure].iloc[0])
+            exponent = growth / math.log(last["photographs"].iloc[1] / last["photographs"].iloc[0])
+            texts[f"exponent of {figure}"] = f"{exponent:.2f}"
+        lines.append(texts)
+    arguments_given = " ".join(sys.argv[2:])
+    write_text(
+        ROOT / "benchmarks/GROWTH.md",
+        "# How time and memory grow with the number of photographs\n\n"
+        "Wall seconds and the peak memory of all processes of each command, on photographs of 40 "
+        "pixels, a tiny network and one epoch; exponents are between the two largest sets: 1 is "
+        f"proportional. Made by `python benchmarks/growth.py FOLDER {arguments_given}`".rstrip()
+        + f" on {CORES} cores of {machine('')['processor']}.\n\n"
+        + pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+        + "\n",
+    )
+
+
+if __name__ == "__main__":
+    main()

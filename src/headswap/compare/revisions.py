@@ -1,0 +1,128 @@
+"""Two revisions of the project, or experiments, compared cell by cell."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from headswap.compare.intervals import estimate_difference
+from headswap.compare.plots import draw_png
+from headswap.compare.results import DTYPES, path_of
+from headswap.compare.variance import Design, replicate_prior
+from headswap.errors import UserError
+from headswap.io import atomic_write, write_csv
+from headswap.paths import IMAGES, PREDICTIONS
+from headswap.progress import console
+
+WORKSPACE = "workspace"
+"""DVC's name for the files as they are now."""
+
+
+class Revision(NamedTuple):
+    """What a revision says of each photograph, by its content and its name below the split."""
+
+    correct: dict[str, pd.DataFrame]  # of each cell; a row per seed, a column per photograph
+    groups: dict[str, str]
+    folds: int
+
+
+def report(before: str, after: str, csv: Path | None = None, picture: Path | None = None) -> None:
+    """Print how much more accurate each cell became, and write what is named."""
+    old, new = read_revision(before), read_revision(after)
+    for name, these, others in ((before, old, new), (after, new, old)):
+        if only := these.correct.keys() - others.correct:
+            console.print(f"Only in {name}: {', '.join(sorted(only))}")
+    rows = differences(old, new)
+    if rows.empty:
+        raise UserError(
+            f"{before} and {after} have no cell in common with a photograph and a seed in common.\n"
+            "Name two revisions of the same photographs; they are listed by: dvc exp show"
+        )
+    title = f"{after} minus {before}: accuracy at the last epoch, by photograph and seed"
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0), title_justify="left")
+    for heading in ("cell", "before", "after", "points (95 %)", "seeds", "images", "verdict"):
+        justify: Any = "left" if heading in ("cell", "verdict") else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != "cell")
+    for row in rows.itertuples():
+        points = (100 * value for value in (row.difference, row.low, row.high))
+        interval = "{:+.1f} ({:+.1f} to {:+.1f})".format(*points)
+        says = "differs" if row.differ else "unclear" if row.verdict else "none"
+        shares = f"{row.before:.1%}", f"{row.after:.1%}"
+        table.add_row(row.pair, *shares, interval, str(row.seeds), str(row.images), says)
+    console.print(table)
+    for row in rows[rows["images_needed"] > 0].itertuples():
+        console.print(f"{row.pair}: {row.images_needed:,.0f} images would distinguish as much.")
+    if not rows["verdict"].all():
+        console.print("No verdict from one seed: another may turn the difference round.")
+    if csv:
+        write_csv(csv, rows.columns, rows.itertuples(index=False))
+    if picture:
+        with atomic_write(picture) as temporary:
+            temporary.write_bytes(draw_png("differences", rows.assign(shown=True)))
+
+
+def read_revision(name: str) -> Revision:
+    """Read the predictions of a revision or experiment, from Git, DVC's cache or its remote."""
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    correct, is_folded = {}, False
+    try:
+        files = DVCFileSystem(rev=None if name == WORKSPACE else name)
+        with files.open((IMAGES / "index.csv").as_posix()) as file:
+            index = pd.read_csv(file, dtype=str, keep_default_na=False).set_index("path")
+        for path in sorted(files.glob(f"{PREDICTIONS.as_posix()}/*.csv")):
+            with files.open(path) as file:
+                table = pd.read_csv(file, dtype=DTYPES, keep_default_na=False)
+            is_folded = "fold" in table
+            folds = 1 + table["fold"].max() if is_folded else 0
+            last = table[table["which"] == "last"]
+            last = last.assign(correct=last["label"] == last["predicted"])
+            of_cell = last.pivot(index="seed", columns="image", values="correct")
+            paths = [path_of(image, folds) for image in of_cell]
+            of_cell.columns = index["sha256"][paths] + [path.partition("/")[2] for path in paths]
+            correct[Path(path).stem] = of_cell
+    except SCMError as error:
+        raise UserError(
+            f"There is no revision or experiment {name}: {error}.\n"
+            "Git's are listed by: git branch --all\nand experiments by: dvc exp list"
+        ) from None
+    except (DvcException, OSError) as error:
+        raise UserError(
+            f"The predictions of {name} are not here: {error}.\n"
+            f"If DVC's remote has them: dvc pull --all-commits\nElse make them: dvc repro"
+        ) from None
+    keys = index["sha256"] + [path.partition("/")[2] for path in index.index]
+    return Revision(correct, dict(zip(keys, index["group"], strict=True)), folds)
+
+
+def differences(old: Revision, new: Revision) -> pd.DataFrame:
+    """Return the differences of the cells that both have, paired by photograph and seed.
+
+    Columns are as in `plot_rows.differences`; ``before`` and ``after`` are of what both have.
+    """
+    pairs = {}
+    for cell in sorted(old.correct.keys() & new.correct):
+        pair = old.correct[cell].align(new.correct[cell], join="inner")
+        if pair[0].size:
+            pairs[cell] = pair
+    rows = []
+    for cell, (before, after) in pairs.items():
+        names = [new.groups[image] or f"/{image}" for image in after]
+        found, groups = np.unique(names, return_inverse=True)
+        design = Design(groups if len(found) < len(names) else None, max(old.folds, new.folds))
+        alike = [t for pair in pairs.values() for t in pair if t.shape[1] == len(names)]
+        prior = replicate_prior([table.to_numpy(float) for table in alike], design)
+        estimate = estimate_difference(after.to_numpy(float) - before, prior, design)
+        verdict = len(after) > 1 or (cell.endswith("-probe") and not design.folds)
+        needed = None if estimate.sign or not verdict else estimate.images_needed
+        means = before.to_numpy().mean(), after.to_numpy().mean()
+        counts = *after.shape, *means
+        interval = estimate.value, estimate.low, estimate.high
+        rows.append((cell, *counts, *interval, verdict, verdict and bool(estimate.sign), needed))
+    columns = ["pair", "seeds", "images", "before", "after", "difference", "low", "high"]
+    columns += ["verdict", "differ", "images_needed"]
+    return pd.DataFrame(rows, columns=columns).astype({"images_needed": float}).round(6)

@@ -1,0 +1,66 @@
+"""Two revisions, compared cell by cell."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from conftest import headswap
+from pytest import approx
+
+from headswap.compare.revisions import Revision, differences, report
+
+random = np.random.default_rng(0)
+NAMES = [f"digest{number}" for number in range(200)]
+
+
+def revision(share, seeds=(0, 1, 2), names=NAMES, groups=(), cell="net-frozen"):
+    """Return a revision with one cell, right as often as given."""
+    correct = pd.DataFrame(random.random((len(seeds), len(names))) < share, list(seeds), names)
+    of_groups = dict.fromkeys(names, "") | dict(zip(names, groups, strict=False))
+    return Revision({cell: correct}, of_groups, 0)
+
+
+def test_cells_are_paired_by_photograph_and_seed():
+    old, new = revision(0.5), revision(0.9, seeds=(1, 2, 7), names=[*NAMES[50:], "new"])
+    (row,) = differences(old, new).itertuples()
+    assert (row.seeds, row.images) == (2, 150)
+    here = old.correct["net-frozen"].loc[[1, 2], NAMES[50:]].to_numpy()
+    there = new.correct["net-frozen"].loc[[1, 2], NAMES[50:]].to_numpy()
+    assert row.difference == approx(there.mean() - here.mean(), abs=1e-6)
+    assert row.differ and 0 < row.low < row.difference < row.high
+
+
+def test_photographs_of_one_group_do_not_count_as_independent():
+    whole = np.repeat(random.random(20) < 0.5, 10)
+    tables = [pd.DataFrame([whole ^ (random.random(200) < 0.1)] * 2, [0, 1], NAMES) for _ in "ab"]
+    tables[1] |= np.arange(200) < 40  # four groups became right
+    revisions = [Revision({"net-frozen": table}, dict.fromkeys(NAMES, ""), 0) for table in tables]
+    groups = dict(zip(NAMES, [f"g{number // 10}" for number in range(200)], strict=True))
+    alone, grouped = (
+        differences(*[one._replace(groups=of) for one in revisions]).iloc[0]
+        for of in (revisions[0].groups, groups)
+    )
+    assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+
+
+def test_one_seed_gives_no_verdict_but_a_probe_has_one():
+    for cell, verdict in (("net-frozen", False), ("net-probe", True)):
+        pair = [revision(share, seeds=[0], cell=cell) for share in (0.2, 0.9)]
+        (row,) = differences(*pair).itertuples()
+        assert (row.verdict, row.differ) == (verdict, verdict)
+
+
+def test_what_differs_is_printed_and_written(tmp_path, monkeypatch, capfd):
+    revisions = {"main": revision(0.5), "better": revision(0.9)}
+    revisions["better"].correct["other-probe"] = revisions["main"].correct["net-frozen"]
+    monkeypatch.setattr("headswap.compare.revisions.read_revision", revisions.get)
+    report("main", "better", tmp_path / "d.csv", tmp_path / "d.png")
+    printed = capfd.readouterr().err
+    assert "Only in better: other-probe" in printed and "differs" in printed
+    assert len(pd.read_csv(tmp_path / "d.csv")) == 1
+    assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_name_that_is_no_revision_is_said(own_trained):
+    assert "There is no revision or experiment lr-7" in headswap("diff", "lr-7", code=1)[1]
+    assert Path("metrics").exists()
