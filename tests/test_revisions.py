@@ -50,12 +50,12 @@ def test_one_seed_gives_no_verdict_but_a_probe_has_one():
         assert (row.verdict, row.differ) == (verdict, verdict)
 
 
-def test_what_differs_is_printed_and_written(tmp_path, monkeypatch, capfd):
+def test_what_differs_is_printed_and_written(tmp_path, monkeypatch, capsys):
     revisions = {"main": revision(0.5), "better": revision(0.9)}
     revisions["better"].correct["other-probe"] = revisions["main"].correct["net-frozen"]
     monkeypatch.setattr("headswap.compare.revisions.read_revision", revisions.get)
     report("main", "better", tmp_path / "d.csv", tmp_path / "d.png")
-    printed = capfd.readouterr().err
+    printed = capsys.readouterr().out
     assert "Only in better: other-probe" in printed and "differs" in printed
     assert len(pd.read_csv(tmp_path / "d.csv")) == 1
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
