@@ -137,11 +137,11 @@ def test_a_damaged_run_is_named_and_trained_again_to_the_same_bytes(run):
 def test_a_damaged_part_of_the_features_is_computed_again(run, monkeypatch):
     expected = Path("data/embeddings/tiny.safetensors").read_bytes()
 
-    def stop(*_):
+    def stop(*_, **__):
         raise UserError("stopped before the parts are joined")
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
-        patch.setattr("headswap.runs.features._join", stop)
+        patch.setattr("headswap.runs.features.write_tensors", stop)
         write_features("tiny", params.load())
     first, *_, last = sorted(Path("runs/tiny-embed").glob("*/*.safetensors"))
     first.write_bytes(b"")

@@ -7,33 +7,36 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 OnProgress = Callable[..., None]
-"""Called as ``on_progress(done, figures=None, note="")`` with how far a task is.
+"""Called as ``on_progress([name of the task,] done, figures=None, note="")``.
 
-``done`` is the number of its finished steps and the share of the next, None if that is as before;
-``figures``, such as the loss, are known when a step ends; ``note`` is a line to print. Where there
-are several tasks, the name of the task comes first.
+``done``: the finished steps and the share of the next, or None for as before; ``figures``, such as
+the loss, are known when a step ends; ``note``: a line to print.
 """
-
-NARROW = 100
-"""On fewer columns a bar has its first figure only, in few words."""
 console = Console(highlight=False, markup=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
 
 def seconds_left(work: Iterable[tuple[float, float]], workers: int) -> float:
-    """Return how long tasks take side by side, from the steps left and seconds a step of each.
-
-    >>> seconds_left([(10, 6), (5, 6), (0, 6)], workers=4)
-    45.0
-    """
+    """Return how long tasks take side by side, from the steps left and seconds a step of each."""
     seconds = [steps * of_step for steps, of_step in work if steps]
     return sum(seconds) / max(1, min(workers, len(seconds)))
+
+
+@dataclass
+class _Task:
+    steps: int
+    seconds: float
+    bar: TaskID
+    done: float = 0
+    since: float | None = None  # when `done` was known; None before the first time
+    figures: str = ""
 
 
 @contextlib.contextmanager
@@ -42,54 +45,52 @@ def progress(
 ) -> Iterator[OnProgress]:
     """Show the progress of tasks that run side by side; yields what is to be called with it.
 
-    `unit` names a step. `steps` is how many each task has; or those of each task of a queue, whose
-    whole is then shown, too. `seconds` is how long a step of these takes, or in what ratio.
+    `unit` names a step. `steps` has each task, or, by name, those of a queue, whose whole is shown,
+    too. `seconds` is how long a step of these takes, or in what ratio.
     """
     debugged = os.environ.get("HEADSWAP_WORKERS") == "0"  # bars would be drawn over a debugger
     shows_bars = console.is_terminal and not console.is_dumb_terminal and not debugged
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=8),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        # What the others leave: on a narrow terminal the figures are cut, and nothing else.
-        TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True)),
-        expand=True,
-        console=console,
-        disable=not shows_bars,
-    )
+    # The figures get what the others leave: on a narrow terminal they are cut, and nothing else.
+    cut = TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True))
+    columns = "{task.description}", BarColumn(8), MofNCompleteColumn(), "{task.fields[left]}", cut
+    bars = Progress(*columns, expand=True, console=console, disable=not shows_bars)
     queue = steps if isinstance(steps, Mapping) else {}
-    tasks = {name: _Task(queue[name], (seconds or {}).get(name, 1)) for name in queue}
-    whole = bars.add_task("all runs", total=len(queue), left="", figures="") if queue else None
-    workers = 1
+    whole = bars.add_task("all runs", total=len(queue), visible=bool(queue), left="", figures="")
+    workers, passed, expected = 1, 0.0, 0.0
 
-    def on_progress(
-        name: str, done: float | None, figures: Mapping[str, float] | None = None, note: str = ""
-    ) -> None:
-        nonlocal workers
-        if isinstance(steps, int):
-            tasks.setdefault(name, _Task(steps))
-        task = tasks[name]
-        if task.bar is None:
-            task.bar = bars.add_task(name, total=task.steps, left="", figures="")
-        has_ended = task.update(done) or bool(figures)
+    def task_of(name: str, steps: int) -> _Task:
+        bar = bars.add_task(name, total=steps, visible=False, left="", figures="")
+        return _Task(steps, (seconds or {}).get(name, 1), bar)
+
+    tasks = {name: task_of(name, of_task) for name, of_task in queue.items()}
+
+    def on_progress(name: str, done: float | None, figures: Any = None, note: str = "") -> None:
+        nonlocal workers, passed, expected
+        if isinstance(steps, int) and name not in tasks:
+            tasks[name] = task_of(name, steps)
+        task, has_ended = tasks[name], bool(figures)
+        if done is not None:
+            before, now = task.since, time.monotonic()
+            if before is not None:  # else it may have run in another process
+                has_ended |= math.floor(done) > math.floor(task.done)
+                passed += now - before
+                expected += (done - task.done) * task.seconds
+            task.done, task.since = done, now
         if figures:
             texts = [f"{key} {value:.4f}" for key, value in figures.items()]
-            if shows_bars and console.width < NARROW:
-                texts = [texts[0].removeprefix("validation ")]
-            task.figures = "  ".join(texts)
-        pace = _pace(tasks.values())
-        left = _left(task.left(pace)) if pace and 0 < task.done < task.steps else ""
-        if whole is not None:
-            workers = max(workers, sum(task.is_running for task in tasks.values()))
-            finished = sum(task.done >= task.steps for task in tasks.values())
-            of_all = seconds_left([(1, task.left(pace)) for task in tasks.values()], workers)
-            about = f"about {_left(of_all)}" if pace and of_all else ""
-            bars.update(whole, completed=finished, left=about)
-            if task.done >= task.steps and not shows_bars:
-                left = f"({f'{finished}/{len(tasks)} runs  {about}'.rstrip()})"
-        visible = not queue or task.done < task.steps
-        bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=visible)
+            is_narrow = shows_bars and console.width < 100
+            task.figures = texts[0].removeprefix("validation ") if is_narrow else "  ".join(texts)
+        pace = passed / expected if expected else 0
+        left = _left([task], pace) if pace and 0 < task.done < task.steps else ""
+        unfinished = [one for one in tasks.values() if one.done < one.steps]
+        finished = len(tasks) - len(unfinished)
+        workers = max(workers, sum(one.since is not None for one in unfinished))
+        about = f"about {_left(unfinished, pace, workers)}" if pace and unfinished else ""
+        bars.update(whole, completed=finished, left=about)
+        if queue and task not in unfinished and not shows_bars:
+            left = f"({f'{finished}/{len(tasks)} runs  {about}'.rstrip()})"
+        shown = not queue or task in unfinished
+        bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=shown)
         if has_ended and not shows_bars:
             ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}"
             console.print("  ".join(filter(None, (ended, task.figures, left))))
@@ -100,45 +101,6 @@ def progress(
         yield on_progress
 
 
-@dataclass
-class _Task:
-    """How far a task is, and was when that was first known."""
-
-    steps: int
-    seconds: float = 1
-    done: float = 0
-    last: float = 0
-    first: tuple[float, float] | None = None
-    figures: str = ""
-    bar: TaskID | None = None
-
-    def update(self, done: float | None) -> bool:
-        """Return whether a step has ended, of a task that was known to run."""
-        if done is None:
-            return False
-        has_ended = self.first is not None and math.floor(done) > math.floor(self.done)
-        self.done, self.last = done, time.monotonic()
-        self.first = self.first or (done, self.last)  # before, it may have run in another process
-        return has_ended
-
-    @property
-    def is_running(self) -> bool:
-        return self.first is not None and self.done < self.steps
-
-    def left(self, pace: float) -> float:
-        return (self.steps - self.done) * self.seconds * pace
-
-
-def _pace(tasks: Iterable[_Task]) -> float:
-    """Return the seconds that passed for each one that steps were said to take, 0 if not known."""
-    passed = expected = 0.0
-    for task in tasks:
-        if task.first:
-            done, since = task.first
-            passed += task.last - since
-            expected += (task.done - done) * task.seconds
-    return passed / expected if expected else 0
-
-
-def _left(seconds: float) -> str:
-    return f"{timedelta(seconds=round(seconds))} left"
+def _left(tasks: list[_Task], pace: float, workers: int = 1) -> str:
+    work = [(task.steps - task.done, task.seconds * pace) for task in tasks]
+    return f"{timedelta(seconds=round(seconds_left(work, workers)))} left"

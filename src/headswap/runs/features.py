@@ -15,59 +15,61 @@ from headswap.io import digest, read_tensors, write_json, write_tensors
 from headswap.params import Params
 from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import console, progress
+from headswap.runs import provenance
 from headswap.runs.cluster import run_parallel
-from headswap.runs.provenance import (
-    code_digest,
-    describe_inputs,
-    file_digest,
-    versions,
-    weights_packages,
-)
 from headswap.runs.store import BASE_MEMORY, file_lock, runs_root
 from headswap.runs.workers import Task, worker_count
 
-COMPUTE_PARTS = "headswap.train.features:compute_parts"
-"""The function that a worker computes features with."""
 PARTS = 16
-BATCH = 32
-"""Images that are computed at once. It affects the last bits, so it is not a parameter."""
+BATCH = 32  # images that are computed at once: they affect the last bits, so no parameter
 
 
 def write_features(model: str, params: Params) -> None:
-    """Compute the features of a backbone in parallel; write them, and the time that they took.
-
-    If a worker fails, the finished parts are kept.
-    """
+    """Compute the features of a backbone in parallel; write them, and the time that they took."""
     key = feature_key(model, params)
-    folder = next(iter(_parts(model, key))).parent
-
-    def on_wait(_: None, note: str) -> None:
-        console.print(f"{model}-embed: {note}")
-
-    with file_lock(folder.with_suffix(".lock"), on_wait):
+    parts = _parts(model, key)
+    folder = next(iter(parts)).parent
+    lock = folder.with_suffix(".lock")
+    with file_lock(lock, lambda _, note: console.print(f"{model}-embed: {note}")):
         if tasks := feature_tasks(model, params, key):
             with progress("part", {task.name: task.steps for task in tasks}) as on_progress:
                 run_parallel(tasks, on_progress)
-        _join(model, params, key)
+        tensors, metadata = zip(*map(read_tensors, parts), strict=True)
+        inputs = provenance.describe_inputs(model, params.image, key["images"], key["weights"])
+        write_tensors(
+            EMBEDDINGS / f"{model}.safetensors",
+            {"features": np.concatenate([part["features"] for part in tensors])},
+            rows=[row[:4] for row in read_index().rows],
+            inputs=inputs,
+            backbone=metadata[0]["backbone"],
+        )
+        times = {
+            "seconds": round(sum(part["seconds"] for part in metadata), 3),
+            "wall_seconds": round(sum(part["wall"] for part in metadata), 3),
+            "precision": params.precision,
+            **metadata[0]["machine"],
+            "versions": key["versions"],
+            "weights_versions": provenance.weights_packages(model),
+        }
+        write_json(TIMING / f"{model}-embed.json", times)
         shutil.rmtree(folder)
 
 
 def feature_tasks(model: str, params: Params, key: dict[str, Any]) -> list[Task]:
     """Return a task for each worker that can take a share of the unfinished parts."""
-    parts = _parts(model, key)
-    unfinished = [file for file in parts if not _is_finished(file)]
+    unfinished = []
+    for part in _parts(model, key).items():
+        try:
+            read_tensors(part[0])
+        except UserError:  # it was not computed, or is damaged
+            unfinished.append(part)
     workers = min(max(1, worker_count()), len(unfinished))
-    shares = [unfinished[worker::workers] for worker in range(workers)]
+    shares = [dict(unfinished[worker::workers]) for worker in range(workers)]
     memory = BASE_MEMORY + 2 * (WEIGHTS / f"{model}.safetensors").stat().st_size
+    function = "headswap.train.features:compute_parts"
     return [
-        Task(
-            f"{model} features {number}",
-            COMPUTE_PARTS,
-            (model, params, key, {file: parts[file] for file in share}),
-            memory,
-            len(share),
-        )
-        for number, share in enumerate(shares)
+        Task(f"{model} features {n}", function, (model, params, key, share), memory, len(share))
+        for n, share in enumerate(shares)
     ]
 
 
@@ -77,9 +79,9 @@ def feature_key(model: str, params: Params) -> dict[str, Any]:
         **params.model_dump(include={"precision", "device"}),
         "image": asdict(preprocessing(model, params.image)),
         "images": read_index().digest,
-        "weights": file_digest(WEIGHTS / f"{model}.safetensors"),
-        "code": code_digest(),
-        "versions": versions(weights_packages(model)),
+        "weights": provenance.file_digest(WEIGHTS / f"{model}.safetensors"),
+        "code": provenance.code_digest(),
+        "versions": provenance.versions(provenance.weights_packages(model)),
     }
 
 
@@ -90,33 +92,3 @@ def _parts(model: str, key: dict[str, Any]) -> dict[Path, list[str]]:
     folder = runs_root() / f"{model}-embed" / digest(key)
     starts = range(0, len(paths), size)
     return {folder / f"{start}.safetensors": paths[start : start + size] for start in starts}
-
-
-def _is_finished(path: Path) -> bool:
-    """Return whether a part was computed, and is not damaged."""
-    try:
-        return bool(read_tensors(path)[0])
-    except UserError:
-        return False
-
-
-def _join(model: str, params: Params, key: dict[str, Any]) -> None:
-    """Join the parts into one file, and sum their times."""
-    index = read_index()
-    parts, metadata = zip(*map(read_tensors, _parts(model, key)), strict=True)
-    write_tensors(
-        EMBEDDINGS / f"{model}.safetensors",
-        {"features": np.concatenate([part["features"] for part in parts])},
-        rows=[row[:4] for row in index.rows],
-        inputs=describe_inputs(model, params.image, key["images"], key["weights"]),
-        backbone=metadata[0]["backbone"],
-    )
-    times = {
-        "seconds": round(sum(part["seconds"] for part in metadata), 3),
-        "wall_seconds": round(sum(part["wall"] for part in metadata), 3),
-        "precision": params.precision,
-        **metadata[0]["machine"],
-        "versions": key["versions"],
-        "weights_versions": weights_packages(model),
-    }
-    write_json(TIMING / f"{model}-embed.json", times)

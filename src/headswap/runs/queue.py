@@ -1,16 +1,14 @@
-"""Which runs there are: of a cell, with the trials of its learning rates, and of all as one queue.
-
-The rate of a run is chosen from a list by log loss inside its training images.
-"""
+"""Which runs there are: of a cell, with trials of its learning rates, and of all as one queue."""
 
 import difflib
+import functools
 import json
-import math
 import subprocess
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,23 +20,9 @@ from headswap.io import read_json
 from headswap.params import Cell, Params
 from headswap.paths import RUNS
 from headswap.progress import console
+from headswap.runs import store
 from headswap.runs.provenance import cache_key
-from headswap.runs.store import (
-    changes_since_last_run,
-    expected_memory,
-    expected_seconds,
-    fill_missing_seconds,
-    find_damage,
-    index_of_run,
-    is_finished,
-    part_name,
-    run_folder,
-    runs_root,
-)
-from headswap.runs.workers import TRAIN_RUN, Task
-
-FEW = 100
-"""Training images below which every quarter is held out in turn, instead of the first alone."""
+from headswap.runs.workers import Task
 
 
 class Run(NamedTuple):
@@ -48,90 +32,78 @@ class Run(NamedTuple):
     seed: int
     key: dict[str, Any]
     folder: Path
-    log_losses: dict[float, float]
-    """Of each learning rate at its last epoch, infinite where it diverged.
+    log_losses: dict[float, float]  # of listed learning rates, if all were tried; inf: it diverged
 
-    Empty where the rate is one number, or before all of a list were tried.
-    """
+    @property
+    def name(self) -> str:
+        """Its name in its cell's model folder, such as ``0`` or ``0-fold-1``."""
+        return f"{self.seed}-{store.part_name(self.cell)}".removesuffix("-")
 
     @property
     def title(self) -> str:
         """Its name for the terminal, such as ``resnet18-frozen seed 0 fold 1``."""
         return f"{self.cell.name} seed {self.name.replace('-', ' ')}"
 
-    @property
-    def name(self) -> str:
-        """Its name in its cell's model folder, such as ``0`` or ``0-fold-1``."""
-        return "-".join(filter(None, (str(self.seed), part_name(self.cell))))
-
 
 def plan_runs(cell: Cell, params: Params) -> tuple[list[Run], list[Run]]:
     """Return the runs that try a cell's learning rates, and its own, with the chosen rates."""
-    keys = dict[Cell, dict[str, Any]]()
+    key_of = functools.cache(functools.partial(cache_key, params=params))
 
     def planned(run: Cell, seed: int, log_losses: dict[float, float] | None = None) -> Run:
-        whole = replace(run, fold=None)
-        key = keys[whole] = keys.get(whole) or cache_key(whole, params)
-        return Run(run, seed, key, run_folder(run, key, seed), log_losses or {})
+        key = key_of(replace(run, fold=None))
+        return Run(run, seed, key, store.run_folder(run, key, seed), log_losses or {})
 
     rates = None if cell.mode == "probe" else params.recipe(cell).lr
     if not isinstance(rates, list):
         return [], [planned(*run) for run in params.runs(cell)]
-    index, runs = read_index(), list[Run]()
-    tried = dict[tuple[Cell, int], tuple[list[Run], dict[float, float]]]()
+    index = read_index()
+
+    @functools.cache
+    def tried(run: Cell, seed: int) -> tuple[list[Run], dict[float, float]]:
+        sizes = Counter(store.index_of_run(index, run, params, seed).quarters.values())
+        # Of few training images every quarter is held out in turn, else the first alone.
+        quarters = sorted(sizes)[: None if sizes.total() < 100 else 1]
+        trials, losses = list[Run](), {}
+        for rate in rates:
+            cells = [replace(run, lr=rate, held_out=quarter) for quarter in quarters]
+            of_rate = [planned(trial, seed) for trial in cells]
+            trials += of_rate
+            if all(store.is_finished(trial.folder) for trial in of_rate):
+                records = [read_json(trial.folder / "run.json") for trial in of_rate]
+                at_end = [r["curves"][-1][2] if r["diverged"] is None else inf for r in records]
+                losses[rate] = float(np.average(at_end, weights=[sizes[q] for q in quarters]))
+        return trials, losses if len(losses) == len(rates) else {}
+
+    trials, runs = dict[Path, Run](), list[Run]()
     for run, seed in params.runs(cell):
-        trial_seed = 0 if run.fold is None else seed  # on the manifest's split one for all seeds
-        if (run, trial_seed) not in tried:
-            sizes = Counter(index_of_run(index, run, params, seed).quarters.values())
-            cells = [
-                replace(run, lr=rate, held_out=quarter)
-                for rate in rates
-                for quarter in sorted(sizes)[: None if sizes.total() < FEW else 1]
-            ]
-            trials = [planned(trial, trial_seed) for trial in cells]
-            tried[run, trial_seed] = trials, _log_losses(trials, sizes)
-        _, losses = tried[run, trial_seed]
+        # On the manifest's split the trials are the same for all seeds.
+        of_run, losses = tried(run, 0 if run.fold is None else seed)
+        trials |= {trial.folder: trial for trial in of_run}
         best = min(losses, key=losses.__getitem__, default=None)
         runs.append(planned(replace(run, lr=best), seed, losses))
-    return [trial for trials, _ in tried.values() for trial in trials], runs
-
-
-def _log_losses(trials: list[Run], sizes: Mapping[Any, int]) -> dict[float, float]:
-    """Return the log loss of each rate over all images that its trials hold out."""
-    losses: dict[Any, list[tuple[float, int]]] = defaultdict(list)
-    for trial in trials:
-        if not is_finished(trial.folder):
-            return {}
-        record = read_json(trial.folder / "run.json")
-        loss = record["curves"][-1][2] if record["diverged"] is None else math.inf
-        losses[trial.cell.lr].append((loss, sizes[trial.cell.held_out]))
-    pairs = {rate: np.array(of_rate).T for rate, of_rate in losses.items()}
-    return {rate: float(np.average(of, weights=by)) for rate, (of, by) in pairs.items()}
+    return list(trials.values()), runs
 
 
 def unfinished_runs(runs: list[Run], params: Params, seconds: float = 1) -> list[Task]:
     """Return a task for each run that is not finished, or damaged; print why none is reused."""
     tasks = []
     for run in runs:
-        if damage := find_damage(run.folder):
-            what = f"{', '.join(damage)} missing or damaged"
-            console.print(f"{run.folder}: {what}; the run is trained again.")
-        if damage or not is_finished(run.folder):
+        if damage := ", ".join(store.find_damage(run.folder)):
+            console.print(f"{run.folder}: {damage} missing or damaged; the run is trained again.")
+        if damage or not store.is_finished(run.folder):
             arguments = run.cell, params, run.seed, run.key
-            about = expected_memory(run.cell), params.epochs(run.cell), seconds
-            tasks.append(Task(run.title, TRAIN_RUN, arguments, *about))
-    if runs and len(tasks) == len(runs) and (changes := changes_since_last_run(run.cell, run.key)):
+            about = store.expected_memory(run.cell), params.epochs(run.cell), seconds
+            tasks.append(Task(run.title, "headswap.train.run:train_run", arguments, *about))
+    changes = store.changes_since_last_run(run.cell, run.key) if len(tasks) == len(runs) > 0 else []
+    if changes:
         unused = f"the finished runs in {RUNS / run.cell.name} are not used"
         console.print(f"{run.cell.name}: {unused}: {'; '.join(changes)}.")
     return tasks
 
 
 def queued_runs(cells: list[Cell], params: Params) -> tuple[list[Task], list[str]]:
-    """Return the unfinished runs of some cells, trials of learning rates first.
-
-    Then the names of the runs that are to be queued after these, with the rates that are chosen.
-    """
-    seconds = fill_missing_seconds({cell: expected_seconds(cell) for cell in cells})
+    """Return the unfinished runs, trials of learning rates first; the names of those that wait."""
+    seconds = store.fill_missing_seconds({cell: store.expected_seconds(cell) for cell in cells})
     first, others, waiting = list[Task](), list[Task](), list[str]()
     for cell in cells:
         trials, runs = plan_runs(cell, params)
@@ -146,22 +118,16 @@ def queued_runs(cells: list[Cell], params: Params) -> tuple[list[Task], list[str
 def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
     """Return the cells with some names, or all for none, in the order of the stages."""
     cells = {cell.name: cell for cell in params.cells()}
-    for name in names:
-        if name not in cells:
-            close = difflib.get_close_matches(name, cells, 1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            known = f"{hint}the cells are {', '.join(cells)}"
-            raise UserError(f"{name} is not a cell of params.yaml; {known}.")
+    for name in set(names) - set(cells):
+        close = difflib.get_close_matches(name, cells, 1)
+        known = f"did you mean {close[0]}?" if close else f"the cells are {', '.join(cells)}."
+        raise UserError(f"{name} is not a cell of params.yaml; {known}")
     chosen = [cells[name] for name in cells if name in names or not names]
     return sorted(chosen, key=lambda cell: cell.mode == "probe")  # as the stages in dvc.yaml
 
 
 def changed_cells(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
-    """Return those of some cells whose stage DVC calls changed, all of them without DVC.
-
-    Left out are probes whose features are to be computed first; the second list names their models.
-    Raises a UserError if a stage that they need is not up to date.
-    """
+    """Return the cells that DVC calls changed; of probes without features, only the models."""
     if not Path(".dvc").is_dir():
         return cells, []
     # Of all stages: with the stages as targets, DVC looks at what each depends on once per target.
@@ -179,12 +145,8 @@ def changed_cells(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 
 
 def unused_folders(params: Params) -> list[Path]:
-    """Return the folders under ``runs/`` that no cell of the parameters would take a run from.
-
-    Parts of features that an interrupted `embed` left count as used while their model is listed.
-    """
-    plans = [plan_runs(cell, params) for cell in params.cells()]
+    """Return the folders under ``runs/`` that no run or features of the parameters would be in."""
+    root, plans = store.runs_root(), [plan_runs(cell, params) for cell in params.cells()]
     used = {parent for plan in plans for run in sum(plan, []) for parent in run.folder.parents}
-    for model in params.models:
-        used |= set(runs_root().glob(f"{model}-embed/*/"))
-    return sorted(set(runs_root().glob("*/*/")) - used)
+    used |= {part for model in params.models for part in root.glob(f"{model}-embed/*/")}
+    return sorted(set(root.glob("*/*/")) - used)

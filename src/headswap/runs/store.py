@@ -1,7 +1,4 @@
-"""Where runs are kept: in ``runs/<cell>/<digest of the cache key>/seed-<seed>/``.
-
-In a cross-validation those of a seed are in ``fold-<fold>/`` and ``all/`` below that.
-"""
+"""Where runs are kept: in ``runs/<cell>/<digest of the key>/seed-<seed>/[fold-<fold> or all]``."""
 
 import contextlib
 import json
@@ -24,32 +21,24 @@ from headswap.paths import EMBEDDINGS, IMAGES, RUNS, WEIGHTS
 from headswap.progress import OnProgress
 from headswap.snapshot import differences
 
-RECORD = "model.json"
-"""In ``models/<cell>/``: all that using the cell's network needs."""
-TRAINED = "trained.safetensors"
-"""In the folder of a run, its trained tensors at the last epoch."""
-PROGRESS = "progress.json"
-"""In the folder of a run that is not finished: how far it is."""
+RECORD = "model.json"  # in models/<cell>/: all that using the cell's network needs
+TRAINED = "trained.safetensors"  # in a run's folder: its trained tensors at the last epoch
+PROGRESS = "progress.json"  # in a run's folder until it is finished: how far it is
+BASE_MEMORY = 2**30  # bytes for torch, decoded images (at most half), activations of a batch
+# What is raised when a file of a run is missing, damaged, or of another version.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""What is raised when a file of a run is missing, damaged, or of another version."""
-BASE_MEMORY = 2**30
-"""Bytes for torch, decoded images (at most half) and the activations of a batch."""
 
 
 def runs_root() -> Path:
-    """Return the folder of all runs: ``runs/`` of the main checkout.
-
-    DVC's queued and temporary experiments, and the worktrees of Git, share its finished runs.
-    """
-    here = Path.cwd()
-    for folder in here.parents:
-        if folder.name == ".dvc" and here.relative_to(folder).parts[:2] == ("tmp", "exps"):
-            return folder.parent / RUNS
+    """Return ``runs/`` of the main checkout, which DVC's experiments and Git's worktrees share."""
+    main, _, experiment = str(Path.cwd()).partition("/.dvc/tmp/exps/")
+    if experiment:
+        return Path(main, RUNS)
     with contextlib.suppress(OSError):
-        link = Path((here / ".git").read_text().removeprefix("gitdir:").strip())
-        main = link.parents[2]  # from <main>/.git/worktrees/<name>
-        if link.parent.name == "worktrees" and (main / "dvc.yaml").exists():
-            return main / RUNS
+        link = Path(Path(".git").read_text().removeprefix("gitdir:").strip())
+        project = link.parents[2]  # from <project>/.git/worktrees/<name>
+        if link.parent.name == "worktrees" and (project / "dvc.yaml").exists():
+            return project / RUNS
     return RUNS
 
 
@@ -60,16 +49,11 @@ def run_folder(cell: Cell, key: dict[str, Any], seed: int) -> Path:
 
 def part_name(cell: Cell) -> str:
     """Return what a run leaves out, as in its folder; empty on the manifest's split."""
-    if cell.fold is None:
-        return ""
-    return "all" if cell.fold == ALL else f"fold-{cell.fold}"
+    return {None: "", ALL: "all"}.get(cell.fold, f"fold-{cell.fold}")
 
 
 def read_features(model: str) -> tuple[NDArray[np.float32], Index, dict[str, Any]]:
-    """Return a network's features, shape (images, features), which images these are, and more.
-
-    The metadata have ``inputs``, what the features are made from, and the ``backbone``.
-    """
+    """Return features, shape (images, features), their images, ``inputs`` and ``backbone``."""
     tensors, metadata = read_tensors(EMBEDDINGS / f"{model}.safetensors")
     unknown: Any = (0, 0, 0, "", "", 0, "")  # width, height, bytes and digests
     rows = [Row(*of_image, *unknown) for of_image in metadata["rows"]]
@@ -85,31 +69,23 @@ def index_of_run(index: Index, cell: Cell, params: Params, seed: int) -> Index:
 
 @contextlib.contextmanager
 def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[None]:
-    """Hold a file lock, which ends with its process; do without on file systems that have none.
-
-    Where another process holds it, `on_progress` is told, and this one waits; None: a UserError.
-    """
+    """Hold a file lock; if another process has it, wait, or without `on_progress`: a UserError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder, lock = path.with_suffix(".pid"), FileLock(path)
-    with contextlib.suppress(NotImplementedError):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            process = holder.read_text() if holder.exists() else "unknown"
-            another = f"another process, number {process}, which is working on"
-            if on_progress is None:
-                raise UserError(
-                    f"Wait for {another} {path.with_suffix('')},\n"
-                    f"or stop it with `kill {process}`; then run the same command again."
-                ) from None
-            on_progress(None, note=f"waits for {another} it")
-            lock.acquire()
-    try:
-        if lock.is_locked:
+    holder = path.with_suffix(".pid")
+    if is_locked(path):
+        process = holder.read_text() if holder.exists() else "unknown"
+        another = f"another process, number {process}, which is working on"
+        if on_progress is None:
+            raise UserError(
+                f"Wait for {another} {path.with_suffix('')},\n"
+                f"or stop it with `kill {process}`; then run the same command again."
+            )
+        on_progress(None, note=f"waits for {another} it")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NotImplementedError):  # the file system has no locks
+            stack.enter_context(FileLock(path))
             holder.write_text(str(os.getpid()))
         yield
-    finally:
-        lock.release()
 
 
 def is_locked(path: Path) -> bool:
@@ -169,7 +145,7 @@ def with_progress_file(folder: Path, on_progress: OnProgress) -> OnProgress:
     return on_recorded_progress
 
 
-def values_of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float]:
+def _of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float]:
     """Compute a value from each ``timing.json`` of a cell, whatever its parameters and version."""
     found = []
     for path in (runs_root() / cell.name).glob("*/seed-*/**/timing.json"):
@@ -179,44 +155,32 @@ def values_of_past_runs(cell: Cell, value: Callable[[Any], float]) -> list[float
 
 
 def expected_memory(cell: Cell) -> int:
-    """Return the bytes of memory of the cell's past runs at their peak, else an upper estimate.
-
-    That is six times the weights (parameters, gradients, two of the optimizer, a checkpoint that
-    is being written, what convolutions need), and `BASE_MEMORY`.
-    """
-    if peaks := values_of_past_runs(cell, lambda timing: float(timing["memory_bytes"])):
+    """Return the bytes of memory of the cell's past runs at their peak, else an upper estimate."""
+    if peaks := _of_past_runs(cell, lambda timing: float(timing["memory_bytes"])):
         return round(max(peaks))
     weights = WEIGHTS / f"{cell.model}.safetensors"
     size = weights.stat().st_size if weights.exists() and cell.mode != "probe" else 0
+    # Parameters, gradients, two of the optimizer, a checkpoint, what convolutions need.
     return BASE_MEMORY + 6 * size
 
 
 def expected_seconds(cell: Cell) -> float | None:
     """Return the mean time of an epoch in a cell's past runs; None if there are none."""
-    seconds = values_of_past_runs(cell, lambda timing: fmean(e["wall"] for e in timing["epochs"]))
+    seconds = _of_past_runs(cell, lambda timing: fmean(e["wall"] for e in timing["epochs"]))
     return fmean(seconds) if seconds else None
 
 
 def fill_missing_seconds(known: Mapping[Cell, float | None]) -> dict[Cell, float]:
-    """Replace an unknown time of an epoch (None) by the mean of the other probes, or networks.
-
-    If none of these is known either, only the ratios mean something.
-    """
-    of_probes, of_networks = (
-        [s for cell, s in known.items() if s is not None and (cell.mode == "probe") == is_probe]
-        for is_probe in (True, False)
-    )
-    network = fmean(of_networks or [1])
+    """Replace an unknown time of an epoch by the mean of its kind; if none is known, by ratios."""
+    times = [(cell.mode == "probe", s) for cell, s in known.items() if s is not None]
+    network = fmean([s for is_probe, s in times if not is_probe] or [1])
     # In docs/runs, probes are 100 to 1,400 times as fast as networks.
-    means = {"probe": fmean(of_probes or [network / 400])}
+    means = {"probe": fmean([s for is_probe, s in times if is_probe] or [network / 400])}
     return {c: means.get(c.mode, network) if s is None else s for c, s in known.items()}
 
 
 def changes_since_last_run(cell: Cell, key: dict[str, Any]) -> list[str]:
-    """Return what differs between a cache key and that of the cell's latest finished run.
-
-    Such as ``train.lr was 0.01, is 0.02`` or ``other code``; nothing if there is no finished run.
-    """
+    """Return what differs, as ``train.lr was 0.01, is 0.02``, from the latest finished run."""
     finished = (runs_root() / cell.name).glob("*/seed-*/**/run.json")
     for path in sorted(finished, key=lambda path: path.stat().st_mtime, reverse=True):
         with contextlib.suppress(*UNREADABLE):
