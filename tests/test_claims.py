@@ -1,6 +1,5 @@
 """Verdicts follow from intervals, and a claim that cannot be tested says why."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -169,14 +168,14 @@ def test_a_ninth_claim_is_one_entry(chosen):
     ("change", "message"),
     [
         ({"published": {"alexnet-frozen": 1}}, "a figure of each of alexnet-frozen, alexnet-probe"),
-        ({"compare": []}, "entry 1.compare: List should have at least 1 item"),
+        ({"compare": []}, "entry 1: compare: List should have at least 1 item"),
         ({"compare": [{}]}, "published must give"),
         ({"compare": [{"alexnet-frozen": 1, "alexnet-probe": 1}]}, "one below"),
         ({"compare": [{"alexnet-frozen": 2, "alexnet-probe": -1}]}, "are 1 and -1"),
-        ({"published": {"alexnet-frozen": 0, "alexnet-probe": 1}}, "above zero"),
+        ({"published": {"alexnet-frozen": 0, "alexnet-probe": 1}}, "should be greater than 0"),
         ({"quantity": "accuracy", "per": "depth"}, "per goes with seconds"),
-        ({"direction": "up"}, "entry 1.direction: Input should be 'above' or 'below'"),
-        ({"another": 1}, "entry 1.another: Extra inputs are not permitted"),
+        ({"direction": "up"}, "entry 1: direction: Input should be 'above' or 'below'"),
+        ({"another": 1}, "entry 1: another: Extra inputs are not permitted"),
     ],
 )
 def test_a_mistake_in_a_claim_is_named(loaded, change, message):
@@ -193,11 +192,9 @@ def test_a_mistake_in_a_claim_is_named(loaded, change, message):
 @pytest.mark.parametrize("text", ["", "- half", "a: [", "\0", None])
 def test_a_file_that_holds_no_claims_is_refused(loaded, text):
     Path(CLAIMS).unlink()
-    message = "claims.yaml.\nRestore it with: git checkout data"
     if text is not None:
         Path(CLAIMS).write_text(text)
-        message = "claims.yaml is not a list of claims"
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(UserError, match=r"claims\.yaml cannot be read(.|\n)*: git checkout data$"):
         read_claims()
 
 

@@ -15,6 +15,9 @@ from headswap.compare.intervals import (
     estimate_balanced_accuracy,
     estimate_difference,
     estimate_log_ratio,
+    estimate_mean_of_replicates,
+    probability_good_enough,
+    reliability,
 )
 from headswap.compare.variance import components, error_distribution, replicate_prior
 
@@ -226,3 +229,21 @@ def test_balanced_accuracy_is_within_its_interval_and_that_within_0_and_1(correc
     estimate = estimate_balanced_accuracy(correct, labels)
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
     assert estimate.high > estimate.low
+
+
+def test_a_mean_over_replicates_on_the_same_images_has_students_interval():
+    means = [1.0, 2.0, 3.0]
+    estimate = estimate_mean_of_replicates([[0.0, 2.0], [1.0, 3.0], [3.0, 3.0]])
+    expected = stats.ttest_1samp(means, 0).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx(expected)
+
+
+def test_more_images_make_sure_that_a_cell_is_good_enough():
+    probability, images = probability_good_enough([[0, 1, -1, 0, 1, -1, 0, 0]])
+    assert probability == pytest.approx(0.514, abs=5e-4) and images == 12156
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy():
+    rows, error = reliability([0.9, 0.9, 0.6, 0.6], [True, True, True, False])
+    assert rows == [(0.6, 0.5, 2), (0.9, 1.0, 2)]
+    assert error == pytest.approx(0.1)

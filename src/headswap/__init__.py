@@ -1,6 +1,7 @@
 """Swap the head of a pretrained network, train it three ways, and compare them."""
 
 from os import PathLike
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,21 @@ def load_model(folder: str | PathLike[str], seed: int | None = None) -> "Classif
 
 
 def read_results(folder: str | PathLike[str] = ".") -> SimpleNamespace:
-    """Read the tables of a project (see `headswap.results.read_results`)."""
-    from headswap import results  # only here: pandas takes a second to import
+    """Read what a project found, as tables of pandas.
 
-    return results.read_results(folder)
+    ``comparison`` has a row per cell, ``predictions`` a row per run, epoch (best, last) and
+    validation image, ``curves`` a row per run, epoch and split; their first column is ``cell``.
+    A UserError says if `folder` has no comparison.
+    """
+    from headswap.compare import results  # only here: pandas takes a second to import
+    from headswap.errors import UserError
+    from headswap.paths import CURVES, METRICS, PREDICTIONS
+
+    if not (path := Path(folder, METRICS, "comparison.csv")).exists():
+        raise UserError(f"There is no {path}.\nIn the project's folder, run: dvc repro")
+    found = SimpleNamespace(comparison=results.read_table(path, ["cell"]))
+    for name, kind in (("predictions", PREDICTIONS), ("curves", CURVES)):
+        files = {cell: Path(folder, kind, f"{cell}.csv") for cell in found.comparison.cell}
+        tables = {cell: results.read_table(file, ["seed"]) for cell, file in files.items()}
+        setattr(found, name, results.stack_tables(tables))
+    return found

@@ -6,29 +6,22 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-LITERAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown, or GitHub's, may not take literally; within a word an underscore is literal."""
-
 
 def fill_template(
     package: str, name: str, facts: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]]
 ) -> str:
     """Fill a template from the folder ``templates`` of a package with facts."""
-    environment = Environment(
-        loader=PackageLoader(package),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.loader, environment.undefined = PackageLoader(package), StrictUndefined
     environment.filters |= {"escaped": escaped, **filters}
     return environment.get_template(name).render(facts)
 
 
 def escaped(text: object) -> str:
-    r"""Return a text that Markdown shows as it is, on one line.
+    r"""Return a text that Markdown, and GitHub's, shows as it is, on one line.
 
     >>> print(escaped("under_$5_or_$ | *"))
     under\_\$5_or\_\$ \| \*
     """
-    return LITERAL.sub(r"\\\g<0>", " ".join(str(text).split()))
+    special = r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])"  # not an underscore within a word
+    return re.sub(special, r"\\\g<0>", " ".join(str(text).split()))

@@ -4,21 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+import pydantic
+from pydantic import Field, FiniteFloat
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from headswap.compare.intervals import Estimate, estimate_difference, estimate_log_ratio
 from headswap.compare.results import TIMING_CONDITIONS, Cost, Results
-from headswap.errors import UserError, bulleted
+from headswap.io import explain_damage
 from headswap.paths import PUBLISHED
 
 CLAIMS = PUBLISHED / "claims.yaml"
@@ -26,10 +18,8 @@ VERDICTS = {1: "supported", 0: "inconclusive", -1: "contradicted"}
 ONE_RUN = "one run each: add seeds"
 
 
-class Claim(BaseModel):
+class Claim(pydantic.BaseModel, extra="forbid", frozen=True):
     """An entry of ``claims.yaml``, where the keys are explained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     says: str
@@ -37,9 +27,9 @@ class Claim(BaseModel):
     compare: Annotated[list[dict[str, FiniteFloat]], Field(min_length=1)]
     direction: Literal["above", "below"]
     per: Cost | None = None
-    published: dict[str, FiniteFloat]
+    published: dict[str, Annotated[FiniteFloat, Field(gt=0)]]
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _check_keys_together(self) -> Self:
         if sorted(self.published) != self.cells:
             raise ValueError(f"published must give a figure of each of {', '.join(self.cells)}")
@@ -48,8 +38,6 @@ class Claim(BaseModel):
                 raise ValueError("compare needs a weight above zero and one below")
             if self.quantity == "seconds" and {abs(weight) for weight in weights.values()} != {1}:
                 raise ValueError("with seconds, the weights under compare are 1 and -1")
-        if self.quantity == "seconds" and min(self.published.values()) <= 0:
-            raise ValueError("published seconds must be above zero")
         if self.per and self.quantity == "accuracy":
             raise ValueError("per goes with seconds")
         return self
@@ -57,60 +45,54 @@ class Claim(BaseModel):
     @property
     def cells(self) -> list[str]:
         """The names of all cells that the claim compares, sorted."""
-        return sorted({cell for weights in self.compare for cell in weights})
+        return sorted(set().union(*self.compare))
 
 
 def read_claims() -> list[Claim]:
     """Read the claims; a UserError says if the file is not a list of them, or an id is repeated."""
-    if not CLAIMS.exists():
-        raise UserError(f"There is no {CLAIMS}.\nRestore it with: git checkout data")
-    try:
+    with explain_damage(CLAIMS, "Correct it, or restore it with: git checkout data"):
         entries = YAML(typ="safe").load(CLAIMS.read_text(encoding="utf-8"))
-        claims = TypeAdapter(list[Claim]).validate_python(entries)
+        try:
+            claims = pydantic.TypeAdapter(list[Claim]).validate_python(entries)
+        except pydantic.ValidationError as error:
+            raise ValueError("; ".join(map(_describe, error.errors()))) from None
         names = [claim.id for claim in claims]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"more than one is called {', '.join(repeated)}")
-    except ValidationError as error:
-        reason = bulleted([_describe(entry) for entry in error.errors()])
-    except (OSError, ValueError, YAMLError) as error:
-        reason = f"  {error}"
-    else:
-        return claims
-    raise UserError(f"{CLAIMS} is not a list of claims:\n{reason}\nCorrect it, then: dvc repro")
+    return claims
 
 
 def _describe(error: Any) -> str:
-    number, *where = error["loc"] or ("list",)
-    place = f"entry {number + 1}" if isinstance(number, int) else number
-    return f"{'.'.join(map(str, [place, *where]))}: {error['msg'].removeprefix('Value error, ')}"
+    where = [f"entry {key + 1}" if isinstance(key, int) else key for key in error["loc"]]
+    return ": ".join([*where, error["msg"].removeprefix("Value error, ")])
 
 
 def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
     """Test a claim at the best epochs, as the write-up did; return its entry of ``claims.json``.
 
-    The ``verdict`` is ``supported`` if the interval of every comparison lies on the claimed side,
-    ``contradicted`` if one lies on the other side, else ``inconclusive``; where a cell has a single
-    run, ``inconclusive`` without intervals, and else without them ``not tested``: both with the
-    reason in ``why``. Of each comparison ``effects`` has the ``effect`` in the ``unit``, its
-    interval ``low`` and ``high``, the write-up's (``published``), and ``images_needed`` for a
-    decision: None if there is one already, or no number would suffice.
+    It is ``supported`` if the interval of every comparison lies on the claimed side, and
+    ``contradicted`` if one lies on the other; ``why`` is the reason if there are no intervals.
+    ``images_needed`` for a decision is None if there is one, or no number would suffice.
     """
     reason = _reason_not_tested(claim, results)
     effects = [] if reason else [_effect(claim, weights, results) for weights in claim.compare]
     claimed = 1 if claim.direction == "above" else -1
     signs = [claimed * estimate.sign for estimate, _ in effects]
+    by_ratio = f"power of {claim.per}" if claim.per else "times"
+    unit = "points" if claim.quantity == "accuracy" else by_ratio
+    convert = {"points": lambda effect: 100 * effect, "times": math.exp}.get(unit, float)
     return {
         "id": claim.id,
         "says": claim.says,
         "verdict": VERDICTS[min(signs, default=0)] if signs or reason == ONE_RUN else "not tested",
         "why": reason,
-        "unit": _unit(claim),
+        "unit": unit,
         "effects": [
             {
-                "effect": _in_unit(claim, estimate.value),
-                "low": _in_unit(claim, estimate.low),
-                "high": _in_unit(claim, estimate.high),
-                "published": _in_unit(claim, published),
+                "effect": round(convert(estimate.value), 4),
+                "low": round(convert(estimate.low), 4),
+                "high": round(convert(estimate.high), 4),
+                "published": round(convert(published), 4),
                 "images_needed": None if estimate.sign else estimate.images_needed,
             }
             for estimate, published in effects
@@ -118,70 +100,50 @@ def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
     }
 
 
-def _unit(claim: Claim) -> str:
-    if claim.quantity == "accuracy":
-        return "points"
-    return f"power of {claim.per}" if claim.per else "times"
-
-
 def _reason_not_tested(claim: Claim, results: Results) -> str | None:
     """Return why a claim is not tested, the same words for all claims with that reason."""
-    params = results.params
+    cells, params, timed = claim.cells, results.params, claim.quantity == "seconds"
     if results.design.folds:
         return "about one split, and these cells were cross-validated"
-    if any(cell not in results.cells for cell in claim.cells):
+    if not results.cells.keys() >= set(cells):
         return "about cells that are not in the matrix"
-    replaced = sorted({results.cells[cell].model for cell in claim.cells} & set(params.factories))
-    if replaced:
-        return f"about torchvision's network, and {', '.join(replaced)} has a factory of its own"
-    if results.figures.loc[claim.cells, "diverged"].any():
-        return "some of the runs diverged"
-    if claim.quantity == "accuracy":
-        if params.weights != "imagenet":
-            return f"about ImageNet weights, and these are {params.weights}"
-        if results.published["summary"].empty:
-            return "about other images"
-    changed = [cell for cell in claim.cells if not results.stands_for_every_seed(cell)]
-    repeated = changed if claim.quantity == "accuracy" else claim.cells
-    if (results.figures.loc[repeated, "seeds"] == 1).any():
-        return ONE_RUN
-    if claim.quantity == "seconds":
-        if not results.timed_under_same_conditions(claim.cells):
-            return f"the conditions of timing differed ({', '.join(TIMING_CONDITIONS)})"
-        if claim.per and not all(_log_cost_ratio(claim, cells, results) for cells in claim.compare):
-            return f"the cells have the same {claim.per}"
-    return None
+    figures, conditions = results.figures.loc[cells], ", ".join(TIMING_CONDITIONS)
+    own = ", ".join(sorted({results.cells[cell].model for cell in cells} & set(params.factories)))
+    varied = [cell for cell in cells if timed or not results.stands_for_every_seed(cell)]
+    imagenet, same = params.weights == "imagenet", results.timed_under_same_conditions(cells)
+    costs = figures[claim.per].to_dict() if claim.per else claim.published
+    reasons = {
+        f"about torchvision's network, and {own} has a factory of its own": own,
+        "some of the runs diverged": figures["diverged"].any(),
+        f"about ImageNet weights, and these are {params.weights}": not timed and not imagenet,
+        "about other images": not timed and results.published["summary"].empty,
+        ONE_RUN: (figures["seeds"][varied] == 1).any(),
+        f"the conditions of timing differed ({conditions})": timed and not same,
+        f"the cells have the same {claim.per}": claim.per
+        and not all(_log_ratio(weights, costs) for weights in claim.compare),
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 def _effect(claim: Claim, weights: Mapping[str, float], results: Results) -> tuple[Estimate, float]:
-    """Return a comparison's estimate and the write-up's figure; both are zero for no effect."""
+    """Return a comparison's estimate and the write-up's figure."""
     if claim.quantity == "accuracy":
         published = sum(weight * claim.published[cell] for cell, weight in weights.items())
         largest = sum(weight for weight in weights.values() if weight > 0)
-        values = results.weighted_correct(weights, "best")
-        prior = results.replicate_prior("best")
+        values, prior = results.weighted_correct(weights, "best"), results.replicate_prior("best")
         return estimate_difference(values, prior, results.design, largest=largest), published
-    estimate = estimate_log_ratio(
-        [results.seconds(cell) for cell, weight in weights.items() if weight > 0],
-        [results.seconds(cell) for cell, weight in weights.items() if weight < 0],
-    )
-    published = _log_ratio_of_sums(weights, claim.published)
-    costs = _log_cost_ratio(claim, weights, results) if claim.per else 1.0
+    over, under = ([results.seconds(cell) for cell in side] for side in _sides(weights))
+    estimate, published = estimate_log_ratio(over, under), _log_ratio(weights, claim.published)
+    costs = _log_ratio(weights, results.figures[claim.per].to_dict()) if claim.per else 1.0
     low, high = sorted((estimate.low / costs, estimate.high / costs))
     return Estimate(estimate.value / costs, low, high), published / costs
 
 
-def _in_unit(claim: Claim, figure: float) -> float:
-    if claim.quantity == "accuracy":
-        return round(100 * figure, 4)
-    return round(figure if claim.per else math.exp(figure), 4)
+def _log_ratio(weights: Mapping[str, float], values: Mapping[str, float]) -> float:
+    over, under = (sum(values[cell] for cell in side) for side in _sides(weights))
+    return math.log(over / under)
 
 
-def _log_cost_ratio(claim: Claim, weights: Mapping[str, float], results: Results) -> float:
-    return _log_ratio_of_sums(weights, results.figures[claim.per].to_dict())
-
-
-def _log_ratio_of_sums(weights: Mapping[str, float], values: Mapping[str, float]) -> float:
-    numerator = sum(values[cell] for cell, weight in weights.items() if weight > 0)
-    denominator = sum(values[cell] for cell, weight in weights.items() if weight < 0)
-    return math.log(numerator / denominator)
+def _sides(weights: Mapping[str, float]) -> list[list[str]]:
+    """Return the cells with weights above zero, and those with weights below."""
+    return [[cell for cell, weight in weights.items() if sign * weight > 0] for sign in (1, -1)]

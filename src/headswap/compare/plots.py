@@ -1,7 +1,4 @@
-"""Pictures of the comparison: a Vega-Lite template and rows make a PNG.
-
-The same templates and rows make the page of ``dvc plots show``; ``dvc.yaml`` names both.
-"""
+"""Pictures: a Vega-Lite template and rows make a PNG, and the page of ``dvc plots show``."""
 
 import base64
 import io
@@ -21,15 +18,9 @@ from headswap.params import Cell
 from headswap.paths import COMPARISON_PLOTS, IMAGES
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_CELLS = 20
-"""In tables and in the picture of their accuracies."""
-MOST = {"accuracy": MOST_CELLS} | dict.fromkeys(
-    ("confusion", "curves", "reliability", "unsure"), 12
-)
+MOST_CELLS = 20  # in tables and in the picture of their accuracies
+MOST = {"accuracy": MOST_CELLS, "confusion": 12, "curves": 12, "reliability": 12, "unsure": 12}
 """How many cells a picture shows; others have a point for each."""
-GALLERY_IMAGES = 12
-THUMBNAIL = 320
-"""Pixels, the longer side."""
 
 
 def draw_png(name: str, rows: pd.DataFrame) -> bytes:
@@ -45,14 +36,12 @@ def write_pictures(rows: dict[str, pd.DataFrame], cells: list[Cell], gallery: pd
 
     The cells are in the order of pictures; where each takes space, only the first are drawn.
     """
+    trained = [cell for cell in cells if cell.mode != "probe"]
     with atomic_write(COMPARISON_PLOTS, replace_folder=True) as folder:
         folder.mkdir()
         for name, table in rows.items():
             if name != "differences":
-                has_none = (
-                    {cell for cell in cells if cell.mode == "probe"} if name == "curves" else {}
-                )
-                shown = [cell for cell in cells if cell not in has_none] or cells
+                shown = trained if name == "curves" and trained else cells
                 table = with_every_cell(table, shown[: MOST.get(name)], len(cells))
             elif table.empty:
                 table = table.reindex([0])  # a row of nulls: DVC draws nothing from none
@@ -69,38 +58,22 @@ def gallery_rows(misclassified: pd.DataFrame, folds: int) -> pd.DataFrame:
     UserError says if an image is missing or damaged.
     """
     rows = []
-    for row in misclassified.head(GALLERY_IMAGES).itertuples():
-        image = _thumbnail(IMAGES / path_of(row.image, folds))
-        longer = max(image.size)
-        caption = (
+    for row in misclassified.head(12).itertuples():
+        try:
+            image = read_image(IMAGES / path_of(row.image, folds))
+        except UnreadableImage as error:
+            raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
+        image.thumbnail((320, 320))
+        lines = [
             *wrap(PurePosixPath(row.image).name),
             *wrap(f"true class: {row.label}", 32),
             *wrap(f"predicted: {row.predicted}", 32),
             f"{row.wrong} of {row.runs} runs wrong",
             f"true class's probability {row.probability:.0%}",
-        )
-        rows.append(
-            {
-                "caption": "\n".join(caption),
-                "url": _data_url(image),
-                "width": image.width / longer,
-                "height": image.height / longer,
-            }
-        )
+        ]
+        url = f"data:image/png;base64,{base64.b64encode(_encode(image)).decode()}"
+        rows.append(("\n".join(lines), url, *(side / max(image.size) for side in image.size)))
     return pd.DataFrame(rows, columns=["caption", "url", "width", "height"])
-
-
-def _thumbnail(path: Path) -> Image.Image:
-    try:
-        image = read_image(path)
-    except UnreadableImage as error:
-        raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return image
-
-
-def _data_url(image: Image.Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(_encode(image)).decode()}"
 
 
 def _encode(image: Image.Image) -> bytes:
