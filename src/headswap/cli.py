@@ -62,15 +62,22 @@ def command(function: Callable[..., None], is_stage: bool = False) -> Callable[.
         try:
             for option, value in arguments.items():
                 if str(value).startswith("--"):
-                    raise UserError(
-                        f"--{option} is without its value: {value} follows.\n"
-                        f"Write one between them; headswap {name} --help says which."
-                    )
-            with _unchanged(name) if is_stage else contextlib.nullcontext():
+                    what = f"--{option} is without its value: {value} follows.\nWrite one between"
+                    raise UserError(f"{what} them; headswap {name} --help says which.")
+            if not is_stage:
+                return function(**arguments)
+            _print_changes()
+            read = functools.partial(headswap.snapshot.dependencies, name)
+            with headswap.snapshot.unchanged(read(), read):
                 function(**arguments)
         except (UserError, OSError) as error:
+            from rich.console import Console  # on a terminal it breaks lines between words
+
             text = os_error_text(error) if isinstance(error, OSError) else error
-            _fail(f"headswap {name}: {text}")
+            console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+            console.soft_wrap = not console.is_terminal
+            console.print(f"headswap {name}: {text}", overflow="ignore", crop=False)
+            sys.exit(1)
         except KeyboardInterrupt:
             if is_stage or name == "runs":
                 sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
@@ -84,12 +91,6 @@ def command(function: Callable[..., None], is_stage: bool = False) -> Callable[.
 stage = functools.partial(command, is_stage=True)
 
 
-def _unchanged(stage: str) -> contextlib.AbstractContextManager[None]:
-    _print_changes()
-    read = functools.partial(headswap.snapshot.dependencies, stage)
-    return headswap.snapshot.unchanged(read(), read)
-
-
 def _print_changes() -> None:
     """Print whether photographs lie in their folder and not in the manifest, or otherwise."""
     with contextlib.suppress(UserError):  # whoever needs the parameters and the manifest says it
@@ -97,19 +98,8 @@ def _print_changes() -> None:
             print(note)
 
 
-def _fail(message: str) -> None:
-    """Print a message on standard error, broken between words on a terminal; exit with code 1."""
-    from rich.console import Console
-
-    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-    console.print(message, soft_wrap=not console.is_terminal, overflow="ignore", crop=False)
-    sys.exit(1)
-
-
 @app.callback(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
-def options(
-    version: Annotated[bool, Option("--version", help="Print the version and exit.")] = False,
-) -> None:
+def options(version: Annotated[bool, Option("--version", help="Print it.")] = False) -> None:
     """Swap the head of a network, train it three ways, and find out which was better.
 
     `dvc repro` runs the stages in order; params.yaml describes them.
@@ -171,12 +161,10 @@ def manifest(
     group_column: Annotated[str | None, Option(help="Its column of groups.")] = None,
     split_column: Annotated[str | None, Option(help="Its column of splits.")] = None,
     group: Annotated[
-        str | None, Option(metavar="folder|REGEX", help="What those that stay together share.")
+        str | None, Option(metavar="folder|REGEX", help="Keep a folder, or a match, together.")
     ] = None,
-    group_minutes: Annotated[float | None, Option(help="Or the time between them.")] = None,
-    layout: Annotated[
-        Literal["classes", "splits"] | None, Option(help="What folders such as train/ are.")
-    ] = None,
+    group_minutes: Annotated[float | None, Option(help="And what is so soon after.")] = None,
+    layout: Annotated[Literal["classes", "splits"] | None, Option(help="What train/ is.")] = None,
     output: Annotated[str | None, Option(help="Default: data/FOLDER.csv.")] = None,
     use: Annotated[bool, Option("--use", help="Write both into params.yaml.")] = False,
     drop_duplicates: Annotated[
@@ -263,9 +251,7 @@ def _train(model: str, mode: str) -> None:
 
 @command
 def runs(
-    cells: Annotated[
-        list[str] | None, Argument(help="Such as resnet18-frozen; default: all of them.")
-    ] = None,
+    cells: Annotated[list[str] | None, Argument(help="Such as resnet18-frozen; else all.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Compute missing features, and train the unfinished runs of all changed cells, in one queue.
@@ -287,9 +273,9 @@ def runs(
         _run_queue("part", parts)
         _run_queue("epoch", tasks)
         _run_queue("epoch", queue.queued_runs(changed, params)[0] if waiting else [])
-    total = len(tasks) + len(waiting)
-    count = "1 run" if total == 1 else f"{total} runs"
-    print(count, "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro")
+    count = len(tasks) + len(waiting)
+    what = "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro"
+    print(f"{count} run{'s' * (count != 1)} {what}")
 
 
 def _run_queue(unit: str, tasks: "list[Task]") -> None:
@@ -324,9 +310,7 @@ def predict(
     top: Annotated[int, Option(min=1, help="How many classes to give.")] = 1,
     csv: Annotated[Path | None, Option(help="Write path, rank, class, probability.")] = None,
     json: Annotated[Path | None, Option(help="The same as JSON.")] = None,
-    seeds: Annotated[
-        Literal["kept", "all"], Option(help="The first run, or the mean of all.")
-    ] = "kept",
+    seeds: Annotated[Literal["kept", "all"], Option(help="One run, or the mean of all.")] = "kept",
     explain: Annotated[Path | None, Option(help="A folder for pictures of the reasons.")] = None,
     misclassified: Annotated[
         str | None, Option(metavar="CELL", help="Classify what most runs of all cells got wrong.")
@@ -352,9 +336,8 @@ def predict(
     (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=explain)
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
-    headswap.predict.predict.classify(
-        folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain
-    )
+    classify = headswap.predict.predict.classify
+    classify(folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain)
 
 
 def _outputs(read: list[Any], **options: Path | None) -> list[Path | None]:
@@ -420,16 +403,14 @@ def status() -> None:
 
 
 @command
-def networks(
-    pattern: Annotated[str, Argument(help="A part of the name, such as vit.")] = "",
-) -> None:
+def networks(pattern: Annotated[str, Argument(help="Part of a name, such as vit.")] = "") -> None:
     """List the networks that params.yaml can name, with what they cost."""
-    count = 0
+    found = False
     print("parameters    GMACs  input  weights  network")
     for name, *facts in headswap.train.catalogue.list_networks(pattern):
-        count += 1
+        found = True
         print("{:>10} {:>8} {:>6}  {:7}".format(*facts), name)
-    if not count:
+    if not found:
         raise UserError(f"No network has {pattern!r} in its name.\nAll: headswap networks")
     if not pattern:
         print("And those of timm: headswap networks PATTERN, such as headswap networks vit")
@@ -437,9 +418,7 @@ def networks(
 
 
 @command
-def report(
-    output: Annotated[Path, Option(help="The file to write.")] = Path("report.html"),
-) -> None:
+def report(output: Annotated[Path, Option(help="The file.")] = Path("report.html")) -> None:
     """Write the comparison as one HTML file that needs no network."""
     headswap.compare.page.write_page(output)
     print(f"{output} is written; open it in a browser.")

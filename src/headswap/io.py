@@ -39,54 +39,44 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Write a file or folder under a temporary name; rename it when the block ends well.
 
-    Yields where to write, in a temporary folder beside `path` that is removed afterwards. Several
-    processes may write the same file at a time; the last one's remains. A UserError says that the
-    disk is full or read-only; `failures` are what a library raises then, besides OSError. A
-    `durable` file is flushed to the disk first, so that a power cut cannot leave it empty. A folder
-    that is not empty is replaced only by a caller that says so.
+    Yields where to write, in a folder beside `path`, which is removed afterwards or, if the process
+    is killed, by the next writer. Of several processes at a time the last one's file remains. A
+    UserError says that the disk is full or read-only; `failures` are what a library raises then,
+    besides OSError. A `durable` file is on the disk before it is renamed. A folder that is not
+    empty is replaced only by a caller that says so.
     """
     path = Path(path)
     kinds: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(path) as (folder, mode):
-            written = folder / path.name
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial/lock"):
+            with contextlib.suppress(OSError):  # a living process locks its own
+                with open(left) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left.parent)
+        folder = tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
+        )
+        with folder as name, open(f"{name}/unlocked", "w") as lock:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.rename(lock.name, f"{name}/lock")
+            written = Path(name, path.name)
             yield written
             if written.is_file():
                 with contextlib.suppress(OSError):  # some file systems have no permissions
-                    written.chmod(mode)
+                    written.chmod(stat.S_IMODE(os.fstat(lock.fileno()).st_mode))
                 if durable:
                     with open(written, "rb") as file:
                         os.fsync(file.fileno())
             if replace_folder and path.is_dir():
-                path.rename(folder / "old")
+                path.rename(f"{name}/old")
             os.replace(written, path)
     except kinds as error:
         raise UserError(
             f"{path} could not be written: {getattr(error, 'strerror', None) or error}.\n"
             "Make room or set the permissions, then run the same command again."
         ) from error
-
-
-@contextlib.contextmanager
-def _temporary_folder(path: Path) -> Iterator[tuple[Path, int]]:
-    """Yield a folder beside `path`, and the permissions that the user gives to new files.
-
-    Its file ``lock`` is locked as long as its process lives; what killed ones left is removed.
-    """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial/lock"):
-        with contextlib.suppress(OSError):
-            with open(left) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left.parent)
-    make = tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
-    )
-    with make as name, open(f"{name}/unlocked", "w") as file:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-            os.rename(file.name, f"{name}/lock")
-        yield Path(name), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -106,10 +96,7 @@ def write_json(path: StrPath, value: Any) -> None:
 
 
 def write_csv(path: StrPath, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table with a header line.
-
-    A text that spreadsheets take for a formula gets an apostrophe, which `read_csv` removes.
-    """
+    """Write a table with a header; a formula gets an apostrophe, which `read_csv` removes."""
     write_text(path, _csv_text([columns, *rows]))
 
 
@@ -132,11 +119,7 @@ def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def without_apostrophe(cell: str) -> str:
-    """Return the text that `write_csv` was given.
-
-    >>> without_apostrophe("'=1+1"), without_apostrophe("'tis")
-    ('=1+1', "'tis")
-    """
+    """Return the text that `write_csv` was given: ``=1`` for ``'=1``, but ``'tis`` as it is."""
     return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
 
 
@@ -148,22 +131,13 @@ def read_csv(path: StrPath) -> list[dict[str, str]]:
 
 
 def is_address(url: str) -> bool:
-    """Return whether a URL is an address, not a local path.
-
-    >>> is_address("https://example.org/photos.zip"), is_address("photos.zip")
-    (True, False)
-    """
+    """Return whether a URL is an address, not a local path."""
     return "://" in url
 
 
 def local_path(path: StrPath) -> Path:
     """Return a path that the user gave, with ``~`` replaced by the home folder."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"{path}: there is no such user on this machine.\nWrite the whole path, from / on."
-        ) from None
+    return Path(os.path.expanduser(path))
 
 
 def refuse_outputs(path: StrPath, name: str) -> None:
@@ -171,8 +145,7 @@ def refuse_outputs(path: StrPath, name: str) -> None:
     if output := _overlap(local_path(path), OUTPUTS):
         raise UserError(
             f"{name}: {path} overlaps {output}, which headswap writes and deletes.\n"
-            "Move your own files to a folder of another name beside it, say photos/, and "
-            "name that."
+            "Move your own files to another folder, say photos/, and name that."
         )
 
 
@@ -185,9 +158,9 @@ def output_path(
 ) -> Path:
     """Return where to write what the user wants at `path`: there, or where a link leads.
 
-    A UserError says that it would take the place of something else. A file's `ending` is such as
-    ``.csv``; without one, a new or an empty folder is meant. `inputs` are the files and folders
-    that the same command reads. What is no regular file, such as ``/dev/stdout``, is written into.
+    A UserError says that it would take the place of something else, such as of `inputs` of the same
+    command. A file has an `ending` such as ``.csv``; a folder has none, and is new or empty. What
+    is no regular file, such as ``/dev/stdout``, is written into.
     """
     if ending and is_stream(path):
         return Path(path)
@@ -197,20 +170,19 @@ def output_path(
         why = f"overlaps {owner}, which is a part of the project"
     elif read := _overlap(target, inputs):
         why = f"overlaps {read}, which is also in this command"
-    elif target.is_dir():
-        if ending or any(target.iterdir()):
-            why = "is a folder" if ending else "is a folder that is not empty"
-    elif target.exists() and not ending:
+    elif target.is_dir() and (ending or any(target.iterdir())):
+        why = "is a folder" if ending else "is a folder that is not empty"
+    elif target.exists() and not target.is_dir() and not ending:
         why = "is a file"
-    elif target.exists() and target.stat().st_size:
+    elif target.is_file() and target.stat().st_size:
         with open(target, encoding="utf-8-sig", errors="replace") as file:
             heading = file.read(99).replace('"', "").replace(";", ",")
-        kind = "manifest" if renew_manifest else f"{ending} file"
         is_manifest = heading.startswith("path,bytes,sha256")
         if is_manifest and not renew_manifest:
             why = "is a manifest of images"
-        elif target.suffix.lower() != ending or is_manifest != renew_manifest:
-            why = f"is there already and is no {kind}"
+        elif is_manifest != renew_manifest or target.suffix.lower() != ending:
+            wanted = "manifest" if renew_manifest else f"{ending} file"
+            why = f"is there already and is no {wanted}"
     if why:
         raise UserError(
             f"{name}: {path} {why}; it is not overwritten.\n"
@@ -247,8 +219,7 @@ def read_bytes(path: StrPath) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read: {error.strerror}.\n"
-            "Make it readable, then run the same command again."
+            f"{path} cannot be read: {error.strerror}.\nMake it readable, then run the same again."
         ) from error
 
 

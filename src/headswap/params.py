@@ -50,18 +50,13 @@ def _written_as(pattern: str, form: str) -> AfterValidator:
     return _refuse(find, f"must be written as {form}, not {{}}")
 
 
-def _find_repeated(values: list[Any]) -> str:
-    return next((repr(value) for value in values if values.count(value) > 1), "")
-
-
 NUMBER, RATES = "[number]", "[rates]"
 """Tags of alternatives, in the places that pydantic names."""
-Distinct = _refuse(_find_repeated, "lists {} more than once")
-NotEmpty = _refuse(lambda values: not values, "must list at least one")
-Literally = _refuse(
-    lambda text: ("${" in text or text == "???") and repr(text),
-    "DVC would replace {}; write out what it stands for",
+Distinct = _refuse(
+    lambda values: next((repr(value) for value in values if values.count(value) > 1), ""),
+    "lists {} more than once",
 )
+NotEmpty = _refuse(lambda values: not values, "must list at least one")
 TwoOrMore = _refuse(lambda n: n == 1, "must be 2 or more, or 0 for the manifest's split")
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]  # which JSON, CSV and torch all hold exactly
 Name = Annotated[str, _written_as(r"[a-z0-9_]+", "lower-case letters, digits and _")]
@@ -69,7 +64,11 @@ Target = Annotated[
     str, _written_as(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.:]*", "package.module:callable or timm:name")
 ]
 Entry = _written_as(
-    r"(finetune|frozen)(-[a-z0-9_]+)?", "finetune or frozen, with a recipe as finetune-<recipe>"
+    r"(finetune|frozen)(-[a-z0-9_]+)?",
+    "finetune or frozen (probe is always run), with a recipe as finetune-<recipe>",
+)
+Literally = _refuse(
+    lambda text: "${" in text or text == "???", "DVC would replace it; write out what it stands for"
 )
 Text = Annotated[str, Field(min_length=1), Literally]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -98,8 +97,7 @@ class Recipe(_Section):
     epochs: pydantic.PositiveInt
     batch_size: pydantic.PositiveInt
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[Annotated[Rate, Tag(NUMBER)] | Rates, OneOrSeveral]
-    """A list is tuned, for each cell by itself, inside its training images."""
+    lr: Annotated[Annotated[Rate, Tag(NUMBER)] | Rates, OneOrSeveral]  # a list is tuned
     momentum: Share  # of sgd; adamw has torch's betas
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     schedule: Literal["step", "cosine"] = "step"
@@ -109,8 +107,7 @@ class Recipe(_Section):
     label_smoothing: Share = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     head: Literal["random", "probe"] = "random"
-    flip: bool = True
-    """Mirror half of the training images; left and right must not matter."""
+    flip: bool = True  # mirror half of the training images
 
     @pydantic.field_validator("warmup_epochs")
     @classmethod
@@ -121,16 +118,12 @@ class Recipe(_Section):
 
 
 class Image(_Section):
-    """Pixels: the sides of the network's input, and the shorter side before the crop.
-
-    ``auto``: those that each network was made for. ``fit`` is what is done with what is not square.
-    """
+    """What a network sees of an image; ``auto``: the pixels that each network was made for."""
 
     size: Annotated[Annotated[int, Field(ge=8, le=2048), Tag(NUMBER)] | Auto, AutoOr]
     resize: Annotated[Annotated[int, Field(ge=8, le=4096), Tag(NUMBER)] | Auto, AutoOr]
-    fit: Literal["crop", "squash", "pad"] = "crop"
-    shrink: bool
-    """Store large photographs reduced (`images.reading.STORED_SIDE`), not the published ones."""
+    fit: Literal["crop", "squash", "pad"] = "crop"  # what is not square
+    shrink: bool  # store large photographs reduced, not the published ones
 
     @pydantic.model_validator(mode="after")
     def _crop_fits(self) -> "Image":
@@ -149,12 +142,9 @@ class Cell:
     model: str
     mode: Mode
     recipe: str = ""  # its name under `recipes`; empty for `train`
-    lr: float | None = None
-    """The learning rate of a recipe that lists several; None before it is chosen."""
-    fold: int | None = None
-    """The fold of a cross-validation that is left out, or `ALL`; None on the manifest's split."""
-    held_out: int | None = None
-    """The quarter of the training images that `lr` is tried on; None where it is used."""
+    lr: float | None = None  # of a recipe that lists several; None before it is chosen
+    fold: int | None = None  # that is left out, or `ALL`; None on the manifest's split
+    held_out: int | None = None  # the quarter that `lr` is tried on; None where it is used
 
     @property
     def listed_as(self) -> str:
@@ -192,21 +182,17 @@ class Params(_Section):
     @classmethod
     def _complete_recipes(cls, tree: dict[str, Any]) -> dict[str, Any]:
         train, recipes = tree.get("train"), tree.get("recipes")
-        if not isinstance(train, dict) or not isinstance(recipes, dict):
-            return tree
-        complete = {
-            name: {**train, **changes} if isinstance(changes, dict) else changes
-            for name, changes in recipes.items()
-        }
-        return {**tree, "recipes": complete}
+        if isinstance(train, dict) and isinstance(recipes, dict):
+            whole = {k: train | v if isinstance(v, dict) else v for k, v in recipes.items()}
+            return {**tree, "recipes": whole}
+        return tree
 
     @pydantic.field_validator("modes")
     @classmethod
     def _recipes_are_named(cls, modes: list[str], others: ValidationInfo) -> list[str]:
         recipes = others.data.get("recipes", {})
         for mode in modes:
-            _, _, recipe = mode.partition("-")
-            if recipe and recipe not in recipes:
+            if (recipe := mode.partition("-")[2]) and recipe not in recipes:
                 known = ", ".join(recipes) or "none"
                 raise ValueError(f"{mode} needs {recipe} under recipes, which has {known}")
         return modes
@@ -372,18 +358,10 @@ def dataset_lines(url: str, manifest: str) -> str:
     return indent(_dump({"url": url, "manifest": manifest}).rstrip(), "  ")
 
 
-SECTIONS = {"dataset": Dataset, "train": Recipe, "recipes": Recipe, "image": Image}
-REMOVED = {
-    "probe": "a probe chooses its penalty itself now; remove probe: and the lines below it",
-    "embed": "features are of center crops alone now; remove embed: and the lines below it",
-}
-"""What to do with sections that an older ``params.yaml`` has."""
-ADDED = {
-    "recipes": "; write recipes: {}",
-    "dataset.folds": "; write folds: 0, under dataset",
-    "image.shrink": "; write shrink: true, under image",
-}
-"""What to do about keys that an older ``params.yaml`` lacks."""
+SECTIONS = dict[str, type[_Section]](dataset=Dataset, train=Recipe, recipes=Recipe, image=Image)
+ADDED = {"recipes": "recipes: {}", "dataset.folds": "folds: 0", "image.shrink": "shrink: true"}
+"""What to write where an older ``params.yaml`` lacks a key."""
+PLAIN = {"list_type": "be a list, as in [a, b]", "model_type": "have its keys in lines below it"}
 
 
 def parse(tree: Any, name: str = FILE) -> Params:
@@ -410,32 +388,17 @@ def _describe(mistake: ErrorDetails) -> str:
     if isinstance(last, int) and not is_unknown:
         where = f"{'.'.join(map(str, parents))}, entry {last + 1}"
     message = re.sub(r"^Value error, |^Input should |^\w+ should ", "", mistake["msg"])
-    if where in REMOVED:
-        message = REMOVED[where]
-    elif is_unknown:
+    if is_unknown:
         keys = (SECTIONS[str(parents[0])] if parents else Params).model_fields
         close = difflib.get_close_matches(str(last), keys, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        message = f"no such key; {hint}allowed are {', '.join(keys)}"
+        message = f"no such key; {hint}allowed are {', '.join(keys)}; or remove it"
     elif kind == "missing":
-        message = "is missing" + ADDED.get(where, "")
-    elif kind == "model_type":
-        keys = SECTIONS[str(mistake["loc"][0])].model_fields
-        message = f"must have the keys {', '.join(keys)}, not {given!r}"
-    elif kind == "list_type":
-        example = given if isinstance(given, str | int) else "..."
-        message = f"must be a list, as in {where}: [{example}], not {given!r}"
-    elif where.startswith("modes, ") and given == "probe":
-        message = "probe is always run; list finetune, frozen or both"
+        message = "is missing" + (f"; write {ADDED[where]}" if where in ADDED else "")
     elif kind != "value_error":
         or_auto = ", or auto" if mistake["loc"][0] == "image" else ""
-        message = f"should {message}{or_auto}, not {given!r}"
-        is_text = isinstance(given, str) and ("number" in message or "integer" in message)
-        if is_text and re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", given):
-            number = given.replace(",", ".")
-            message += (
-                "; write it without quotes"
-                if number == given
-                else f"; write {number}, with a point"
-            )
+        message = f"should {PLAIN.get(kind, message)}{or_auto}, not {given!r}"
+        is_number = isinstance(given, str) and re.fullmatch(r"[+-]?[\d.,]+(e.*)?", given)
+        if is_number and kind.startswith(("int", "float")):
+            message += f"; write {given.replace(',', '.')}, without quotes"
     return f"{where}: {message}"
