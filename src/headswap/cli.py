@@ -76,7 +76,7 @@ def command(function: Callable[..., None], is_stage: bool = False) -> Callable[.
             text = os_error_text(error) if isinstance(error, OSError) else error
             console = Console(stderr=True, markup=False, emoji=False, highlight=False)
             console.soft_wrap = not console.is_terminal
-            console.print(f"headswap {name}: {text}", overflow="ignore", crop=False)
+            console.print(f"headswap {name}: {text}")
             sys.exit(1)
         except KeyboardInterrupt:
             if is_stage or name == "runs":
