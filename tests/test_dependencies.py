@@ -104,7 +104,7 @@ def imports():
 
 
 def reached(graph, stage):
-    """Return the modules that the command of a stage imports, directly or not, early or late."""
+    """Return the modules that the command of a stage uses, directly or not, early or late."""
     code = ast.parse(Path(cli.__file__).read_text())
     functions = {node.name: node for node in code.body if isinstance(node, ast.FunctionDef)}
     names, todo, modules = {stage, "_print_changes"}, [stage], set()  # that one prints a note
@@ -113,9 +113,8 @@ def reached(graph, stage):
             if isinstance(node, ast.Name) and node.id in functions.keys() - names:
                 names.add(node.id)
                 todo.append(node.id)
-            if isinstance(node, ast.ImportFrom):
-                modules.add(node.module)
-    modules = {module for module in modules if module.startswith("headswap.")}
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in graph.modules:
+                modules.add(ast.unparse(node))
     while True:
         found = modules.union(*(graph.find_upstream_modules(module) for module in modules))
         for module in found:  # those that are named by strings

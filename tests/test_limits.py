@@ -104,9 +104,9 @@ def test_a_text_that_dvc_replaces_is_refused(url):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("models", "resnet18", r"models: must be a list, as in models: \[resnet18\], not"),
-        ("seeds", 3, r"seeds: must be a list, as in seeds: \[3\], not 3"),
-        ("modes", None, r"modes: must be a list, as in modes: \[\.\.\.\], not None"),
+        ("models", "resnet18", r"models: should be a list, as in \[a, b\], not"),
+        ("seeds", 3, r"seeds: should be a list, as in \[a, b\], not 3"),
+        ("modes", None, r"modes: should be a list, as in \[a, b\], not None"),
     ],
 )
 def test_a_value_where_a_list_is_meant_is_told_how_to_write_one(key, value, message):

@@ -4,23 +4,24 @@ import contextlib
 import difflib
 import functools
 import gc
+import importlib
 import io
 import os
 import shutil
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from headswap.errors import UserError, bulleted, os_error_text
 
 if TYPE_CHECKING:
-    from headswap.params import Cell, Params
+    from headswap.params import Params
     from headswap.runs.workers import Task
 
 app = typer.Typer(
@@ -29,80 +30,76 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Model = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list them.")]
-NOT_RESUMABLE = (
-    *("check", "choose", "evaluate", "export", "manifest", "networks", "predict"),
-    *("prune", "report", "status"),
-)
-"""The commands that keep nothing to continue with when they are interrupted."""
+Model = Annotated[str, Argument(help="A name under `models` in params.yaml.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Only list them.")]
+WHICH = "A cell, or a model folder; by default the best of the comparison. Then "
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command; a `UserError` becomes a message on standard error and exit code 1."""
+class _Lazy:
+    """A package whose modules are imported when they are used: `--help` waits for none of them."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        module = importlib.import_module(f"{self._name}.{name}")
+        return _Lazy(module.__name__) if hasattr(module, "__path__") else module
+
+
+headswap: Any = _Lazy("headswap")
+
+
+def command(function: Callable[..., None], is_stage: bool = False) -> Callable[..., None]:
+    """Register a command; a `UserError` becomes a message on standard error and exit code 1.
+
+    A stage fails if what DVC records for it is edited meanwhile.
+    """
+    name = function.__name__
 
     @app.command()
     @functools.wraps(function)
-    def guarded(*args: object, **kwargs: object) -> None:
+    def guarded(**arguments: object) -> None:
         try:
-            for name, value in kwargs.items():
+            for option, value in arguments.items():
                 if str(value).startswith("--"):
-                    raise UserError(
-                        f"--{name} is without its value: {value} follows.\n"
-                        f"Write one between them; headswap {function.__name__} --help says which."
-                    )
-            function(*args, **kwargs)
-        except UserError as error:
-            _fail(f"headswap {function.__name__}: {error}")
-        except OSError as error:
-            _fail(f"headswap {function.__name__}: {os_error_text(error)}")
+                    what = f"--{option} is without its value: {value} follows.\nWrite one between"
+                    raise UserError(f"{what} them; headswap {name} --help says which.")
+            if not is_stage:
+                return function(**arguments)
+            _print_changes()
+            read = functools.partial(headswap.snapshot.dependencies, name)
+            with headswap.snapshot.unchanged(read(), read):
+                function(**arguments)
+        except (UserError, OSError) as error:
+            from rich.console import Console  # on a terminal it breaks lines between words
+
+            text = os_error_text(error) if isinstance(error, OSError) else error
+            console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+            console.soft_wrap = not console.is_terminal
+            console.print(f"headswap {name}: {text}")
+            sys.exit(1)
         except KeyboardInterrupt:
-            if function.__name__ in NOT_RESUMABLE:
-                hint = "; it goes on after the rows of --csv, and --explain takes a new folder"
-                hint *= function.__name__ == "predict"
-                sys.exit(f"\nStopped. No row is half written. Run the same command again{hint}.")
-            sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
+            if is_stage or name == "runs":
+                sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
+            hint = "; it goes on after the rows of --csv, and --explain takes a new folder"
+            hint *= name == "predict"
+            sys.exit(f"\nStopped. No row is half written. Run the same command again{hint}.")
 
     return guarded
 
 
-def stage(function: Callable[..., None]) -> Callable[..., None]:
-    """Register the command of a stage: it fails if what DVC records for it is edited meanwhile."""
-
-    @functools.wraps(function)
-    def watched(*args: object, **kwargs: object) -> None:
-        from headswap.snapshot import dependencies, unchanged
-
-        _print_changes()
-        read = functools.partial(dependencies, function.__name__)
-        with unchanged(read(), read):
-            function(*args, **kwargs)
-
-    return command(watched)
+stage = functools.partial(command, is_stage=True)
 
 
 def _print_changes() -> None:
     """Print whether photographs lie in their folder and not in the manifest, or otherwise."""
-    from headswap.data.changes import note_changes
-
     with contextlib.suppress(UserError):  # whoever needs the parameters and the manifest says it
-        if note := note_changes(_load().dataset):
+        if note := headswap.data.changes.note_changes(headswap.params.load().dataset):
             print(note)
 
 
-def _fail(message: str) -> None:
-    """Print a message on standard error, broken between words on a terminal; exit with code 1."""
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        lines = message.split("\n")
-        message = "\n".join(textwrap.fill(line, width, break_long_words=False) for line in lines)
-    sys.exit(message)
-
-
 @app.callback(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
+def options(version: Annotated[bool, Option("--version", help="Print it.")] = False) -> None:
     """Swap the head of a network, train it three ways, and find out which was better.
 
     `dvc repro` runs the stages in order; params.yaml describes them.
@@ -117,199 +114,144 @@ def options(
 @command
 def check() -> None:
     """Check params.yaml, its networks and its photographs."""
-    params = _load_current()
-    from headswap.data.changes import check_photographs
-    from headswap.data.fetch import check_dataset
-    from headswap.params import check_round_trip
-    from headswap.runs.workers import worker_count
-    from headswap.train.devices import resolve_device
-    from headswap.train.networks import check_models
-
-    check_round_trip()
-    check_dataset(params.dataset)
-    check_photographs(params.dataset)
-    check_models(params.models, params.factories)
-    resolve_device(params.device)
-    worker_count()
-    seeds = "1 seed" if len(params.seeds) == 1 else f"{len(params.seeds)} seeds"
+    params = _with_device(_load_current())
+    headswap.params.check_round_trip()
+    headswap.data.fetch.check_dataset(params.dataset)
+    headswap.data.changes.check_photographs(params.dataset)
+    headswap.train.networks.check_models(params.models, params.factories)
+    headswap.runs.workers.worker_count()
+    cells = params.cells()
+    seeds = f"{len(params.seeds)} seed{'s' * (len(params.seeds) > 1)}"
     folds = f" of {params.dataset.folds} folds" * bool(params.dataset.folds)
-    runs = sum(len(params.runs(cell)) for cell in params.cells())
-    print(f"params.yaml is correct: {len(params.cells())} cells, {seeds}{folds}, {runs} runs.")
+    runs = sum(len(params.runs(cell)) for cell in cells)
+    print(f"params.yaml is correct: {len(cells)} cells, {seeds}{folds}, {runs} runs.")
 
 
 @stage
 def fetch() -> None:
     """Fetch, pack or draw the archive of images."""
     params = _load_current()
-    from headswap.data.fetch import fetch_archive
-    from headswap.paths import ARCHIVE
-
-    if source := fetch_archive(params.dataset, shrink=params.shrinks):
-        print(f"{ARCHIVE} is written, from {source}.")
-    else:
-        manifest = params.dataset.manifest
-        print(f"{ARCHIVE} already holds the images of {manifest}; nothing to download.")
+    source = headswap.data.fetch.fetch_archive(params.dataset, shrink=params.shrinks)
+    there = f"already holds the images of {params.dataset.manifest}; nothing to download."
+    print(headswap.paths.ARCHIVE, f"is written, from {source}." if source else there)
 
 
 @stage
 def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
     params = _load_current()
-    from headswap.data.manifest import count_images
-    from headswap.data.quality import find_quality_issues
-    from headswap.data.verify import verify_images
-    from headswap.images.index import read_index
-    from headswap.io import write_json
-    from headswap.paths import DATASET_METRICS, TEST
-
-    images = verify_images(params.dataset, shrink=params.shrinks)
-    write_json(DATASET_METRICS, counts := count_images(images))
+    images = headswap.data.verify.verify_images(params.dataset, shrink=params.shrinks)
+    counts = headswap.data.manifest.count_images(images)
+    headswap.io.write_json(headswap.paths.DATASET_METRICS, counts)
     apart = len(images) - counts["images"]
-    tested = f", {apart} of these to test on, in {TEST}" if apart else ""
+    tested = f", {apart} of these to test on, in {headswap.paths.TEST}" if apart else ""
     print(f"{len(images)} images are as the manifest says{tested}.")
-    _print_issues(find_quality_issues({row.path: row.phash for row in read_index().rows}))
+    _print_issues({row.path: row.phash for row in headswap.images.index.read_index().rows})
 
 
 @command
 def manifest(
-    folder: Annotated[str, typer.Argument(help="With the classes, or train/ and val/, in it.")],
-    val: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The share to validate on, if unsplit.")
-    ] = None,
-    test: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The share to keep for a final test.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
-    labels: Annotated[str | None, typer.Option(help="A CSV of labels, or a Camtrap DP.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Its column of paths.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
-    group_column: Annotated[str | None, typer.Option(help="Its column of groups.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="Its column of splits.")] = None,
+    folder: Annotated[str, Argument(help="With the classes, or train/ and val/, in it.")],
+    val: Annotated[float | None, Option(min=0, max=1, help="Share to validate on.")] = None,
+    test: Annotated[float | None, Option(min=0, max=1, help="Share for a final test.")] = None,
+    seed: Annotated[int, Option(help="Of the split.")] = 0,
+    labels: Annotated[str | None, Option(help="A CSV of labels, or a Camtrap DP.")] = None,
+    image_column: Annotated[str | None, Option(help="Its column of paths.")] = None,
+    label_column: Annotated[str | None, Option(help="Its column of labels.")] = None,
+    group_column: Annotated[str | None, Option(help="Its column of groups.")] = None,
+    split_column: Annotated[str | None, Option(help="Its column of splits.")] = None,
     group: Annotated[
-        str | None,
-        typer.Option(
-            metavar="folder|REGEX",
-            help="Photographs of one folder in a class, or with the same match, stay together.",
-        ),
+        str | None, Option(metavar="folder|REGEX", help="Keep a folder, or a match, together.")
     ] = None,
-    group_minutes: Annotated[
-        float | None, typer.Option(help="Photographs taken so shortly after another do.")
-    ] = None,
-    layout: Annotated[
-        Literal["classes", "splits"] | None,
-        typer.Option(help="What folders such as train/ are, where they could be both."),
-    ] = None,
-    output: Annotated[str | None, typer.Option(help="Default: data/FOLDER.csv.")] = None,
-    use: Annotated[bool, typer.Option("--use", help="Write both into params.yaml.")] = False,
+    group_minutes: Annotated[float | None, Option(help="And what is so soon after.")] = None,
+    layout: Annotated[Literal["classes", "splits"] | None, Option(help="What train/ is.")] = None,
+    output: Annotated[str | None, Option(help="Default: data/FOLDER.csv.")] = None,
+    use: Annotated[bool, Option("--use", help="Write both into params.yaml.")] = False,
     drop_duplicates: Annotated[
-        bool,
-        typer.Option("--drop-duplicates", help="Leave out copies, also resized or saved anew."),
+        bool, Option("--drop-duplicates", help="Leave out copies, also resized or saved anew.")
     ] = False,
 ) -> None:
     """List a folder of your own images in a manifest."""
-    from headswap.data.changes import manifest_command, remember_command
-    from headswap.data.labels import Columns
-    from headswap.data.listing import list_images, print_left_out, set_groups
-    from headswap.data.quality import find_quality_issues, print_classes
-    from headswap.data.writing import write_manifest
-    from headswap.params import Dataset, dataset_lines, load, set_dataset
-
-    output = output or _default_output(folder)
-    columns = Columns(image_column, label_column, group_column, split_column)
+    name = Path(folder).resolve().name
+    if name.lower() in ("", "manifest"):  # data/manifest.csv lists the published photographs
+        name = "photos"
+    output = output or f"data/{name}.csv"
+    columns = headswap.data.labels.Columns(image_column, label_column, group_column, split_column)
     if any(columns) and not labels:
         raise UserError("A column is named, but no table.\nAdd, for instance: --labels labels.csv")
-    listing = list_images(folder, layout, labels, columns)
-    set_groups(listing, group, group_minutes)
-    images = write_manifest(listing, output, val, seed, drop_duplicates, test)
-    dataset = Dataset(url=folder, manifest=output, folds=0)
-    remember_command(
-        dataset,
-        {
-            "labels": labels,
-            **{f"{name}-column": column for name, column in columns._asdict().items()},
-            "group": group,
-            "group-minutes": group_minutes,
-            "layout": layout,
-        },
-    )
-    print_left_out(listing)
+    listing = headswap.data.listing.list_images(folder, layout, labels, columns)
+    headswap.data.listing.set_groups(listing, group, group_minutes)
+    images = headswap.data.writing.write_manifest(listing, output, val, seed, drop_duplicates, test)
+    dataset = headswap.params.Dataset(url=folder, manifest=output, folds=0)
+    given = {"labels": labels, **{f"{of}-column": name for of, name in columns._asdict().items()}}
+    given |= {"group": group, "group-minutes": group_minutes, "layout": layout}
+    headswap.data.changes.remember_command(dataset, given)
+    headswap.data.listing.print_left_out(listing)
     print(f"{output} lists {len(images)} images.")
-    print_classes(images)
+    headswap.data.quality.print_classes(images)
     for note in listing.notes:
         print(note)
-    issues = find_quality_issues(listing.hashes)
-    _print_issues(issues)
-    if any(kind.startswith("near-duplicates") for kind in issues):
-        print(f"To leave near-duplicates out: {manifest_command(dataset)} --drop-duplicates")
+    if any(kind.startswith("near-duplicates") for kind in _print_issues(listing.hashes)):
+        again = headswap.data.changes.manifest_command(dataset)
+        print(f"To leave near-duplicates out: {again} --drop-duplicates")
     if use:
-        set_dataset(folder, output)
+        headswap.params.set_dataset(folder, output)
     with contextlib.suppress(UserError):  # the manifest is written, whatever is in params.yaml
-        if load().dataset == dataset:
+        if headswap.params.load().dataset == dataset:
             return print(f"params.yaml names {folder} and {output}. Next: dvc repro")
     print("To use them, run this again with --use, or write into params.yaml, under dataset:")
-    print(dataset_lines(folder, output))
+    print(headswap.params.dataset_lines(folder, output))
 
 
-def _default_output(folder: str) -> str:
-    output = f"data/{Path(folder).resolve().name or 'photos'}.csv"
-    if output == "data/manifest.csv":
-        raise UserError(
-            f"{output} is the manifest of the published photographs; it is not overwritten.\n"
-            f"Name another file: headswap manifest {folder} --output data/photos.csv"
-        )
-    return output
-
-
-def _print_issues(issues: dict[str, list[str]]) -> None:
+def _print_issues(hashes: Mapping[str, str]) -> list[str]:
+    """Print what makes a comparison on images less reliable; return of which kinds it is."""
+    issues = headswap.data.quality.find_quality_issues(hashes)
     for kind, lines in issues.items():
         print(f"A comparison on these images is less reliable because of {kind} ({len(lines)}):")
         print(bulleted(lines, limit=5))
+    return list(issues)
 
 
 @stage
 def weights(model: Model) -> None:
     """Fetch a network's weights and verify them."""
     params = _load_current(model)
-    from headswap.paths import WEIGHTS
-    from headswap.train.weights import write_weights
-
-    path = WEIGHTS / f"{model}.safetensors"
-    head = write_weights(model, params, path)
+    path = headswap.paths.WEIGHTS / f"{model}.safetensors"
+    head = headswap.train.weights.write_weights(model, params, path)
     print(f"{path} is written; the head is {head}.")
 
 
 @stage
 def embed(model: Model) -> None:
     """Compute the features that the linear probe is fitted to."""
-    params = _with_device(_load_current(model))
-    from headswap.runs.features import write_features
-
-    write_features(model, params)
+    headswap.runs.features.write_features(model, _with_device(_load_current(model)))
 
 
 @stage
-def train(model: Model, mode: Annotated[str, typer.Argument(help="A name under `modes`.")]) -> None:
+def train(model: Model, mode: Annotated[str, Argument(help="A name under `modes`.")]) -> None:
     """Train a model in one mode, with every seed."""
-    params = _load_current(model)
-    from headswap.runs.queue import chosen_cells
-
-    (cell,) = chosen_cells(params, [f"{model}-{mode}"])
-    _train(cell, params)
+    _train(model, mode)
 
 
 @stage
 def probe(model: Model) -> None:
     """Fit a linear probe to a model's features."""
-    from headswap.params import Cell
+    _train(model, "probe")
 
-    _train(Cell(model, "probe"), _load_current(model))
+
+def _train(model: str, mode: str) -> None:
+    params = _load_current(model)
+    (cell,) = headswap.runs.queue.chosen_cells(params, [f"{model}-{mode}"])
+    params = _with_device(params)
+    if summary := headswap.runs.status.pipeline_summary(params):
+        print(f"The whole pipeline: {summary}")
+    with headswap.progress.progress("epoch", params.epochs(cell)) as on_progress:
+        headswap.runs.cells.train_cell(cell, params, on_progress)
 
 
 @command
 def runs(
-    cells: Annotated[
-        list[str] | None, typer.Argument(help="Such as resnet18-frozen; default: all of them.")
-    ] = None,
+    cells: Annotated[list[str] | None, Argument(help="Such as resnet18-frozen; else all.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Compute missing features, and train the unfinished runs of all changed cells, in one queue.
@@ -317,68 +259,45 @@ def runs(
     A cell is changed if DVC calls its stage changed; `dvc repro` then finds its runs finished.
     """
     params = _with_device(_load_current())
-    from headswap.data.changes import check_photographs
-    from headswap.runs.features import feature_key, feature_tasks
-    from headswap.runs.queue import changed_cells, chosen_cells, queued_runs
-
-    check_photographs(params.dataset)
-    changed, models = changed_cells(chosen_cells(params, cells or []))
-    tasks, waiting = queued_runs(changed, params)
-    total = len(tasks) + len(waiting)
-    features = [t for m in models for t in feature_tasks(m, params, feature_key(m, params))]
+    headswap.data.changes.check_photographs(params.dataset)
+    queue, features = headswap.runs.queue, headswap.runs.features
+    changed, models = queue.changed_cells(queue.chosen_cells(params, cells or []))
+    tasks, waiting = queue.queued_runs(changed, params)
+    keys = {model: features.feature_key(model, params) for model in models}
+    parts = [
+        part for model in models for part in features.feature_tasks(model, params, keys[model])
+    ]
     if dry_run:
-        print(*[task.name for task in (*features, *tasks)], *waiting, sep="\n")
-        features = tasks = []
-    _run_queue("part", features)
-    while tasks:
+        print(*[task.name for task in (*parts, *tasks)], *waiting, sep="\n")
+    else:
+        _run_queue("part", parts)
         _run_queue("epoch", tasks)
-        tasks = queued_runs(changed, params)[0] if waiting else []
-        waiting = []
-    count = "1 run" if total == 1 else f"{total} runs"
-    print(count, "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro")
+        _run_queue("epoch", queue.queued_runs(changed, params)[0] if waiting else [])
+    count = len(tasks) + len(waiting)
+    what = "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro"
+    print(f"{count} run{'s' * (count != 1)} {what}")
 
 
 def _run_queue(unit: str, tasks: "list[Task]") -> None:
-    from headswap.progress import progress
-    from headswap.runs.cluster import run_parallel
-
     if tasks:
+        steps = {task.name: task.steps for task in tasks}
         seconds = {task.name: task.seconds for task in tasks}
-        with progress(unit, {task.name: task.steps for task in tasks}, seconds) as on_progress:
-            run_parallel(tasks, on_progress)
-
-
-def _train(cell: "Cell", params: "Params") -> None:
-    params = _with_device(params)
-    from headswap.progress import progress
-    from headswap.runs.cells import train_cell
-    from headswap.runs.status import pipeline_summary
-
-    if summary := pipeline_summary(params):
-        print(f"The whole pipeline: {summary}")
-    with progress("epoch", params.epochs(cell)) as on_progress:
-        train_cell(cell, params, on_progress)
+        with headswap.progress.progress(unit, steps, seconds) as on_progress:
+            headswap.runs.cluster.run_parallel(tasks, on_progress)
 
 
 @stage
 def compare() -> None:
     """Put all cells into one table and its plots."""
-    from headswap.compare.outputs import write_comparison
-
-    write_comparison(_load_current())
+    headswap.compare.outputs.write_comparison(_load_current())
 
 
 @command
-def choose(
-    count: Annotated[int, typer.Argument(min=1, metavar="N", help="How many networks.")],
-) -> None:
+def choose(count: Annotated[int, Argument(min=1, metavar="N", help="How many networks.")]) -> None:
     """Write the best N networks of the comparison into params.yaml, to be trained, too."""
-    params = _load()
-    from headswap.compare.choice import best_models
-    from headswap.params import load, set_models
-
-    set_models(best_models(params, count))
-    names = ", ".join(cell.name for cell in load().cells())
+    best = headswap.compare.choice.best_models(headswap.params.load(), count)
+    headswap.params.set_models(best)
+    names = ", ".join(cell.name for cell in headswap.params.load().cells())
     print(f"params.yaml names {names}. Next: headswap runs, then dvc repro")
 
 
@@ -386,102 +305,72 @@ def choose(
 def predict(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[CELL] IMAGE...",
-            help="A cell, or a model folder; by default the best of the comparison. Then images, "
-            "folders of images, patterns.",
-        ),
+        Argument(metavar="[CELL] IMAGE...", help=f"{WHICH}images, folders of images, patterns."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to give.")] = 1,
-    csv: Annotated[Path | None, typer.Option(help="Write path, rank, class, probability.")] = None,
-    json: Annotated[Path | None, typer.Option(help="The same as JSON.")] = None,
-    seeds: Annotated[
-        Literal["kept", "all"], typer.Option(help="The first run, or the mean of all.")
-    ] = "kept",
-    explain: Annotated[
-        Path | None, typer.Option(help="A folder for pictures of what the decisions rest on.")
-    ] = None,
+    top: Annotated[int, Option(min=1, help="How many classes to give.")] = 1,
+    csv: Annotated[Path | None, Option(help="Write path, rank, class, probability.")] = None,
+    json: Annotated[Path | None, Option(help="The same as JSON.")] = None,
+    seeds: Annotated[Literal["kept", "all"], Option(help="One run, or the mean of all.")] = "kept",
+    explain: Annotated[Path | None, Option(help="A folder for pictures of the reasons.")] = None,
     misclassified: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CELL", help="Classify the images that most runs of all cells got wrong."
-        ),
+        str | None, Option(metavar="CELL", help="Classify what most runs of all cells got wrong.")
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
-    from headswap.io import output_path
-    from headswap.predict.files import find_named_images, misclassified_images, split_arguments
-    from headswap.predict.folders import best_cell, find_folder
-
-    cell, images = split_arguments(arguments or [])
+    files, folders = headswap.predict.files, headswap.predict.folders
+    cell, images = files.split_arguments(arguments or [])
     if misclassified and arguments:
         raise UserError("--misclassified takes a cell and no images.\nLeave one of them out.")
     named = misclassified or cell
-    folder = find_folder(named) if named else None
+    folder = folders.find_folder(named) if named else None
     if not misclassified and not images:
-        example = " ".join(["headswap predict", *([cell] if cell else []), "data/images/val"])
+        example = f"headswap predict {f'{cell} ' if cell else ''}data/images/val"
         raise UserError(f"No image is given.\nName files, folders or patterns, such as: {example}")
     if not folder:
-        best = best_cell()
+        folder = folders.find_folder(best := folders.best_cell())
         print(f"The best cell of the comparison is {best}.", file=sys.stderr)
-        folder = find_folder(best)
-    paths = misclassified_images() if misclassified else find_named_images(images)
+    paths = files.misclassified_images() if misclassified else files.find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
-    csv, json = _output_files(read, csv=csv, json=json)
-    if explain:
-        explain = output_path(
-            explain, "--explain", inputs=[*read, *images, *filter(None, (csv, json))]
-        )
+    csv, json = outputs = _outputs(read, csv=csv, json=json)
+    (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=explain)
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
-    from headswap.predict.predict import classify
-
+    classify = headswap.predict.predict.classify
     classify(folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain)
 
 
-def _output_files(read: list[Path], **options: Path | None) -> list[Path | None]:
-    """Return where to write what options name: over no file that is read, nor over each other."""
-    from headswap.io import output_path
-
-    files = list[Path | None]()
+def _outputs(read: list[Any], **options: Path | None) -> list[Path | None]:
+    """Return where to write what options name: over nothing that is read, nor over each other."""
+    found = list[Path | None]()
     for name, path in options.items():
-        ending = ".png" if name == "picture" else f".{name}"
-        others = [*read, *filter(None, files)]
-        files.append(path and output_path(path, f"--{name}", ending, others))
-    return files
+        ending = {"explain": "", "picture": ".png"}.get(name, f".{name}")
+        others = [*read, *filter(None, found)]
+        found.append(path and headswap.io.output_path(path, f"--{name}", ending, others))
+    return found
 
 
 @command
 def evaluate(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[CELL] [FOLDER]",
-            help="A cell, or a model folder; by default the best of the comparison. Then a folder "
-            "with a folder for each class; by default the test set of the manifest.",
-        ),
+        Argument(metavar="[CELL] [FOLDER]", help=f"{WHICH}a folder of classes, or the test set."),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write each photograph's prediction.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the figures.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix, a PNG.")] = None,
+    csv: Annotated[Path | None, Option(help="Write each photograph's prediction.")] = None,
+    json: Annotated[Path | None, Option(help="Write the figures.")] = None,
+    picture: Annotated[Path | None, Option(help="Draw the confusion matrix, a PNG.")] = None,
 ) -> None:
     """Evaluate a trained network on photographs whose classes are known, such as a test set."""
-    from headswap.paths import TEST
-    from headswap.predict.files import split_arguments
-    from headswap.predict.folders import best_cell, find_folder
-
-    cell, folders = split_arguments(arguments or [])
-    if len(folders) > 1:
-        raise UserError(f"Name one folder, not {len(folders)}: {', '.join(folders)}.")
-    source, images = find_folder(cell or best_cell()), Path(folders[0] if folders else TEST)
-    csv, json, picture = _output_files([source, images], csv=csv, json=json, picture=picture)
-    from headswap.compare import evaluation
-    from headswap.predict.labelled import classify_labelled
-
+    cell, named = headswap.predict.files.split_arguments(arguments or [])
+    if len(named) > 1:
+        raise UserError(f"Name one folder, not {len(named)}: {', '.join(named)}.")
+    folders, images = headswap.predict.folders, Path(named[0] if named else headswap.paths.TEST)
+    source = folders.find_folder(cell or folders.best_cell())
+    csv, json, picture = _outputs([source, images], csv=csv, json=json, picture=picture)
     print(f"{source.name} on {images}:")
-    predictions, notes = classify_labelled(source, images)
-    evaluation.report(predictions, source.name, csv=csv, json=json, picture=picture)
+    predictions, notes = headswap.predict.labelled.classify_labelled(source, images)
+    report = headswap.compare.evaluation.report
+    report(predictions, source.name, csv=csv, json=json, picture=picture)
     for note in notes:
         print(note)
 
@@ -504,19 +393,14 @@ def diff(
 
 @command
 def export(
-    cell: Annotated[str, typer.Argument(help="A cell, or a model folder.")],
-    folder: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx, too.")] = False,
+    cell: Annotated[str, Argument(help="A cell, or a model folder.")],
+    folder: Annotated[Path, Argument(help="A new or an empty folder.")],
+    onnx: Annotated[bool, Option("--onnx", help="Write model.onnx, too.")] = False,
 ) -> None:
     """Write a trained network for use without headswap."""
-    from headswap.io import output_path
-    from headswap.predict.folders import find_folder
-
-    source = find_folder(cell)
-    folder = output_path(folder, "FOLDER", inputs=[source])
-    from headswap.predict.export import export as write_export
-
-    record = write_export(source, folder, onnx)
+    source = headswap.predict.folders.find_folder(cell)
+    folder = headswap.io.output_path(folder, "FOLDER", inputs=[source])
+    record = headswap.predict.export.export(source, folder, onnx)
     print(
         f"{folder} is written; {folder / 'README.md'} says how to use it. Its own code gives "
         f"{record['checked']} validation images headswap's probabilities, give or take "
@@ -528,88 +412,62 @@ def export(
 @command
 def status() -> None:
     """Say how far all runs are, from any terminal, at any time."""
-    params = _with_device(_load())
-    from headswap.progress import console
-    from headswap.runs.status import status_lines
-
-    for line in status_lines(params):
-        if console.is_terminal:
-            console.print(line, no_wrap=True, overflow="ellipsis")
-        else:
-            print(line)
+    console = headswap.progress.console
+    for line in headswap.runs.status.status_lines(_with_device(headswap.params.load())):
+        console.print(line, no_wrap=True, overflow="ellipsis" if console.is_terminal else None)
     _print_changes()
 
 
 @command
-def networks(
-    pattern: Annotated[str, typer.Argument(help="A part of the name, such as vit.")] = "",
-) -> None:
+def networks(pattern: Annotated[str, Argument(help="Part of a name, such as vit.")] = "") -> None:
     """List the networks that params.yaml can name, with what they cost."""
-    from headswap.train.catalogue import list_networks
-
     found = False
     print("parameters    GMACs  input  weights  network")
-    for name, *facts in list_networks(pattern):
+    for name, *facts in headswap.train.catalogue.list_networks(pattern):
         found = True
         print("{:>10} {:>8} {:>6}  {:7}".format(*facts), name)
+    if not found:
+        raise UserError(f"No network has {pattern!r} in its name.\nAll: headswap networks")
     if not pattern:
         print("And those of timm: headswap networks PATTERN, such as headswap networks vit")
-    elif not found:
-        raise UserError(f"No network has {pattern!r} in its name.\nAll: headswap networks")
     print("Names with a colon go under factories in params.yaml, as in  mine: NAME")
 
 
 @command
-def report(
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
-) -> None:
+def report(output: Annotated[Path, Option(help="The file.")] = Path("report.html")) -> None:
     """Write the comparison as one HTML file that needs no network."""
-    from headswap.compare.page import write_page
-
-    write_page(output)
+    headswap.compare.page.write_page(output)
     print(f"{output} is written; open it in a browser.")
 
 
 @command
 def prune(dry_run: DryRun = False) -> None:
     """Remove the runs that params.yaml no longer describes from runs/."""
-    params = _with_device(_load())
-    from headswap.io import folder_size
-    from headswap.runs.queue import unused_folders
-    from headswap.runs.store import file_lock, runs_root
-
-    total, freed = folder_size(runs_root()), 0
-    for folder in unused_folders(params):
+    root, folder_size = headswap.runs.store.runs_root(), headswap.io.folder_size
+    total, freed = folder_size(root), 0
+    for folder in headswap.runs.queue.unused_folders(_with_device(headswap.params.load())):
         with contextlib.ExitStack() as locks:
             for lock in folder.glob("*.lock"):
-                locks.enter_context(file_lock(lock))
+                locks.enter_context(headswap.runs.store.file_lock(lock))
             freed += (size := folder_size(folder))
             print(f"{folder}: {size / 1e6:.1f} MB")
             if not dry_run:
                 shutil.rmtree(folder)
     print(
-        f"{freed / 1e6:.1f} of {total / 1e6:.1f} MB under {runs_root()}/ "
+        f"{freed / 1e6:.1f} of {total / 1e6:.1f} MB under {root}/ "
         f"{'would be' if dry_run else 'are'} freed; DVC's cache keeps the results of all."
     )
 
 
-def _load() -> "Params":
-    from headswap.params import load  # imported here: pydantic would slow `--help` down
-
-    return load()
-
-
 def _load_current(model: str = "") -> "Params":
     """Load the parameters, and say which cells were made by other versions: DVC does not notice."""
-    params = _load()
+    params = headswap.params.load()
     if model and model not in params.models:
         close = difflib.get_close_matches(model.lower(), params.models, 1)
         hint = f"\nDid you mean {close[0]}?" if close else ""
         known = ", ".join(params.models)
         raise UserError(f"{model} is not under models in params.yaml: {known}.{hint}")
-    from headswap.compare.versions import outdated_cells
-
-    if outdated := outdated_cells(params.cells()):
+    if outdated := headswap.compare.versions.outdated_cells(params.cells()):
         print("Other versions than the installed ones made:")
         print(bulleted([f"{', '.join(cells)}: {what}" for what, cells in outdated.items()], 100))
         print("To make them again: dvc repro --force")
@@ -618,9 +476,8 @@ def _load_current(model: str = "") -> "Params":
 
 def _with_device(params: "Params") -> "Params":
     """Return parameters whose device is one that this machine has."""
-    from headswap.train.devices import resolve_device
-
-    return params.model_copy(update={"device": resolve_device(params.device)})
+    device = headswap.train.devices.resolve_device(params.device)
+    return params.model_copy(update={"device": device})
 
 
 def stop_with_parent() -> None:
@@ -631,8 +488,7 @@ def stop_with_parent() -> None:
 
     child = psutil.Process()  # of DVC: this process or, where its shell does not exec, the shell
     parent = child.parent()
-    # DVC may be another user's; or end just now.
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error):  # DVC may be another user's; or end just now
         while parent and "DVC_STAGE" in parent.environ():
             child, parent = parent, parent.parent()
 

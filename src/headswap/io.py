@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,57 +39,44 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Write a file or folder under a temporary name; rename it when the block ends well.
 
-    Yields where to write, in a temporary folder beside `path` that is removed afterwards. Several
-    processes may write the same file at a time: each has its own temporary name, and the last one's
-    file remains. A UserError says that the disk is full or read-only; `failures` are what a library
-    raises, besides OSError, if it cannot write. A `durable` file is flushed to the disk before it
-    is renamed, so that a power cut cannot leave it empty. A folder that is not empty is replaced
-    only by a caller that says so.
+    Yields where to write, in a folder beside `path`, which is removed afterwards or, if the process
+    is killed, by the next writer. Of several processes at a time the last one's file remains. A
+    UserError says that the disk is full or read-only; `failures` are what a library raises then,
+    besides OSError. A `durable` file is on the disk before it is renamed. A folder that is not
+    empty is replaced only by a caller that says so.
     """
     path = Path(path)
     kinds: tuple[type[Exception], ...] = (OSError, *failures)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(path) as (folder, mode):
-            yield folder / path.name
-            if (folder / path.name).is_file():
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial/lock"):
+            with contextlib.suppress(OSError):  # a living process locks its own
+                with open(left) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left.parent)
+        folder = tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
+        )
+        with folder as name, open(f"{name}/unlocked", "w") as lock:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.rename(lock.name, f"{name}/lock")
+            written = Path(name, path.name)
+            yield written
+            if written.is_file():
                 with contextlib.suppress(OSError):  # some file systems have no permissions
-                    os.chmod(folder / path.name, mode)
+                    written.chmod(stat.S_IMODE(os.fstat(lock.fileno()).st_mode))
                 if durable:
-                    with open(folder / path.name, "rb") as file:
+                    with open(written, "rb") as file:
                         os.fsync(file.fileno())
             if replace_folder and path.is_dir():
-                path.rename(folder / "old")
-            os.replace(folder / path.name, path)
+                path.rename(f"{name}/old")
+            os.replace(written, path)
     except kinds as error:
         raise UserError(
             f"{path} could not be written: {getattr(error, 'strerror', None) or error}.\n"
             "Make room or set the permissions, then run the same command again."
         ) from error
-
-
-@contextlib.contextmanager
-def _temporary_folder(path: Path) -> Iterator[tuple[Path, int]]:
-    """Create a folder beside `path`, and remove it and those that killed processes left.
-
-    Each holds a file that its process keeps locked as long as it lives. Its permissions, those that
-    the user gives to new files, are yielded, too: some libraries write files that only their owner
-    may read.
-    """
-    for lock in path.parent.glob(f".{glob.escape(path.name)}.*.partial/lock"):
-        with contextlib.suppress(OSError):
-            with open(lock) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
-        with open(folder / "unlocked", "w") as file:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-                os.rename(folder / "unlocked", folder / "lock")
-            yield folder, stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -108,11 +96,7 @@ def write_json(path: StrPath, value: Any) -> None:
 
 
 def write_csv(path: StrPath, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table with a header line.
-
-    A text that spreadsheets would take for a formula gets an apostrophe before it, which `read_csv`
-    removes.
-    """
+    """Write a table with a header; a formula gets an apostrophe, which `read_csv` removes."""
     write_text(path, _csv_text([columns, *rows]))
 
 
@@ -124,27 +108,18 @@ def append_csv(path: StrPath, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    lines = _Lines()
-    csv.writer(lines).writerows([_as_text(cell) for cell in row] for row in rows)
-    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+    def as_text(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
-
-class _Lines(list[str]):
-    """Lines as a file. With another end of line `csv` would not quote a carriage return."""
-
-    write = list.append
-
-
-def _as_text(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
+    lines: Any = SimpleNamespace(written=[])
+    lines.write = lines.written.append
+    # With another end of line `csv` would not quote a carriage return.
+    csv.writer(lines).writerows([as_text(cell) for cell in row] for row in rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines.written)
 
 
 def without_apostrophe(cell: str) -> str:
-    """Return the text that `write_csv` was given.
-
-    >>> without_apostrophe("'=1+1"), without_apostrophe("'tis")
-    ('=1+1', "'tis")
-    """
+    """Return the text that `write_csv` was given: ``=1`` for ``'=1``, but ``'tis`` as it is."""
     return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
 
 
@@ -156,35 +131,21 @@ def read_csv(path: StrPath) -> list[dict[str, str]]:
 
 
 def is_address(url: str) -> bool:
-    """Return whether a URL is an address, not a local path.
-
-    >>> is_address("https://example.org/photos.zip"), is_address("photos.zip")
-    (True, False)
-    """
+    """Return whether a URL is an address, not a local path."""
     return "://" in url
 
 
 def local_path(path: StrPath) -> Path:
     """Return a path that the user gave, with ``~`` replaced by the home folder."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"{path}: there is no such user on this machine.\nWrite the whole path, from / on."
-        ) from None
+    return Path(os.path.expanduser(path))
 
 
 def refuse_outputs(path: StrPath, name: str) -> None:
-    """Raise a UserError if the user's `path` is one of `paths.OUTPUTS`, is in one, or holds one.
-
-    So it is through links, too, and in upper or lower case. `name` is what the path is, for the
-    message.
-    """
+    """Raise a UserError if the user's `path`, called `name`, overlaps one of `paths.OUTPUTS`."""
     if output := _overlap(local_path(path), OUTPUTS):
         raise UserError(
             f"{name}: {path} overlaps {output}, which headswap writes and deletes.\n"
-            "Move your own files to a folder of another name beside it, say photos/, and "
-            "name that."
+            "Move your own files to another folder, say photos/, and name that."
         )
 
 
@@ -197,30 +158,31 @@ def output_path(
 ) -> Path:
     """Return where to write what the user wants at `path`: there, or where a link leads.
 
-    A UserError says that it would take the place of something else. A file's `ending` is such as
-    ``.csv``; without one, a new or an empty folder is meant. `inputs` are the files and folders
-    that the same command reads. What is no regular file, such as ``/dev/stdout``, is written into.
+    A UserError says that it would take the place of something else, such as of `inputs` of the same
+    command. A file has an `ending` such as ``.csv``; a folder has none, and is new or empty. What
+    is no regular file, such as ``/dev/stdout``, is written into.
     """
     if ending and is_stream(path):
         return Path(path)
     target, why = Path(path).resolve(), ""
-    sources = [one for one in SOURCES if not (renew_manifest and one == SHIPPED_MANIFEST)]
-    if owner := _overlap(target, (*OUTPUTS, *sources)):
+    parts = [p for p in (*OUTPUTS, *SOURCES) if not (renew_manifest and p == SHIPPED_MANIFEST)]
+    if owner := _overlap(target, parts):
         why = f"overlaps {owner}, which is a part of the project"
     elif read := _overlap(target, inputs):
         why = f"overlaps {read}, which is also in this command"
-    elif not ending and target.exists() and not target.is_dir():
-        why = "is a file"
     elif target.is_dir() and (ending or any(target.iterdir())):
         why = "is a folder" if ending else "is a folder that is not empty"
-    elif target.exists() and target.stat().st_size and ending:
-        is_manifest = _is_manifest(target)
-        if renew_manifest and not is_manifest:
-            why = "is there already and is no manifest"
-        elif is_manifest and not renew_manifest:
+    elif target.exists() and not target.is_dir() and not ending:
+        why = "is a file"
+    elif target.is_file() and target.stat().st_size:
+        with open(target, encoding="utf-8-sig", errors="replace") as file:
+            heading = file.read(99).replace('"', "").replace(";", ",")
+        is_manifest = heading.startswith("path,bytes,sha256")
+        if is_manifest and not renew_manifest:
             why = "is a manifest of images"
-        elif target.suffix.lower() != ending:
-            why = f"is there already and is no {ending} file"
+        elif is_manifest != renew_manifest or target.suffix.lower() != ending:
+            wanted = "manifest" if renew_manifest else f"{ending} file"
+            why = f"is there already and is no {wanted}"
     if why:
         raise UserError(
             f"{name}: {path} {why}; it is not overwritten.\n"
@@ -236,25 +198,14 @@ def is_stream(path: StrPath) -> bool:
     return is_special or str(absolute).startswith(("/dev/std", "/dev/fd/", "/proc/"))
 
 
-def _is_manifest(path: Path) -> bool:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        heading = file.read(99)
-    return heading.replace('"', "").replace(";", ",").startswith("path,bytes,sha256")
-
-
 def _overlap(path: StrPath, others: Iterable[StrPath]) -> StrPath | None:
-    """Return the first of some files and folders that `path` is, is in, or holds."""
-    given = _comparable(path)
-    for other in others:
-        known = _comparable(other)
-        if given.is_relative_to(known) or known.is_relative_to(given):
-            return other
-    return None
+    """Return one of some files and folders that `path` is, is in, or holds."""
 
+    def plain(path: StrPath) -> Path:  # without links, in lower case, which some systems ignore
+        return Path(str(Path(path).resolve()).casefold())
 
-def _comparable(path: StrPath) -> Path:
-    """Return the path without links, in lower case, which some file systems ignore."""
-    return Path(str(Path(path).resolve()).casefold())
+    given, known = plain(path), ((other, plain(other)) for other in others)
+    return next((o for o, k in known if given.is_relative_to(k) or k.is_relative_to(given)), None)
 
 
 def folder_size(folder: StrPath) -> int:
@@ -268,8 +219,7 @@ def read_bytes(path: StrPath) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read: {error.strerror}.\n"
-            "Make it readable, then run the same command again."
+            f"{path} cannot be read: {error.strerror}.\nMake it readable, then run the same again."
         ) from error
 
 
@@ -292,8 +242,7 @@ def read_tensors(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tensors of a safetensors file that headswap wrote, and its metadata.
 
-    The tensors are NumPy's, or with the `framework` ``pt`` torch's. With `only`, those of these
-    names are read.
+    The tensors are NumPy's, or with the `framework` ``pt`` torch's: all, or `only` some names.
     """
     if not os.path.exists(path):
         raise not_made_yet(path)
@@ -304,17 +253,11 @@ def read_tensors(
 
 
 def write_tensors(path: StrPath, tensors: Mapping[str, NDArray[Any]], **metadata: Any) -> None:
-    """Write NumPy's tensors and JSON-like metadata; the bytes depend on their content alone.
-
-    All metadata go into one entry, because safetensors writes several in random order.
-    """
-    text = json.dumps(metadata, sort_keys=True)
+    """Write NumPy's tensors and JSON-like metadata; the bytes depend on their content alone."""
+    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    text = json.dumps(metadata, sort_keys=True)  # one entry: safetensors shuffles several
     with atomic_write(path, SafetensorError) as temporary:
-        save_file(
-            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
-            temporary,
-            metadata={"headswap": text},
-        )
+        save_file(arrays, temporary, metadata={"headswap": text})
 
 
 def sha256(path: StrPath) -> str:
@@ -339,17 +282,14 @@ def digest(*values: Any) -> str:
 
 @functools.cache  # of all files it takes 0.2 s, and the status of all runs needs it for each cell
 def syntax_tree(code: str | bytes) -> str:
-    """Return Python code without comments, docstrings and formatting."""
+    """Return Python code without comments, docstrings (also of constants) and formatting."""
+
+    def is_string(statement: ast.stmt) -> bool:
+        text = isinstance(statement, ast.Expr) and getattr(statement.value, "value", None)
+        return isinstance(text, str)
+
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [statement for statement in node.body if not _is_string(statement)]
+            node.body = [statement for statement in node.body if not is_string(statement)]
     return ast.dump(tree)
-
-
-def _is_string(statement: ast.stmt) -> bool:
-    """Return whether a statement is a docstring, or the string below a constant."""
-    match statement:
-        case ast.Expr(ast.Constant(str())):
-            return True
-    return False
