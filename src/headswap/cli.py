@@ -156,8 +156,7 @@ def verify() -> None:
     """Compare the images with the manifest, and unpack them."""
     params = _load_current()
     from headswap.data.manifest import count_images
-    from headswap.data.quality import find_quality_issues
-    from headswap.data.verify import verify_images
+    from headswap.data.verify import find_quality_issues, verify_images
     from headswap.images.index import read_index
     from headswap.io import write_json
     from headswap.paths import DATASET_METRICS, TEST
@@ -210,8 +209,8 @@ def manifest(
     from headswap.data.changes import manifest_command, remember_command
     from headswap.data.labels import Columns
     from headswap.data.listing import list_images, print_left_out, set_groups
-    from headswap.data.quality import find_quality_issues, print_classes
-    from headswap.data.writing import write_manifest
+    from headswap.data.verify import find_quality_issues
+    from headswap.data.writing import print_classes, write_manifest
     from headswap.params import Dataset, dataset_lines, load, set_dataset
 
     output = output or _default_output(folder)
