@@ -262,8 +262,7 @@ def index_images(folder):
     from headswap.images.index import write_index
 
     images = find_images(folder)
-    rows, unreadable = read_unpacked(images, {name: Entry(0, "") for name in images})
-    assert not unreadable
+    rows = read_unpacked(images, {name: Entry(0, "") for name in images})
     write_index(folder, rows)
 
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headswap.data import labels as of_labels
 from headswap.data.labels import Columns, read_labels
 from headswap.errors import UserError
 
@@ -81,7 +80,7 @@ def test_columns_are_named_where_they_are_called_otherwise():
 def test_a_row_means_the_file_that_has_most_of_its_path(path, file):
     found = read(f"path,label\n{path},x\n")
     assert list(found.labels) == [file]
-    assert found.unused == {one: of_labels.NO_ROW for one in FILES if one != file}
+    assert found.unused == {one: "photographs without a row" for one in FILES if one != file}
 
 
 def test_row_numbers_are_no_group_and_a_dot_is_no_ending():
@@ -99,8 +98,8 @@ def test_no_row_takes_a_file_that_is_not_its_own():
     found = read("path,label\nsite1/bee.png,ant\nsite2/IMG_1.JPG,x\nIMG_1.JPG,x\nbee.jpg,y\n,z\n")
     assert labels_of(found) == {"site2/IMG_1.JPG": "x"}
     assert found.left_out == {
-        of_labels.NO_FILE: ["line 2: site1/bee.png", "line 5: bee.jpg", "line 6: no path"],
-        of_labels.SEVERAL_FILES: ["line 4: IMG_1.JPG"],
+        "rows without a file": ["line 2: site1/bee.png", "line 5: bee.jpg", "line 6: no path"],
+        "rows that may mean several files": ["line 4: IMG_1.JPG"],
     }
 
 
@@ -119,11 +118,11 @@ twice.png,Unidentified,1,val
     found = read(table, [*FILES, "twice.png", "new.png"])
     assert found.labels == {"twice.png": ("bee", "1", "val")}
     assert found.unused == {
-        "site1/IMG_1.JPG": of_labels.TWO_LABELS,
-        "site1/IMG_2.JPG": of_labels.UNKNOWN_LABEL,
-        "site2/IMG_1.JPG": of_labels.NO_LABEL,
-        "other/bee.png": of_labels.TWO_PLACES,
-        "new.png": of_labels.NO_ROW,
+        "site1/IMG_1.JPG": "photographs with two labels or more, which is not supported",
+        "site1/IMG_2.JPG": "photographs of unknown label",
+        "site2/IMG_1.JPG": "photographs without a label",
+        "other/bee.png": "photographs in two groups or splits",
+        "new.png": "photographs without a row",
     }
 
 
@@ -160,8 +159,8 @@ def test_what_is_no_table_is_refused(tmp_path):
     (tmp_path / "labels.xlsx").write_bytes(b"PK\3\4\xff\xfe")
     for name, message in (
         ("labels.xlsx", r"labels\.xlsx is not a table in UTF-8(.|\n)*Save it as CSV"),
-        ("labels.csv", "there is no .*labels.csv in"),
-        (".", "there is no table"),
+        ("labels.csv", "labels.csv cannot be read: No such file"),
+        (".", "cannot be read: Is a directory"),
     ):
         with pytest.raises(UserError, match=message):
             read_labels(tmp_path / name, FILES, Columns())
@@ -231,8 +230,8 @@ def test_a_camtrap_package_labels_photographs_by_themselves_else_by_their_event(
             "d1/IMG_3.JPG": ("Ardea cinerea", "d1", ""),
             "d2/IMG_1.JPG": ("human", "d2", ""),
         }
-        assert found.unused == {"d2/IMG_6.JPG": of_labels.NO_LABEL}
-        assert found.left_out == {of_labels.NO_FILE: ["line 6: d2/IMG_5.MP4"]}
+        assert found.unused == {"d2/IMG_6.JPG": "photographs without a label"}
+        assert found.left_out == {"rows without a file": ["line 6: d2/IMG_5.MP4"]}
 
 
 def test_two_animals_are_two_labels_and_unknown_ones_are_none(tmp_path):
@@ -247,10 +246,10 @@ def test_two_animals_are_two_labels_and_unknown_ones_are_none(tmp_path):
     found = read_labels(package(tmp_path, observations), PHOTOGRAPHS, Columns())
     assert found.labels == {"d2/IMG_6.JPG": ("Ardea cinerea", "d2", "")}
     assert found.unused == {
-        "d1/IMG_1.JPG": of_labels.TWO_LABELS,
-        "d1/IMG_2.JPG": of_labels.TWO_LABELS,
-        "d1/IMG_3.JPG": of_labels.UNKNOWN_LABEL,
-        "d2/IMG_1.JPG": of_labels.NO_LABEL,
+        "d1/IMG_1.JPG": "photographs with two labels or more, which is not supported",
+        "d1/IMG_2.JPG": "photographs with two labels or more, which is not supported",
+        "d1/IMG_3.JPG": "photographs of unknown label",
+        "d2/IMG_1.JPG": "photographs without a label",
     }
 
 

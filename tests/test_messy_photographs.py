@@ -99,7 +99,7 @@ def test_what_a_script_collected_on_the_web(workspace):
     refused = headswap("manifest", "photos", "--val", "0.3", code=1)
     assert "6 images that cannot be read" in refused and "a web page" in refused
     for name in re.findall(r"^  (\S+): ", refused, re.MULTILINE):  # "Replace or remove them"
-        Path(name).unlink()
+        Path("photos", name).unlink()
     printed = prepare("--val", "0.3")
     assert "data/photos.csv lists 18 images." in printed
     assert ".jpg?w=300, no name of an image (2)" in printed
@@ -118,10 +118,10 @@ def test_the_network_drive_of_a_laboratory(workspace):
     Path("photos/Train/bees").rename("elsewhere")
     Path("photos/Train/bees").symlink_to(Path("elsewhere").absolute())
     refused = headswap("manifest", "photos", code=1)
-    assert "in case only: Bees and bees" in refused
-    Path("photos/valid/Bees").rename("photos/valid/bees")  # "Give them the same name"
+    assert "in case only: Bees, bees" in refused
+    Path("photos/valid/Bees").rename("photos/valid/bees")  # "under one name"
     refused = headswap("manifest", "photos", code=1)
-    assert "\n  photos/Train/ants/deep.tif: 16 or 32 bits a pixel" in refused
+    assert "\n  Train/ants/deep.tif: 16 or 32 bits a pixel" in refused
     Path("photos/Train/ants/deep.tif").unlink()
     printed = prepare()
     assert "data/photos.csv lists 14 images." in printed

@@ -143,7 +143,7 @@ def test_other_names_of_the_splits_are_taken_and_said(empty):
         ({"train/ants/b\rc.jpg": b"x"}, "or a control character"),
         ({"train/ants/b\udcff.jpg": b"x"}, r"b\\xff\.jpg is not UTF-8"),
         ({"train/wasps/a.heic": b"x"}, "train/wasps/: 1 of 1 photographs are HEIC: save them"),
-        ({"train/Ants/a.jpg": b"x"}, "in case only: Ants and ants"),
+        ({"train/Ants/a.jpg": b"x"}, "in case only: Ants, ants"),
     ],
 )
 def test_what_cannot_be_listed_is_reported_with_what_to_do(empty, no_heic, files, message):

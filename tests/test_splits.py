@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from headswap.data.splits import Item, name_groups, split_items
+from headswap.data.writing import Item, name_groups, split_items
 from headswap.errors import UserError
 
 

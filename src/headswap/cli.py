@@ -188,7 +188,7 @@ def manifest(
     headswap.data.changes.remember_command(dataset, given)
     headswap.data.listing.print_left_out(listing)
     print(f"{output} lists {len(images)} images.")
-    headswap.data.quality.print_classes(images)
+    headswap.data.writing.print_classes(images)
     for note in listing.notes:
         print(note)
     if any(kind.startswith("near-duplicates") for kind in _print_issues(listing.hashes)):
@@ -205,7 +205,7 @@ def manifest(
 
 def _print_issues(hashes: Mapping[str, str]) -> list[str]:
     """Print what makes a comparison on images less reliable; return of which kinds it is."""
-    issues = headswap.data.quality.find_quality_issues(hashes)
+    issues = headswap.data.verify.find_quality_issues(hashes)
     for kind, lines in issues.items():
         print(f"A comparison on these images is less reliable because of {kind} ({len(lines)}):")
         print(bulleted(lines, limit=5))

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import os
+import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from shlex import quote
@@ -16,31 +18,23 @@ from headswap.io import is_address, local_path, read_bytes, read_json, write_jso
 from headswap.params import GENERATED, Dataset
 from headswap.paths import RUNS
 
-COMMANDS = RUNS / "manifests.json"
-"""The command that wrote each manifest, without what splits all photographs anew."""
-KNOWN = RUNS / "photographs.json"
-"""Size, times and digest of each photograph that was read, so that it is not read again."""
+COMMANDS = RUNS / "manifests.json"  # what wrote each, without what splits all photographs anew
+KNOWN = RUNS / "photographs.json"  # their sizes, times and digests, so that none is read again
 
 
 class File(NamedTuple):
-    """A file in an archive or folder that may be an image of a manifest.
-
-    ``sha256`` is empty where it is not known, because the size is that of no listed image or the
-    file cannot be read; ``damage`` says why it cannot.
-    """
+    """A file in an archive or folder that may be an image of a manifest."""
 
     name: str
     size: int
-    sha256: str = ""
-    damage: str = ""
+    sha256: str = ""  # empty where no listed image has this size, or it cannot be read
+    damage: str = ""  # why it cannot
 
 
 def check_photographs(dataset: Dataset) -> None:
-    """Check that a local folder still holds the photographs of its manifest.
+    """Raise a UserError that names every photograph that is not in its folder as in the manifest.
 
-    A UserError names every photograph that was added, removed, changed, or moved to another class
-    or split. Where the folder is not here, as in a clone that has DVC's archive, there is nothing
-    to check.
+    Where the folder is not here, as in a clone that has DVC's archive, there is nothing to check.
     """
     if changes := find_changes(dataset):
         raise UserError(
@@ -51,24 +45,20 @@ def check_photographs(dataset: Dataset) -> None:
 
 def note_changes(dataset: Dataset) -> str:
     """Return a line that says that a local folder is not as its manifest says, empty if it is."""
-    if not (changes := find_changes(dataset)):
-        return ""
-    count = f"{len(changes)} photograph{'s' * (len(changes) > 1)}"
-    return (
-        f"{dataset.url} is not as {dataset.manifest} says ({count} added, removed, changed or "
-        "moved). To see which: headswap check"
-    )
+    note = f"{dataset.url} is not as {dataset.manifest} says (photographs added, removed, changed "
+    count = len(find_changes(dataset))
+    return f"{note}or moved: {count}). To see which: headswap check" if count else ""
 
 
-def manifest_command(dataset: Dataset) -> str:
+def manifest_command(dataset: Dataset, plain: bool = False) -> str:
     """Return the command that writes a dataset's manifest, with the options that were used."""
     command = f"headswap manifest {quote(dataset.url)} --output {quote(dataset.manifest)}"
-    return str(_read(COMMANDS).get(command, command))
+    return command if plain else str(_read(COMMANDS).get(command, command))
 
 
 def remember_command(dataset: Dataset, options: dict[str, object]) -> None:
     """Remember the options that a dataset's manifest was written with."""
-    command = f"headswap manifest {quote(dataset.url)} --output {quote(dataset.manifest)}"
+    command = manifest_command(dataset, plain=True)
     words = [f"--{name} {quote(str(value))}" for name, value in options.items() if value]
     write_json(COMMANDS, {**_read(COMMANDS), command: " ".join([command, *words])})
 
@@ -92,8 +82,8 @@ def find_changes(dataset: Dataset) -> list[str]:
     for path, name, listed in zip(paths, found.values(), listed_names(paths, used), strict=True):
         split, label, _ = name.split("/", 2)
         folders = from_split(path).split("/")[:-1][:2]
-        in_other = label not in folders or not {*folders}.isdisjoint({*SPLIT_NAMES} - {split})
-        if listed == path and in_other and not labels.isdisjoint(folders):
+        in_other = label not in folders or {*folders} & ({*SPLIT_NAMES} - {split})
+        if listed == path and in_other and labels.intersection(folders):
             lines.append(f"moved: {name} is in {'/'.join(folders)} now")
     return lines
 
@@ -117,52 +107,45 @@ def _read_files(images: dict[str, Path]) -> list[File]:
 def match_files(
     files: Sequence[File], manifest: Manifest, all_extra: bool = False
 ) -> tuple[dict[int, str], list[str]]:
-    """Return which files are images of a manifest, by their content, and what differs.
+    """Return which files are images of a manifest, by their content, and a line for what differs.
 
-    Of several files with the same content, as many are images as are listed, and first those that
-    have a listed name. Images are returned by the places of their files; the differences are a
-    line for each image that is missing or has changed, and for each extra one: beside a listed
-    image or, where one is missing or it is said so, anywhere. Images that the manifest leaves out
-    may be there or not.
+    Images are returned by the places of their files. Of several files with the same content, as
+    many are images as are listed, first those that have a listed name. Extra ones are named beside
+    a listed image or, where one is missing or it is said so, anywhere. Images that the manifest
+    leaves out may be there or not.
     """
-    left_out = {(entry.size, entry.sha256) for entry in manifest.values() if entry.left_out}
+    left_out = {entry[:2] for entry in manifest.values() if entry.left_out}
     manifest = used_images(manifest)
-    unfound: dict[tuple[int, str], list[str]] = {}
+    unfound: dict[tuple[int, str], list[str]] = defaultdict(list)
     for name, entry in manifest.items():
-        unfound.setdefault((entry.size, entry.sha256), []).append(name)
+        unfound[entry[:2]].append(name)
     named = listed_names((file.name for file in files), manifest)
+    keys = [(file.size, file.sha256) for file in files]
     found: dict[int, str] = {}
-    for same_name in (True, False):
-        for place, file in enumerate(files):
-            names = unfound.get((file.size, file.sha256), [])
-            if place not in found and names and (named[place] in names or not same_name):
-                found[place] = named[place] if same_name else names[0]
-                names.remove(found[place])
-    unlisted = {
+    for place in sorted(range(len(files)), key=lambda p: named[p] not in unfound[keys[p]]):
+        if names := unfound[keys[place]]:
+            found[place] = named[place] if named[place] in names else names[0]
+            names.remove(found[place])
+    extra = {
         named[place]: file
         for place, file in enumerate(files)
-        if place not in found and (file.size, file.sha256) not in left_out
+        if place not in found and keys[place] not in left_out
     }
     missing = sorted(name for names in unfound.values() for name in names)
+    changed = {name: extra.pop(name) for name in missing if name in extra}
     lines = []
-    for name in missing:
-        file_now, entry = unlisted.pop(name, None), manifest[name]
-        if not file_now:
-            lines.append(f"missing: {name}")
-        elif file_now.damage:
-            lines.append(f"damaged: {name} ({file_now.damage})")
-        elif file_now.size != entry.size:
-            lines.append(f"changed: {name} ({file_now.size} bytes, not {entry.size})")
-        else:
-            digests = f"{file_now.sha256[:12]}…, not {entry.sha256[:12]}…"
-            lines.append(f"changed: {name} (SHA-256 {digests})")
-    lines.sort(key=lambda line: line.startswith("missing"))
+    for name, file in changed.items():
+        size, digest = manifest[name][:2]
+        why = f"SHA-256 {file.sha256[:12]}…, not {digest[:12]}…"
+        why = file.damage or (f"{file.size} bytes, not {size}" if file.size != size else why)
+        lines.append(f"{'damaged' if file.damage else 'changed'}: {name} ({why})")
+    lines += [f"missing: {name}" for name in missing if name not in changed]
     places = {PurePosixPath(files[place].name).parent for place in found}
+    everywhere = all_extra or bool(missing)
     lines += [
         f"extra: {file.name}"
-        for file in unlisted.values()
-        if is_image(file.name)
-        and (missing or all_extra or PurePosixPath(file.name).parent in places)
+        for file in extra.values()
+        if is_image(file.name) and (everywhere or PurePosixPath(file.name).parent in places)
     ]
     return found, lines
 
@@ -172,15 +155,12 @@ def listed_names(paths: Iterable[str], manifest: Manifest) -> list[str]:
 
     A path may have folders before the split, or lack the split, and the class where a table has it.
     """
-    ends: dict[str, str] = {}
-    for start in range(3):
-        for name in manifest:
-            ends.setdefault("/".join(name.split("/")[start:]), name)
+    parts = [(name, name.split("/")) for name in reversed(manifest)]
+    ends = {"/".join(of[start:]): name for start in (2, 1, 0) for name, of in parts}
     names = []
     for path in paths:
         plain = unicodedata.normalize("NFC", path)
-        key = from_split(plain)
-        keys = (plain, key, key.removeprefix("train/"))  # what validates may be drawn from train/
+        keys = [plain, from_split(plain), from_split(plain).removeprefix("train/")]
         names.append(next((ends[key] for key in keys if key in ends), path))
     return names
 
@@ -191,8 +171,5 @@ def from_split(path: str) -> str:
     >>> from_split("set/Train/bee/2024/1.jpg"), from_split("photos/bee/1.jpg")
     ('train/bee/2024/1.jpg', 'photos/bee/1.jpg')
     """
-    parts = path.split("/")
-    for place, part in enumerate(parts[:-2]):
-        if split := SPLIT_NAMES.get(part.lower()):
-            return "/".join([split, *parts[place + 1 :]])
-    return path
+    found = re.search(rf"(?:^|/)({'|'.join(SPLIT_NAMES)})/(.+/.+)", path, re.IGNORECASE)
+    return f"{SPLIT_NAMES[found[1].lower()]}/{found[2]}" if found else path

@@ -1,12 +1,12 @@
 """A user's folder of photographs as it lies: photographs, classes, splits, and what is neither."""
 
+import contextlib
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from os import PathLike
 from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Literal
@@ -19,46 +19,31 @@ from headswap.data.manifest import check_classes
 from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import OTHER_FORMATS, SPLIT_NAMES, scan_folder
 from headswap.images.reading import open_image
-from headswap.io import local_path, refuse_outputs
+from headswap.io import StrPath, local_path, refuse_outputs
 
-Layout = Literal["classes", "splits"]
-MUCH = 0.25
-"""The share of the photographs, of all or of a class, that is not left out without a question."""
-EXAMPLES = "Type, for instance, --group '(site[0-9]+)/', or --group folder."
-NOT_WRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
-"""What a name in a manifest may not have: control characters, backslashes, what is not UTF-8."""
+Layout = Literal["classes", "splits"] | None
+MUCH = 0.25  # the share, of all photographs or of a class, that is not left out without a question
 
 
 @dataclass
 class Listing:
     """What lies in a folder of photographs.
 
-    ``photographs`` has a row for each that is used, by its path in the folder: its ``label``, its
-    ``name`` (the path below the class's folder), ``split`` and ``group``, empty where not known.
-    ``unused`` are the others that can be read, with the reason; ``left_out`` has the names of all
-    that is not used, by reason; ``notes`` say what was understood. ``hashes`` are the perceptual
-    ones of the photographs, by their paths in the manifest, once that is written.
+    ``photographs`` has a row for each that is used, by its path in the folder, in order: ``label``,
+    ``name`` (the path below the class's folder), ``group`` and ``split``, empty where not known.
     """
 
     folder: Path
     files: dict[str, Path]
-    left_out: dict[str, list[str]]
-    photographs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    unused: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    hashes: dict[str, str] = field(default_factory=dict)
-
-    def leave_out(self, path: str, why: str) -> None:
-        """Leave a photograph out that could be read."""
-        self.unused[path] = why
-        self.left_out[why].append(printable(path))
+    photographs: pd.DataFrame
+    unused: dict[str, str]  # why other photographs that can be read are not used
+    left_out: dict[str, list[str]]  # the names of all that is not used, by reason
+    notes: list[str]  # what was understood
+    hashes: dict[str, str] = field(default_factory=dict)  # by paths in the manifest, once written
 
 
 def list_images(
-    folder: str | PathLike[str],
-    layout: Layout | None = None,
-    table: str | None = None,
-    columns: Columns = Columns(),  # noqa: B008
+    folder: StrPath, layout: Layout = None, table: str | None = None, columns: Columns | None = None
 ) -> Listing:
     """List the photographs of a user's folder, with classes by its folders or by a `table`.
 
@@ -73,48 +58,41 @@ def list_images(
             "headswap manifest photos --val 0.3"
         )
     images, left_out = scan_folder(place)
-    listing = Listing(place, images, defaultdict(list, left_out))
     if table:
-        found = read_labels(table, list(images), columns)
-        listing.notes += found.notes
-        listing.left_out |= found.left_out
-        for path, why in found.unused.items():
-            listing.leave_out(path, why)
-        rows = [(path, label, path, *more) for path, (label, *more) in found.labels.items()]
+        labels, unused, lines, notes = read_labels(table, list(images), columns or Columns())
+        left_out |= lines
+        rows = [(path, label, path, *more) for path, (label, *more) in labels.items()]
     else:
-        rows = _read_folders(listing, layout)
-    listing.photographs = pd.DataFrame(rows, columns=["path", "label", "name", "group", "split"])
-    listing.photographs = listing.photographs.set_index("path")
-    _check_names(listing)
-    splits = listing.photographs["split"]
-    known = splits if {"train", "val"} <= {*splits} else splits.mask(splits != "test", "")
-    pairs = zip(known, listing.photographs["label"], strict=True)
-    check_classes(pairs, printable(place))
-    return listing
+        splits = _find_splits(place, images, layout)
+        notes = [f"{top}/ is taken for {of}/" for top, of in splits.items() if top != of]
+        rows, unused = _read_folders(place, images, splits, left_out)
+    for path, why in unused.items():
+        left_out.setdefault(why, []).append(printable(path))
+    found = pd.DataFrame(rows, columns=["path", "label", "name", "group", "split"])
+    found = found.set_index("path")
+    for column in ("label", "name"):
+        found[column] = [unicodedata.normalize("NFC", text) for text in found[column]]
+    twice = found.index[found.duplicated(["split", "label", "name"])]
+    errors = [f"{printable(path)} is there twice, in another spelling" for path in twice]
+    errors += [
+        f"{printable(path)} is not UTF-8, or has a backslash or a control character"
+        for path in found.index
+        if re.search(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]", path)
+    ]
+    if errors:
+        raise UserError(
+            f"{printable(place)} cannot be listed in a manifest:\n{bulleted(errors)}\n"
+            "Rename them, then run the same command again."
+        )
+    is_split = {"train", "val"} <= {*found["split"]}
+    known = found["split"].where(is_split | (found["split"] == "test"), "")
+    check_classes(zip(known, found["label"], strict=True), printable(place))
+    return Listing(place, images, found, unused, left_out, notes)
 
 
-def _read_folders(listing: Listing, layout: Layout | None) -> list[tuple[str, ...]]:
-    """Return the rows of the photographs in classes' folders, at any depth below these."""
-    splits = _find_splits(listing, layout)
-    listing.notes += [f"{top}/ is taken for {of}/" for top, of in splits.items() if top != of]
-    rows: list[tuple[str, ...]] = []
-    for path in listing.files:
-        top, *below = path.split("/")
-        split = splits.get(top, "")
-        label, *name = below if split else [top, *below]
-        if not name:
-            listing.leave_out(path, "in no class's folder")
-        elif not split and "train" in splits.values():
-            listing.leave_out(path, "in none of train/, val/ and test/")
-        else:
-            rows.append((path, label, "/".join(name), "", split))
-    _check_left_out(listing, 1 + bool(splits), [path for path, *_ in rows])
-    return rows
-
-
-def _find_splits(listing: Listing, layout: Layout | None) -> dict[str, str]:
+def _find_splits(folder: Path, files: Iterable[str], layout: Layout) -> dict[str, str]:
     """Return which folders are splits, from their names and what lies beside and below them."""
-    parts = [path.split("/") for path in listing.files]
+    parts = [path.split("/") for path in files]
     tops = sorted({top for top, *below in parts if below})
     splits = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
     others = [f"{top}/" for top in tops if top not in splits]
@@ -123,80 +101,73 @@ def _find_splits(listing: Listing, layout: Layout | None) -> dict[str, str]:
         return {}  # a class of vehicles may be called train
     if not splits or layout == "splits" or {"train", "val"} <= deep or (deep and not others):
         return splits
-    names, folder = " and ".join(f"{top}/" for top in splits), printable(listing.folder)
+    names = " and ".join(f"{top}/" for top in splits)
     if not others:
         raise UserError(
-            f"{folder} has photographs in {names}, but no folders of classes there.\n"
+            f"{printable(folder)} has photographs in {names}, but no folders of classes there.\n"
             "Lay them out as train/<class>/<image>, or, if a table has their labels: "
-            f"headswap manifest {quote(folder)} --labels TABLE.csv"
+            f"headswap manifest {quote(printable(folder))} --labels TABLE.csv"
         )
-    command = f"headswap manifest {quote(str(listing.folder))} --val 0.3 --layout"
+    command = f"headswap manifest {quote(str(folder))} --val 0.3 --layout"
     raise UserError(
-        f"{folder} has {names} beside {', '.join(others[:5])}: classes, or splits?\n"
+        f"{printable(folder)} has {names} beside {', '.join(others[:5])}: classes, or splits?\n"
         f"If {names} hold photographs of a class called so: {command} classes\n"
         f"If {names} hold folders of classes: {command} splits"
     )
 
 
-def _check_left_out(listing: Listing, depth: int, used: list[str]) -> None:
-    """Check that not much is left out: of a class, whose path has that depth, and of all."""
+def _read_folders(
+    folder: Path, files: Iterable[str], splits: dict[str, str], left_out: dict[str, list[str]]
+) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+    """Return the rows of the photographs below classes' folders, and why others are not used.
 
-    def by_class(paths: list[str]) -> Counter[str]:
-        return Counter("/".join(path.split("/")[:depth]) for path in paths)
+    A UserError says that this is much of all, or that `left_out` has much of a class.
+    """
+    rows: list[tuple[str, ...]] = []
+    unused = {}
+    for path in files:
+        top, *below = path.split("/")
+        split = splits.get(top, "")
+        label, *name = below if split else [top, *below]
+        if not name:
+            unused[path] = "in no class's folder"
+        elif not split and "train" in splits.values():
+            unused[path] = "in none of train/, val/ and test/"
+        else:
+            rows.append((path, label, "/".join(name), "", split))
 
-    lines, of_class, total = [], by_class(used), len(listing.files)
-    for why, names in listing.left_out.items():
-        if why in OTHER_FORMATS.values():
-            lines += [
-                f"{label}/: {count} of {count + of_class[label]} photographs are {why}"
-                for label, count in by_class(names).items()
-                if count > MUCH * (count + of_class[label])
-            ]
-    for why, count in Counter(listing.unused.values()).items():
-        if count > MUCH * total:
-            example = listing.left_out[why][0]
-            lines.append(f"{count} of {total} photographs are {why}, such as {example}")
-    if lines:
-        raise UserError(
-            f"Much of {printable(listing.folder)} would be left out:\n{bulleted(lines)}\n"
-            "Lay them out as <class>/…, or move them out of the folder; then run the same command "
-            "again."
-        )
+    def by_class(paths: Iterable[str]) -> Counter[str]:
+        return Counter("/".join(path.split("/")[: 1 + bool(splits)]) for path in paths)
 
-
-def _check_names(listing: Listing) -> None:
-    """Check that all names can be written, in one Unicode form."""
-    table = listing.photographs
-    for column in ("label", "name"):
-        table[column] = [unicodedata.normalize("NFC", text) for text in table[column]]
-    twice = table.duplicated(["split", "label", "name"])
-    errors = [
-        f"{printable(path)} is there twice, in another spelling" for path in table[twice].index
+    used = by_class(path for path, *_ in rows)
+    much = [
+        f"{label}/: {count} of {count + used[label]} photographs are {why}"
+        for why in sorted(left_out.keys() & {*OTHER_FORMATS.values()})
+        for label, count in by_class(left_out[why]).items()
+        if count > MUCH * (count + used[label])
     ]
-    errors += [
-        f"{printable(path)} is not UTF-8, or has a backslash or a control character"
-        for path in table.index
-        if NOT_WRITABLE.search(path)
-    ]
-    if errors:
+    for why, count in Counter(unused.values()).items():
+        if count > MUCH * (len(rows) + len(unused)):
+            example = printable(next(path for path in unused if unused[path] == why))
+            total = len(rows) + len(unused)
+            much.append(f"{count} of {total} photographs are {why}, such as {example}")
+    if much:
         raise UserError(
-            f"{printable(listing.folder)} cannot be listed in a manifest:\n"
-            f"{bulleted(errors)}\nRename them, then run the same command again."
+            f"Much of {printable(folder)} would be left out:\n{bulleted(much)}\n"
+            "Lay them out as <class>/…, or move them out; then run the same command again."
         )
+    return rows, unused
 
 
 def print_left_out(listing: Listing) -> None:
     """Print how many photographs were left out, and all files and folders, by reason."""
-    formats = set(OTHER_FORMATS.values())
-    left = len(listing.unused) + sum(
-        len(names) for why, names in listing.left_out.items() if why in formats
-    )
+    formats = {*OTHER_FORMATS.values()} & listing.left_out.keys()
+    left = len(listing.unused) + sum(len(listing.left_out[why]) for why in formats)
     if left:
         total = left + len(listing.hashes)
         print(f"{left} of {total} photographs left out, for the reasons below.")
     for why, names in listing.left_out.items():
-        print(f"Left out, {why} ({len(names)}):")
-        print(bulleted(names, limit=5))
+        print(f"Left out, {why} ({len(names)}):\n{bulleted(names, limit=5)}")
 
 
 def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> None:
@@ -219,7 +190,7 @@ def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> 
     else:
         return
     listing.photographs["group"] = groups
-    listing.notes.append(f"{len(set(groups) - {''})} groups of photographs")
+    listing.notes.append(f"{len({*groups} - {''})} groups of photographs")
 
 
 def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
@@ -228,18 +199,17 @@ def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
     >>> groups_by_pattern(["bee/id7_1.jpg", "bee/id7_2.jpg", "bee/new.jpg"], "id([0-9]+)_")
     ['7', '7', '']
     """
+    why = f"matches none of the {len(paths)} paths, such as {printable(paths[0])}"
+    groups: list[str] = []
     try:
-        expression = re.compile(pattern)
+        found = [re.search(pattern, path) for path in paths]
+        groups = [match[min(1, match.re.groups)] or "" if match else "" for match in found]
     except re.error as error:
-        raise UserError(
-            f"--group {quote(pattern)} is no regular expression: {error}.\n{EXAMPLES}"
-        ) from None
-    found = [expression.search(path) for path in paths]
-    groups = [match[min(1, expression.groups)] or "" if match else "" for match in found]
+        why = f"is no regular expression: {error}"
     if not any(groups):
         raise UserError(
-            f"--group {quote(pattern)} matches none of the {len(paths)} paths, such as "
-            f"{printable(paths[0])}.\n{EXAMPLES}"
+            f"--group {quote(pattern)} {why}.\n"
+            "Type, for instance, --group '(site[0-9]+)/', or --group folder."
         )
     return groups
 
@@ -251,21 +221,17 @@ def groups_by_time(
 
     A burst's name is its folder and first time; a photograph without a time is alone.
     """
-    folders: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
-    for place, (path, time) in enumerate(zip(paths, times, strict=True)):
-        if time:
-            folders[str(PurePosixPath(path).parent)].append((time, place))
-    groups = [""] * len(paths)
-    for folder, shots in folders.items():
-        last, name = datetime.min, ""
-        for time, place in sorted(shots):
-            if time - last > timedelta(minutes=minutes):
-                name = f"{folder}/{time.isoformat()}"
-            groups[place], last = name, time
+    folders = [str(PurePosixPath(path).parent) for path in paths]
+    groups, last, name = [""] * len(paths), ("", datetime.min), ""
+    shots = [(folders[place], time, place) for place, time in enumerate(times) if time]
+    for folder, time, place in sorted(shots):
+        if folder != last[0] or time - last[1] > timedelta(minutes=minutes):
+            name = f"{folder}/{time.isoformat()}"
+        groups[place], last = name, (folder, time)
     return groups
 
 
-def time_taken(path: str | PathLike[str]) -> datetime | None:
+def time_taken(path: StrPath) -> datetime | None:
     """Return when a photograph was taken, by its EXIF; None if it does not say."""
     try:
         with open_image(path) as image:
@@ -274,8 +240,6 @@ def time_taken(path: str | PathLike[str]) -> datetime | None:
     except Exception:  # not an image, or damaged EXIF
         return None
     for tag in (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTime):
-        try:
+        with contextlib.suppress(ValueError):  # no time, or 0000:00:00 of a clock that was not set
             return datetime.strptime(str(tags.get(tag)).strip("\0 "), "%Y:%m:%d %H:%M:%S")
-        except ValueError:  # none, or 0000:00:00 from a camera whose clock was not set
-            continue
     return None

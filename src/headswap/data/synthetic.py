@@ -3,34 +3,27 @@
 import hashlib
 import io
 import zipfile
-from os import PathLike
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from headswap.data.manifest import COLUMNS
+from headswap.io import StrPath
 
-SIDE = 96
-"""Pixels."""
-COUNTS = {"train": 24, "val": 20}
-"""Images of each class in each split."""
-SCALE = 4
-"""Images are drawn this many times larger and then reduced, so that edges are smooth."""
-MANIFEST = "manifest.csv"
-"""The name of the manifest in the archive."""
-
-Colour = tuple[int, int, int, int]
+SIDE = 96  # pixels
+SCALE = 4  # images are drawn this many times larger, so that edges are smooth
+COUNTS = {"train": 24, "val": 20}  # of each class
+MANIFEST = "manifest.csv"  # in the archive
 
 
-def draw_archive(path: str | PathLike[str]) -> None:
+def draw_archive(path: StrPath) -> None:
     """Write all images and their manifest as a zip, always the same bytes."""
     rows = [",".join(COLUMNS)]
     groups = [(split, label) for split in COUNTS for label in ("ants", "bees")]
     with zipfile.ZipFile(path, "w") as archive:
         for number, (split, label) in enumerate(groups):
             for index in range(COUNTS[split]):
-                name = f"{split}/{label}/{index:03d}.png"
-                encoded = io.BytesIO()
+                name, encoded = f"{split}/{label}/{index:03d}.png", io.BytesIO()
                 draw_insect(label, np.random.default_rng([number, index])).save(encoded, "png")
                 content = encoded.getvalue()
                 archive.writestr(zipfile.ZipInfo(name), content)
@@ -62,33 +55,27 @@ def draw_insect(label: str, random: np.random.Generator) -> Image.Image:
 
 def _draw_ant(pen: ImageDraw.ImageDraw, side: int, random: np.random.Generator) -> None:
     middle, tone = side / 2, int(random.uniform(15, 70))
-    dark = (tone + 20, tone, tone, 255)
+    dark = (tone + 20, tone, tone)
     for sign in (-1, 1):
         for lean in (-0.22, -0.02, 0.2):
             knee = (middle + lean * side * 0.7, middle + sign * side * 0.17)
             foot = (middle + lean * side * 1.3, middle + sign * side * 0.3)
             pen.line([(middle, middle), knee, foot], fill=dark, width=SCALE * 2)
     for offset, length, width in ((-0.2, 0.08, 0.065), (0, 0.09, 0.04), (0.22, 0.13, 0.085)):
-        _oval(pen, middle + offset * side, middle, length * side, width * side, dark)
+        pen.ellipse(_box(side, offset, 0, length, width), dark)
 
 
 def _draw_bee(pen: ImageDraw.ImageDraw, side: int, random: np.random.Generator) -> None:
-    middle = side / 2
-    yellow = (int(random.uniform(205, 255)), int(random.uniform(140, 195)), 30, 255)
-    for sign in (-1, 1):
-        wing = (225, 230, 235, 150)
-        _oval(pen, middle - 0.02 * side, middle + sign * 0.2 * side, 0.1 * side, 0.17 * side, wing)
-    _oval(pen, middle, middle, 0.3 * side, 0.16 * side, yellow)
-    for place in (-0.14, 0, 0.14):
-        pen.rectangle(
-            [middle + (place - 0.03) * side, middle - 0.14 * side]
-            + [middle + (place + 0.03) * side, middle + 0.14 * side],
-            fill=(25, 20, 15, 255),
-        )
-    _oval(pen, middle - 0.3 * side, middle, 0.09 * side, 0.1 * side, (30, 25, 20, 255))
+    yellow = (int(random.uniform(205, 255)), int(random.uniform(140, 195)), 30)
+    for y in (-0.2, 0.2):
+        pen.ellipse(_box(side, -0.02, y, 0.1, 0.17), (225, 230, 235, 150))
+    pen.ellipse(_box(side, 0, 0, 0.3, 0.16), yellow)
+    for x in (-0.14, 0, 0.14):
+        pen.rectangle(_box(side, x, 0, 0.03, 0.14), (25, 20, 15))
+    pen.ellipse(_box(side, -0.3, 0, 0.09, 0.1), (30, 25, 20))
 
 
-def _oval(
-    pen: ImageDraw.ImageDraw, x: float, y: float, length: float, width: float, colour: Colour
-) -> None:
-    pen.ellipse([x - length, y - width, x + length, y + width], fill=colour)
+def _box(side: int, x: float, y: float, length: float, width: float) -> list[float]:
+    """Return left, top, right and bottom in pixels of what is given in parts of the side."""
+    x, y, length, width = side / 2 + x * side, side / 2 + y * side, length * side, width * side
+    return [x - length, y - width, x + length, y + width]

@@ -2,35 +2,33 @@
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
-from os import PathLike
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from headswap.data import manifest
 from headswap.data.listing import Listing
-from headswap.data.manifest import (
-    COLUMNS,
-    Entry,
-    Manifest,
-    check_classes,
-    read_manifest,
-    used_images,
-)
-from headswap.data.splits import Item, name_groups, split_items
-from headswap.data.verify import Facts, read_facts
+from headswap.data.verify import read_facts
 from headswap.errors import UserError, bulleted, printable
+from headswap.images.folders import SPLITS
+from headswap.images.folds import column_sums, count_classes, divide, join_groups, rank
 from headswap.images.near_duplicates import near_duplicate_groups, near_duplicate_pairs
-from headswap.io import output_path, read_bytes, write_csv
+from headswap.io import StrPath, output_path, read_bytes, write_csv
+
+PARTS = ("val", "test", "train")  # in the order in which they are filled; the last has the rest
+NEEDS = (2, 1, 4)  # how much it matters that a class is in each at all
 
 
 def write_manifest(
     listing: Listing,
-    path: str | PathLike[str],
+    path: StrPath,
     val: float | None = None,
     seed: int = 0,
     drop_duplicates: bool = False,
     test: float | None = None,
-) -> Manifest:
+) -> manifest.Manifest:
     """Read all images of a user's folder; write its manifest, and return the images to use.
 
     `val` and `test` are the shares of the images to validate and to test on, where the folder does
@@ -39,166 +37,202 @@ def write_manifest(
     near-duplicates out, they are left out again.
     """
     target = output_path(path, "--output", ".csv", renew_manifest=True)
-    listed: Manifest = {}
+    listed: manifest.Manifest = {}
     with contextlib.suppress(UserError):  # there is none, or one with mistakes
-        listed = read_manifest(path)
-    old = used_images(listed) if val is None else {}
-    _check_shares(listing, val, test, bool(old))
-    facts = _read_images(listing)
-    again = any(entry.left_out.startswith("near-duplicate") for entry in listed.values())
-    copies = find_copies(listing, facts) if drop_duplicates or again else {}
-    used = listing.photographs.drop(list(copies))
-    items = _find_items(used, facts, old, test)
-    hashes = [facts[path].phash for path in used.index]
-    splits, groups = _split(listing, items, hashes, old, (val, test), seed)
-    labels = used[["label", "name"]].itertuples()
-    names = {
-        path: f"{split}/{label}/{name}"
-        for split, (path, label, name) in zip(splits, labels, strict=True)
-    }
-    rows = {
-        names[path]: Entry(facts[path].bytes, facts[path].sha256, group)
-        for path, group in zip(names, groups, strict=True)
-    }
-    where = printable(listing.folder) + " without near-duplicates" * bool(copies)
-    check_classes((name.split("/")[:2] for name in rows), where)
-    listing.hashes = {name: facts[path].phash for path, name in names.items()}
-    images = dict(rows)
-    for one, other in copies.items():
-        label, name, _, split = listing.photographs.loc[one]
-        why = f"near-duplicate of {names.get(other, other)}"
-        entry = Entry(facts[one].bytes, facts[one].sha256, "", why)
-        rows[f"{split or 'train'}/{label}/{name}"] = entry
-    for one, why in listing.unused.items():
-        content = read_bytes(listing.files[one])
-        digest = hashlib.sha256(content).hexdigest()
-        rows[printable(one)] = Entry(len(content), digest, "", why)
-    table = pd.DataFrame(rows.values(), index=rows).sort_index()
-    table = table[["size", "sha256", *(c for c in ("group", "left_out") if table[c].any())]]
-    write_csv(target, (*COLUMNS, *table.columns[2:]), table.itertuples())
-    return images
-
-
-def _check_shares(listing: Listing, val: float | None, test: float | None, renewed: bool) -> None:
-    folder, splits = printable(listing.folder), set(listing.photographs["split"])
-    for name, share in (("val", val), ("test", test)):
-        if share is not None and name in splits:
-            raise UserError(
-                f"{folder} is split already; it has {name}/.\nRun the same without --{name}."
-            )
-    if val is None and "val" not in splits and not renewed:
+        listed = manifest.read_manifest(path)
+    old = manifest.used_images(listed) if val is None else {}
+    folder, table = printable(listing.folder), listing.photographs
+    shares, ready = {"val": val, "test": test}, {*table["split"]}
+    if twice := [name for name in ready if shares.get(name) is not None]:
+        raise UserError(
+            f"{folder} is split already; it has {twice[0]}/.\nRun the same without --{twice[0]}."
+        )
+    if val is None and "val" not in ready and not old:
         raise UserError(
             f"{folder} has classes, but no photographs to validate on.\n"
             f"To split them: headswap manifest {folder} --val 0.3 --seed 0"
         )
-
-
-def _read_images(listing: Listing) -> dict[str, Facts]:
-    """Return the facts of a listing's images; a UserError names all that cannot be read."""
-    facts, reasons = read_facts({path: listing.files[path] for path in listing.photographs.index})
-    if reasons:
-        lines = [f"{printable(listing.files[path])}: {why}" for path, why in reasons.items()]
-        raise UserError(
-            f"{printable(listing.folder)} has {len(reasons)} images that cannot be read:\n"
-            f"{bulleted(lines, len(lines))}\n"
-            "Replace or remove them, then run the same command again."
-        )
-    sides = [sorted((one.width, one.height)) for one in facts.values()]
-    long = sum(2 * longer > 3 * shorter for shorter, longer in sides)
-    if long > len(facts) / 10:
+    remedy = "Replace or remove them, then run the same command again."
+    table = table.join(read_facts({one: listing.files[one] for one in table.index}, folder, remedy))
+    wide = table[["width", "height"]].max(axis=1) > 1.5 * table[["width", "height"]].min(axis=1)
+    if wide.mean() > 0.1:
         print(
-            f"Of {long:,} of {len(facts):,} images the centre crop discards more than a third.\n"
-            "To let networks see all of them, write into params.yaml, under image: fit: pad "
-            "(or squash)"
+            f"Of {wide.sum():,} of {len(table):,} images the centre crop discards more than a "
+            "third.\nTo let networks see all of them, write into params.yaml, under image: "
+            "fit: pad (or squash)"
         )
-    return facts
+    again = any(entry.left_out.startswith("near-duplicate") for entry in listed.values())
+    copies = _find_copies(listing, table) if drop_duplicates or again else {}
+    used = table.drop(list(copies))
+    used["split"], used["group"] = _split(listing, used, old, shares, seed)
+    where = folder + " without near-duplicates" * bool(copies)
+    manifest.check_classes(zip(used["split"], used["label"], strict=True), where)
+    table["split"] = used["split"].reindex(table.index).fillna(table["split"].replace("", "train"))
+    names = table["split"] + "/" + table["label"] + "/" + table["name"]
+    listing.hashes = dict(zip(names[used.index], used["phash"], strict=True))
+    rows = used[["bytes", "sha256", "group"]].itertuples(index=False)
+    images = {name: manifest.Entry(*row) for name, row in zip(listing.hashes, rows, strict=True)}
+    others = {}
+    for one, other in copies.items():
+        why = f"near-duplicate of {names[other] if other in used.index else other}"
+        size, digest = table.loc[one, ["bytes", "sha256"]]
+        others[names[one]] = manifest.Entry(size, digest, "", why)
+    for one, why in listing.unused.items():
+        content = read_bytes(listing.files[one])
+        digest = hashlib.sha256(content).hexdigest()
+        others[printable(one)] = manifest.Entry(len(content), digest, "", why)
+    entries = images | others
+    lines = pd.DataFrame(entries.values(), list(entries)).sort_index()
+    lines = lines.drop(columns=[name for name in ("group", "left_out") if not lines[name].any()])
+    write_csv(target, (*manifest.COLUMNS, *lines.columns[2:]), lines.itertuples())
+    return images
 
 
-def find_copies(listing: Listing, facts: Mapping[str, Facts]) -> dict[str, str]:
+def _find_copies(listing: Listing, table: pd.DataFrame) -> dict[str, str]:
     """Return the images to leave out as near-duplicates, each with one that it is a copy of.
 
     In one class the first in order of name is kept; of copies in two classes none is, because one
     of their classes is wrong.
     """
-    labels = listing.photographs["label"].to_dict()
-    names = sorted(facts)
-    hashes = [facts[name].phash for name in names]
-    pairs = [(names[one], names[other]) for one, other, _ in near_duplicate_pairs(hashes)]
-    copies: dict[str, str] = {}
-    for one, other in pairs:
-        if labels[one] != labels[other]:
-            copies |= {one: other, other: one}
+    labels, found = table["label"].to_dict(), near_duplicate_pairs(table["phash"].tolist())
+    pairs = [(table.index[one], table.index[other]) for one, other, _ in found]
+    wrong = [pair for pair in pairs if labels[pair[0]] != labels[pair[1]]]
+    copies = {one: other for pair in wrong for one, other in (pair, pair[::-1])}
     for one, other in pairs:
         if one not in copies:
             copies.setdefault(other, one)
     for name, other in sorted(copies.items()):
         in_two = " in two classes, of which one is wrong" * (labels[name] != labels[other])
-        listing.left_out[f"near-duplicates{in_two}"].append(f"{name}, of {other}")
+        lines = listing.left_out.setdefault(f"near-duplicates{in_two}", [])
+        lines.append(f"{name}, of {other}")
     return copies
 
 
-def _find_items(
-    used: pd.DataFrame, facts: Mapping[str, Facts], old: Manifest, test: float | None
-) -> list[Item]:
-    """Return what decides where images go; the split is empty where that is to be drawn."""
-    known = {entry.sha256: (name.split("/")[0], entry.group) for name, entry in old.items()}
-    is_grouped, has_val = used["group"].any(), "val" in set(used["split"])
-    items = []
-    for path, label, given_group, given in used[["label", "group", "split"]].itertuples():
-        digest = facts[path].sha256
-        split, group = known.get(digest, ("", ""))
-        if given and (given != "train" or (has_val and not test)):
-            split = given
-        elif test and split != "val":
-            split = ""
-        items.append(Item(label, digest, given_group if is_grouped else group, split))
-    return items
+class Item(NamedTuple):
+    """What decides where a photograph goes."""
+
+    label: str
+    sha256: str
+    group: str = ""  # empty: a group of its own
+    split: str = ""  # kept, unless photographs of the same group are in another one
 
 
 def _split(
     listing: Listing,
-    items: list[Item],
-    hashes: list[str],
-    old: Manifest,
-    wanted: tuple[float | None, float | None],
+    used: pd.DataFrame,
+    old: manifest.Manifest,
+    shares: dict[str, float | None],
     seed: int,
 ) -> tuple[list[str], list[str]]:
     """Return the splits and the names of the groups of images; notes say what groups did."""
-    same = near_duplicate_groups(hashes).tolist()
+    known = {entry.sha256: (name.split("/")[0], entry.group) for name, entry in old.items()}
+    has_val, is_grouped, test = "val" in {*used["split"]}, used["group"].any(), shares["test"]
+    items = []
+    for label, digest, group, given in used[["label", "sha256", "group", "split"]].to_numpy():
+        split, old_group = known.get(digest, ("", ""))
+        if given and (given != "train" or (has_val and not test)):
+            split = given
+        elif test and split != "val":
+            split = ""
+        items.append(Item(label, digest, group if is_grouped else old_group, split))
+    same: list[Hashable] = near_duplicate_groups(used["phash"].tolist()).tolist()
     given, splits = [one.group for one in items], [one.split for one in items]
     missed: list[str] = []
     if not all(splits):
-        shares = dict(zip(("val", "test"), wanted, strict=True))
-        for name in shares.keys() - set(listing.photographs["split"]):
-            if shares[name] is None and old:
-                shares[name] = sum(path.startswith(f"{name}/") for path in old) / len(old)
-        of_val, of_test = shares["val"] or 0, shares["test"] or 0
+        ready, before = {*listing.photographs["split"]}, [name.split("/")[0] for name in old]
+        of_val, of_test = (
+            share or 0 if share is not None or at in ready else before.count(at) / max(1, len(old))
+            for at, share in shares.items()
+        )
         try:
             splits, missed = split_items(items, same, of_val, of_test, seed)
         except UserError:
-            digests = [one.sha256 for one in items]
-            splits, missed = split_items(items, digests, of_val, of_test, seed)
+            splits, missed = split_items(items, [*used["sha256"]], of_val, of_test, seed)
             listing.notes.append(
                 "Near-duplicates are in several splits: a class could not be validated on else."
             )
-    groups = name_groups(items, list(zip(same, splits, strict=True)))
+    groups = name_groups(items, [*zip(same, splits, strict=True)])
     if near := sum(bool(group) and group != of for group, of in zip(groups, given, strict=True)):
         listing.notes.append(f"{near} near-identical photographs count as of one group with others")
     if moved := sum(one.split not in ("", at) for one, at in zip(items, splits, strict=True)):
         listing.notes.append(f"{moved} photographs moved to the split of their group")
     counts = pd.crosstab(pd.Series(given), pd.Series(splits)).drop("", errors="ignore")
-    cut = counts[(counts > 0).sum(axis=1) > 1]
-    if len(cut):
-        lines = [
-            f"{group}: {', '.join(f'{count} in {at}' for at, count in row.items() if count)}"
-            for group, row in cut.iterrows()
-        ]
-        listing.notes.append(
-            f"These splits cut {len(cut)} of {len(counts)} groups, so that accuracies will be too "
-            f"high:\n{bulleted(lines, 10)}"
-        )
-    if missed:
-        listing.notes.append(
-            f"Groups stay whole, so that shares are not as wanted:\n{bulleted(missed, 10)}"
-        )
+    cut = [
+        f"{group}: {', '.join(f'{count} in {at}' for at, count in row.items() if count)}"
+        for group, row in counts[(counts > 0).sum(axis=1) > 1].iterrows()
+    ]
+    high = f"These splits cut {len(cut)} of {len(counts)} groups, so that accuracies are too high"
+    off = "Groups stay whole, so that shares are not as wanted"
+    pairs = ((high, cut), (off, missed))
+    listing.notes += [f"{note}:\n{bulleted(lines, 10)}" for note, lines in pairs if lines]
     return splits, groups
+
+
+def split_items(
+    items: Sequence[Item], same: Sequence[Hashable], val: float, test: float = 0, seed: int = 0
+) -> tuple[list[str], list[str]]:
+    """Return the split of each photograph, and a line for each share of a class that is missed.
+
+    Photographs with the `same` value count as of one group: their content, or what they are copies
+    of. The order in which groups are taken depends on content and seed alone, so that a further
+    photograph moves few others; a test set is taken from what would be trained on. If `val` is 0,
+    nothing joins those that are known to be validated on.
+
+    A UserError names the classes that cannot be both trained and validated on.
+    """
+    ids = join_groups([one.group for one in items], same)
+    labels, classes = np.unique([one.label for one in items], return_inverse=True)
+    counts = count_classes(ids, classes)
+    ranks = pd.Series([rank(one.sha256, seed) for one in items]).groupby(ids).min().tolist()
+    known = pd.Series([one.split or None for one in items]).groupby(ids).agg(["nunique", "first"])
+    fixed = [PARTS.index(at) if count == 1 else -1 for count, at in known.itertuples(index=False)]
+    # Of each class one at least, first in train, then in val.
+    size, ready = column_sums(counts), column_sums(counts[np.array(fixed) == 0])
+    room = np.minimum(size - 1, np.maximum(1, size - 1 - (test > 0)))
+    of_val = np.minimum(np.maximum(1, np.round(val * size)), room) if val else ready
+    of_test = np.minimum(np.maximum(1, np.round(test * size)), size - 1 - of_val) * (test > 0)
+    targets = np.array([of_val, of_test, size - of_val - of_test]).astype(int)
+    parts = divide(counts, targets, NEEDS, ranks, fixed)
+    reached = np.array([column_sums(counts[parts == part]) for part in range(len(PARTS))])
+    if lacking := np.flatnonzero((reached[[0, 2]] == 0).any(axis=0)).tolist():
+        groups = column_sums(counts > 0)
+        lines = [f"{labels[c]} (images: {size[c]}, groups: {groups[c]})" for c in lacking]
+        raise UserError(
+            "These classes cannot be both trained and validated on, since identical images, and "
+            f"those of a group, stay together:\n{bulleted(lines)}\n"
+            "Add images of other groups to them, or leave these classes out; then run the same "
+            "command again."
+        )
+    off = np.abs(reached - targets)[:2] / size
+    missed = [
+        f"{PARTS[part]}: {reached[part, c] / size[c]:.1%} of {labels[c]} "
+        f"(wanted {(val, test)[part]:.1%})"
+        for part, c in np.argwhere(off > 0)[np.argsort(-off[off > 0], kind="stable")]
+    ]
+    return [PARTS[parts[group]] for group in ids], missed
+
+
+def name_groups(items: Sequence[Item], same: Sequence[Hashable]) -> list[str]:
+    """Return the group of each photograph: given, else a digest, empty where it is alone."""
+    table = pd.DataFrame(items, columns=Item._fields)
+    groups = table.groupby(join_groups(table["group"].tolist(), same))
+    given = table["group"].where(table["group"] != "").groupby(groups.ngroup()).transform("min")
+    digests = groups["sha256"].transform("min").str[:16]
+    return given.fillna(digests.where(groups["sha256"].transform("size") > 1, "")).tolist()
+
+
+def print_classes(names: Iterable[str]) -> None:
+    """Print how many images each class has, by paths in the manifest, the 30 largest in full."""
+    parts = pd.DataFrame([name.split("/")[:2] for name in names], columns=["split", "class"])
+    table = pd.crosstab(parts["class"], parts["split"]).filter([*SPLITS, "test"])
+    largest, share = table["val"].idxmax(), table["val"].max() / table["val"].sum()
+    table["all"] = table.sum(axis=1)
+    table["share"] = (table["all"] / len(parts)).map("{:.1%}".format)
+    ranked = table.sort_values("all", ascending=False, kind="stable")
+    print(ranked.head(30).rename_axis(index=None, columns=None).to_string())
+    if len(ranked) > 30:
+        print(f"… and {len(ranked) - 30} more")
+    print(
+        f"{len(ranked)} classes. Always answering {largest}, the largest there, would be right for "
+        f"{share:.1%} of the validation images."
+    )
