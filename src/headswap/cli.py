@@ -410,8 +410,13 @@ def predict(
 ) -> None:
     """Classify photographs with what was trained."""
     from headswap.io import output_path
-    from headswap.predict.files import find_named_images, misclassified_images, split_arguments
-    from headswap.predict.folders import best_cell, find_folder
+    from headswap.predict.folders import (
+        best_cell,
+        find_folder,
+        find_named_images,
+        misclassified_images,
+        split_arguments,
+    )
 
     cell, images = split_arguments(arguments or [])
     if misclassified and arguments:
@@ -468,8 +473,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained network on photographs whose classes are known, such as a test set."""
     from headswap.paths import TEST
-    from headswap.predict.files import split_arguments
-    from headswap.predict.folders import best_cell, find_folder
+    from headswap.predict.folders import best_cell, find_folder, split_arguments
 
     cell, folders = split_arguments(arguments or [])
     if len(folders) > 1:
@@ -477,7 +481,7 @@ def evaluate(
     source, images = find_folder(cell or best_cell()), Path(folders[0] if folders else TEST)
     csv, json, picture = _output_files([source, images], csv=csv, json=json, picture=picture)
     from headswap.compare import evaluation
-    from headswap.predict.labelled import classify_labelled
+    from headswap.predict.predict import classify_labelled
 
     print(f"{source.name} on {images}:")
     predictions, notes = classify_labelled(source, images)
