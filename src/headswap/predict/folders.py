@@ -72,7 +72,7 @@ def find_folder(name: str) -> Path:
     """Return the model folder of a cell of this project, or the one with this path."""
     folder = MODELS / name
     if (folder / RECORD).is_file():
-        path = PREDICTIONS / f"{name}.csv"  # DVC records a folder's digest in a form of its own
+        path = PREDICTIONS / f"{folder.name}.csv"  # DVC has its own digest of a folder
         found = path.exists() and hashlib.md5(path.read_bytes()).hexdigest()
         outs = (out for stage in recorded_stages().values() for out in stage.get("outs", ()))
         if any(out["path"] == path.as_posix() and out["md5"] != found for out in outs):
