@@ -72,7 +72,7 @@ def test_classes_that_the_network_does_not_know_are_counted_and_left_out(photos)
     shutil.rmtree("photos/ants")
     shutil.rmtree("photos/bees")
     _, message = headswap("evaluate", CELL, photos, code=1)
-    assert "photos has no photograph of ants or bees" in message
+    assert "There is no test set in photos: no photograph of ants or bees" in message
 
 
 def test_without_a_folder_the_test_set_of_the_manifest_is_evaluated(own_trained):

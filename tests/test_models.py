@@ -91,7 +91,7 @@ def test_another_run_can_be_loaded_by_its_seed():
         batch = network.preprocess(*("data/images/val/" + expected.image))
         found = network(batch).softmax(1)[:, 1]
         np.testing.assert_allclose(found, expected.p_bees, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="no weights of seed 7.*\n.*: 0, 1"):
+    with pytest.raises(UserError, match=r"not have the weights of seed 7, but of: \[0, 1\]"):
         headswap.load_model("models/tiny-frozen", seed=7)
 
 
@@ -145,7 +145,7 @@ def test_a_moved_folder_works_with_its_backbone_beside_it_and_says_if_that_is_mi
             headswap.load_model(folder)
         assert f"Copy it into {folder}" in str(error.value)
         shutil.copy("data/weights/tiny.safetensors", folder / "resnet18.safetensors")
-        with pytest.raises(UserError, match="is another file"):
+        with pytest.raises(UserError, match="neither there nor in"):
             headswap.load_model(folder)
         shutil.copy("data/weights/resnet18.safetensors", folder)
     original = headswap.load_model(f"models/resnet18-{mode}")
@@ -156,16 +156,16 @@ def test_a_moved_folder_works_with_its_backbone_beside_it_and_says_if_that_is_mi
 def test_missing_and_damaged_files_of_a_folder_are_named(tmp_path):
     folder = shutil.copytree("models/tiny-finetune", tmp_path / "model")
     (folder / "run-0.safetensors").unlink()
-    with pytest.raises(UserError, match=r"run-0.safetensors is missing.\n.*dvc checkout"):
+    with pytest.raises(UserError, match=r"no .*run-0.safetensors yet.\n.*dvc repro"):
         headswap.load_model(folder)
     shutil.copy("models/resnet18-finetune/run-0.safetensors", folder)
-    with pytest.raises(UserError, match="does not fit tiny"):
+    with pytest.raises(UserError, match=r"run-0.safetensors cannot be read: (?s:.*)\ntiny may"):
         headswap.load_model(folder)
     (folder / "model.json").write_text("{")
     with pytest.raises(UserError, match="model.json cannot be read"):
         headswap.load_model(folder)
     (folder / "model.json").unlink()
-    with pytest.raises(UserError, match="is no model folder: it has no model.json"):
+    with pytest.raises(UserError, match="model.json cannot be read: (?s:.*)dvc checkout"):
         headswap.load_model(folder)
 
 

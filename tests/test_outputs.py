@@ -19,7 +19,7 @@ from headswap.compare.outputs import write_comparison
 from headswap.data.synthetic import draw_insect
 from headswap.images.index import read_index
 from headswap.io import read_csv
-from headswap.predict.files import misclassified_images
+from headswap.predict.folders import misclassified_images
 
 VAL = "data/images/val"
 PHOTO = f"{VAL}/ants/003.png"

@@ -64,7 +64,7 @@ def test_all_seeds_average_the_probabilities_of_the_runs(trained, tmp_path):
         images = found.path.str.removeprefix(f"{VAL}/")
         assert found.probability.to_numpy() == pytest.approx(means[images].to_numpy(), abs=1e-4)
     message = refused("predict", "tiny-finetune", VAL, "--seeds", "all")
-    assert "does not have the weights of seed" in message and "Leave out --seeds all" in message
+    assert "does not have the weights of seed" in message and "or --seeds all" in message
 
 
 def test_files_folders_and_patterns_are_taken_in_order_and_each_image_once(trained, tmp_path):
@@ -115,8 +115,8 @@ def test_unreadable_files_are_named_and_the_others_are_classified(trained, tmp_p
     with open(tmp_path / "found.csv") as file:
         assert len(list(csv.DictReader(file))) == 1
     assert "2 of 3 files could not be read" in message
-    assert f"  {broken}: not a known format" in message
-    assert "  missing.png: No such file" in message
+    assert f"  {broken} cannot be read as an image: not a known format" in message
+    assert "  missing.png cannot be read: No such file" in message
 
 
 def test_rows_are_written_as_they_are_known_and_the_same_command_goes_on_after_them(
@@ -175,7 +175,7 @@ def test_nobody_needs_to_read_the_output(trained, tmp_path):
         ),
         (("new/photos",), "There is no cell, image or folder new/photos."),
         (("tiny-probe",), "such as: headswap predict tiny-probe data/images/val"),
-        (("tiny-probe", "empty"), "There is no image in empty.\nImages are files whose names end"),
+        (("tiny-probe", "empty"), "There is no image in empty.\nImages end in ."),
         (("tiny-probe", "empty/*.jpg"), "There is no image in empty/*.jpg"),
         (("--misclassified", "tiny-probe"), "There is no metrics/misclassified.csv yet.\nMake"),
         (("--misclassified", "tiny-probe", VAL), "--misclassified takes a cell and no images"),

@@ -11,8 +11,7 @@ def use_code_of_project() -> None:
     DVC takes the digest of ``src/headswap`` in the working folder. A queued experiment, a worktree
     and a second clone have a copy of their own there, while the environment has another installed.
     """
-    source = Path("src").resolve()
-    running = Path(__file__).resolve().parents[1]
+    source, running = Path("src").resolve(), Path(__file__).resolve().parents[1]
     if source == running or not Path("dvc.yaml").exists() or not (source / "headswap").is_dir():
         return
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -22,17 +21,16 @@ def use_code_of_project() -> None:
             "Install this folder's: pip install --editable ."
         )
     os.environ["PYTHONPATH"] = os.pathsep.join([str(source), *filter(None, path)])
-    is_module = Path(sys.argv[0]).name == "__main__.py"
-    command = ["-m", "headswap"] if is_module else [sys.argv[0]]
+    command = ["-m", "headswap"] if Path(sys.argv[0]).name == "__main__.py" else sys.argv[:1]
     os.execv(sys.executable, [sys.executable, *command, *sys.argv[1:]])
 
 
 def main() -> None:
     """Run the command line."""
     use_code_of_project()
-    from headswap.cli import main as run
+    from headswap import cli
 
-    run()
+    cli.main()
 
 
 if __name__ == "__main__":

@@ -317,8 +317,8 @@ def predict(
     ] = None,
 ) -> None:
     """Classify photographs with what was trained."""
-    files, folders = headswap.predict.files, headswap.predict.folders
-    cell, images = files.split_arguments(arguments or [])
+    folders = headswap.predict.folders
+    cell, images = folders.split_arguments(arguments or [])
     if misclassified and arguments:
         raise UserError("--misclassified takes a cell and no images.\nLeave one of them out.")
     named = misclassified or cell
@@ -329,7 +329,7 @@ def predict(
     if not folder:
         folder = folders.find_folder(best := folders.best_cell())
         print(f"The best cell of the comparison is {best}.", file=sys.stderr)
-    paths = files.misclassified_images() if misclassified else files.find_named_images(images)
+    paths = folders.misclassified_images() if misclassified else folders.find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
     csv, json = outputs = _outputs(read, csv=csv, json=json)
@@ -361,14 +361,14 @@ def evaluate(
     picture: Annotated[Path | None, Option(help="Draw the confusion matrix, a PNG.")] = None,
 ) -> None:
     """Evaluate a trained network on photographs whose classes are known, such as a test set."""
-    cell, named = headswap.predict.files.split_arguments(arguments or [])
+    cell, named = headswap.predict.folders.split_arguments(arguments or [])
     if len(named) > 1:
         raise UserError(f"Name one folder, not {len(named)}: {', '.join(named)}.")
     folders, images = headswap.predict.folders, Path(named[0] if named else headswap.paths.TEST)
     source = folders.find_folder(cell or folders.best_cell())
     csv, json, picture = _outputs([source, images], csv=csv, json=json, picture=picture)
     print(f"{source.name} on {images}:")
-    predictions, notes = headswap.predict.labelled.classify_labelled(source, images)
+    predictions, notes = headswap.predict.predict.classify_labelled(source, images)
     report = headswap.compare.evaluation.report
     report(predictions, source.name, csv=csv, json=json, picture=picture)
     for note in notes:

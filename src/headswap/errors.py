@@ -1,13 +1,12 @@
-"""The exception whose message is for the user."""
+"""The exception whose message is for the user, and what its messages are made of."""
 
 from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """A mistake or failure that the user can correct.
+    """A mistake or failure that the user can correct; any other exception is headswap's defect.
 
-    The message says what happened, where, and what to type next. The command line prints it
-    and exits with code 1; any other exception is a defect of headswap itself.
+    The message, which the command line prints, says what happened, where, and what to type next.
     """
 
 
@@ -19,10 +18,8 @@ def bulleted(lines: Sequence[str], limit: int = 20) -> str:
       b
       … and 1 more
     """
-    shown = [f"  {line}" for line in lines[:limit]]
-    if len(lines) > limit:
-        shown.append(f"  … and {len(lines) - limit} more")
-    return "\n".join(shown)
+    more = [f"… and {len(lines) - limit} more"] * (len(lines) > limit)
+    return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
 
 
 def os_error_text(error: OSError) -> str:

@@ -20,14 +20,12 @@ CURVES = Path("plots/curves")
 PREDICTIONS = Path("plots/predictions")
 COMPARISON_PLOTS = Path("plots/comparison")
 
+# What stages and `make` write, replace and delete; and what else stages read, beside photographs.
 OUTPUTS = (
     *(ARCHIVE, IMAGES, TEST, WEIGHTS, EMBEDDINGS, RUNS, MODELS, METRICS),
-    *(Path("plots"), Path("dvc_plots"), Path("demo")),
+    *map(Path, ("plots", "dvc_plots", "demo")),
 )
-"""What stages and `make` write, replace and delete."""
-
 SOURCES = (
-    *(Path("src"), Path("scripts"), NETWORKS, SHIPPED_MANIFEST, PUBLISHED),
-    *(Path("dvc.yaml"), Path("dvc.lock"), Path("params.yaml")),
+    *(NETWORKS, SHIPPED_MANIFEST, PUBLISHED),
+    *map(Path, ("src", "scripts", "dvc.yaml", "dvc.lock", "params.yaml")),
 )
-"""What stages read, besides what others write and photographs."""

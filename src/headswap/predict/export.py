@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,9 @@ from headswap.predict.folders import interval, require
 from headswap.predict.model import PROGRAM, Classifier, load_model
 from headswap.runs.store import RECORD
 
-CHECKED = 40
-"""Validation images, at most, that an export is run on before it is given out."""
 TOLERANCE = 0.02
 """How far a probability may be from headswap's: Pillow and torch round otherwise when they resize
 (measured: 0.005); ONNX Runtime's own share is below 1e-5."""
-WITH_HEADSWAP = "Use the model folder with headswap instead."
-WITHOUT_ONNX = f"Leave out --onnx; {PROGRAM} does not depend on it."
 
 
 def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any]:
@@ -37,41 +33,62 @@ def export(folder: Path, target: Path, onnx: bool = False) -> dict[str, Any]:
     """
     if onnx:
         require("onnx", "onnxruntime", "onnxscript")
-    images = _validation_images(folder)
+    index = read_index(folder.resolve().parent.parent / IMAGES)
+    names = index.names["val"]
+    images = [index.folder / name for name in names[:: -(-len(names) // 40)]]  # of all classes
     classifier = load_model(folder)
     logits = [classifier.network(classifier.preprocess(path)) for path in images]
     expected = torch.cat(logits).softmax(1)
-    record = _record(folder, classifier.record) | {"example": f"example{images[0].suffix}"}
+    kept = classifier.record["kept"] | {"weights": PROGRAM}
+    runs = [
+        run | {"weights": PROGRAM if run["seed"] == kept["seed"] else None}
+        for run in classifier.record["runs"]
+    ]
+    record = classifier.record | {
+        "needs": None,
+        "runs": runs,
+        "kept": kept,
+        "interval": interval(folder, classifier.record),
+        "torch": version("torch").partition("+")[0],
+        "example": f"example{images[0].suffix}",
+    }
     with atomic_write(target) as temporary:
         temporary.mkdir()
         shutil.copyfile(images[0], temporary / record["example"])
         shutil.copyfile(standalone.__file__, temporary / "classify.py")
         write_json(temporary / RECORD, record)
-        program = write_program(classifier, temporary / PROGRAM)
-        difference = _difference(temporary, images, expected, WITH_HEADSWAP)
+        with _explain_failure("Use the model folder with headswap instead."):
+            program = write_program(classifier, temporary / PROGRAM)
+            difference = _difference(temporary, images, expected)
         if onnx:
-            write_onnx(program, temporary / "model.onnx")
-            difference = max(difference, _difference(temporary, images, expected, WITHOUT_ONNX))
+            with _explain_failure(f"Leave out --onnx; {PROGRAM} does not depend on it."):
+                write_onnx(program, temporary / "model.onnx")
+                difference = max(difference, _difference(temporary, images, expected))
         record |= {"checked": len(images), "difference": float(f"{difference:.2g}")}
         write_json(temporary / RECORD, record)
         probabilities = dict(zip(classifier.classes, expected[0].tolist(), strict=True))
         write_json(temporary / "expected.json", probabilities)
-        run = next(run for run in record["runs"] if run["weights"])
-        facts = record | {"run": run, "onnx": onnx}
-        write_text(temporary / "README.md", fill_template("headswap.predict", "card.md", facts, {}))
+        card = fill_template("headswap.predict", "card.md", record | {"onnx": onnx}, {})
+        write_text(temporary / "README.md", card)
     return record
+
+
+@contextlib.contextmanager
+def _explain_failure(remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # exporters fail in many ways with what they cannot trace or lack
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"The network cannot be exported: {why}\n{remedy}") from error
 
 
 def write_program(classifier: Classifier, path: Path) -> torch.export.ExportedProgram:
     """Write a network as a graph that needs no code of its own, for batches of any size."""
-    side = classifier.record["preprocessing"]["size"]
-    classifier.network.to(memory_format=torch.contiguous_format)  # the reader warns of others
-    with _explain_failure("", WITH_HEADSWAP):
-        program = torch.export.export(
-            classifier.network,
-            (torch.zeros(2, 3, side, side),),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
+    network, side = classifier.network, classifier.record["preprocessing"]["size"]
+    network.to(memory_format=torch.contiguous_format)  # the reader warns of others
+    shapes = ({0: torch.export.Dim("batch")},)
+    images = (torch.zeros(2, 3, side, side),)
+    program = torch.export.export(network, images, dynamic_shapes=shapes)
     with open(path, "wb") as file:
         torch.export.save(program, file)
     return program
@@ -79,7 +96,7 @@ def write_program(classifier: Classifier, path: Path) -> torch.export.ExportedPr
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a program as ONNX: ``images`` of any number to ``logits``, in float32."""
-    with _explain_failure(" to ONNX", WITHOUT_ONNX), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             program,
@@ -92,55 +109,14 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _explain_failure(to: str, remedy: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # exporters fail in many ways with what they cannot trace or lack
-        raise UserError(
-            f"The network cannot be exported{to}: {type(error).__name__}: {error}\n{remedy}"
-        ) from error
-
-
-def _validation_images(folder: Path) -> list[Path]:
-    """Return at most `CHECKED` images, from all classes."""
-    images = folder.resolve().parent.parent / IMAGES
-    if not images.exists():
-        raise UserError(
-            f"There are no validation images in {images}, to check the export on.\n"
-            "In the folder of the project that it was trained in, bring them with: "
-            "dvc repro verify"
-        )
-    names = read_index(images).names["val"]
-    return [images / name for name in names[:: -(-len(names) // CHECKED)]]
-
-
-def _record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of an exported folder: of a model folder with one run."""
-    kept = record["kept"]
-    runs = [
-        run | {"weights": PROGRAM if run["seed"] == kept["seed"] else None}
-        for run in record["runs"]
-    ]
-    return {
-        **record,
-        "needs": None,
-        "runs": runs,
-        "kept": kept | {"weights": PROGRAM},
-        "interval": interval(folder, record),
-        "torch": version("torch").partition("+")[0],
-    }
-
-
-def _difference(folder: Path, images: list[Path], expected: torch.Tensor, remedy: str) -> float:
+def _difference(folder: Path, images: list[Path], expected: torch.Tensor) -> float:
     """Return how far the probabilities that an exported folder's own code gives are from others."""
     classify = standalone.load(folder)
     found = torch.tensor([list(classify(path).values()) for path in images])
     difference = (found - expected).abs().max().item()
-    if not difference <= TOLERANCE:
-        raise UserError(
-            f"Nothing is written, because of {len(images)} validation images one gets a "
-            f"probability that differs by {difference:.2g} (allowed: {TOLERANCE}) from what it "
-            f"has here.\n{remedy}"
+    if not difference <= TOLERANCE:  # NaN, too
+        raise ValueError(
+            f"of {len(images)} validation images one gets a probability that differs by "
+            f"{difference:.2g} (allowed: {TOLERANCE}) from what it has here"
         )
     return difference

@@ -1,84 +1,111 @@
-"""Model folders: which there are, what their records say, and what the comparison says of them.
-
-This module does not import torch, so that a mistake is reported at once.
-"""
+"""What the arguments of a command name: model folders and photographs; without torch, for speed."""
 
 import difflib
+import glob
 import hashlib
-import math
-import statistics
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from headswap.errors import UserError
+from headswap.images.folders import EXTENSIONS, OTHER_FORMATS, scan_folder
 from headswap.images.preprocessing import read_preprocessing
-from headswap.io import explain_damage, read_csv, read_json
+from headswap.io import explain_damage, not_made_yet, read_csv, read_json
 from headswap.params import load, recorded_stages
-from headswap.paths import METRICS, MODELS, PREDICTIONS
+from headswap.paths import IMAGES, METRICS, MODELS, PREDICTIONS
 from headswap.runs.store import RECORD
 
-Seeds = Literal["kept", "all"]
-"""The runs of a cell to use: the one that its folder keeps, or all."""
+Seeds = Literal["kept", "all"]  # the run of a cell that its folder keeps, or all its runs
 
 
-def is_model_folder(name: str) -> bool:
-    """Return whether `name` is a trained cell, or the path of a model folder."""
-    return any((folder / RECORD).is_file() for folder in (Path(name), MODELS / name))
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the cell, if the first argument names one, and what names photographs.
+
+    What is no file and does not look like one is taken for a cell, mistyped perhaps.
+    """
+    first, *others = arguments or [""]
+    is_model = any((folder / RECORD).is_file() for folder in (Path(first), MODELS / first))
+    names_file = glob.has_magic(first) or Path(first).exists() or Path(first).suffix
+    return (first, others) if first and (is_model or not names_file) else (None, [*arguments])
+
+
+def find_named_images(names: Sequence[str]) -> list[Path]:
+    """Return the photographs that files, folders and glob patterns (also ``**``) name, each once.
+
+    Any file is taken, even one that is missing; a folder or pattern must have an image.
+    """
+    paths: dict[Path, None] = {}  # in order
+    for name in names:
+        is_pattern = glob.has_magic(name) and not Path(name).exists()
+        found: list[Path] = []
+        for match in map(Path, sorted(glob.glob(name, recursive=True)) if is_pattern else [name]):
+            if not match.is_dir():
+                found.append(match)
+                continue
+            images, left_out = scan_folder(match)
+            found += sorted(images.values())
+            for why in sorted(left_out.keys() & OTHER_FORMATS.values()):
+                print(f"{match}: {len(left_out[why])} are {why}", file=sys.stderr)
+        if not found:
+            raise UserError(
+                f"There is no image in {name}.\nImages end in {', '.join(EXTENSIONS)}; "
+                "any other file can be given by its own name."
+            )
+        paths |= dict.fromkeys(found)
+    return list(paths)
+
+
+def misclassified_images() -> list[Path]:
+    """Return the first 12 validation images of those that most runs of all cells misclassify."""
+    path = METRICS / "misclassified.csv"
+    if not path.exists():
+        raise not_made_yet(path)
+    if images := [IMAGES / "val" / row["image"] for row in read_csv(path)[:12]]:
+        return images
+    raise UserError(f"{path} lists no image.\nName the photographs to explain instead.")
 
 
 def find_folder(name: str) -> Path:
     """Return the model folder of a cell of this project, or the one with this path."""
-    if is_model_folder(name):
-        if not (MODELS / name / RECORD).is_file():
-            return Path(name)
-        _check_revision(name)
-        return MODELS / name
+    folder = MODELS / name
+    if (folder / RECORD).is_file():
+        path = PREDICTIONS / f"{folder.name}.csv"  # DVC has its own digest of a folder
+        found = path.exists() and hashlib.md5(path.read_bytes()).hexdigest()
+        outs = (out for stage in recorded_stages().values() for out in stage.get("outs", ()))
+        if any(out["path"] == path.as_posix() and out["md5"] != found for out in outs):
+            raise UserError(
+                f"{folder} is not what dvc.lock records: it is of another branch, or was made "
+                "without `dvc repro`.\nBring what dvc.lock records: dvc checkout --force\n"
+                "or make it anew: dvc repro"
+            )
+        return folder
+    if Path(name, RECORD).is_file():
+        return Path(name)
     cells = {cell.name: cell for cell in (load().cells() if Path("params.yaml").exists() else ())}
     if cell := cells.get(name):
         raise UserError(
-            f"{name} is not trained yet: there is no {MODELS / name / RECORD}.\n"
-            f"Train it with: dvc repro {cell.stage}\n"
-            f"or get it from your DVC remote with: dvc pull {cell.stage}"
+            f"{name} is not trained yet: there is no {folder / RECORD}.\nTrain it with: dvc repro "
+            f"{cell.stage}\nor get it from your DVC remote with: dvc pull {cell.stage}"
         )
     known = sorted({*cells, *(path.parent.name for path in MODELS.glob(f"*/{RECORD}"))})
     close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]}?" if close else "."
     raise UserError(
-        f"There is no cell, image or folder {name}{hint}\n"
-        f"Name images or folders that are there, a cell ({', '.join(known) or 'none is trained'}) "
-        "or the path of a model folder."
+        f"There is no cell, image or folder {name}{f'; did you mean {close[0]}?' if close else '.'}"
+        "\nName images or folders that are there, the path of a model folder, or a cell: "
+        f"{', '.join(known) or 'none is trained'}."
     )
-
-
-def _check_revision(cell: str) -> None:
-    """Raise a UserError if a cell's outputs are not those that ``dvc.lock`` records.
-
-    After `git checkout` without `dvc checkout` they are another branch's. The predictions stand for
-    the model, from which they follow: DVC records the digest of a folder in a form of its own.
-    """
-    path = PREDICTIONS / f"{cell}.csv"
-    found = hashlib.md5(path.read_bytes()).hexdigest() if path.exists() else None
-    outputs = (output for stage in recorded_stages().values() for output in stage.get("outs", ()))
-    if any(out["path"] == path.as_posix() and out["md5"] != found for out in outputs):
-        raise UserError(
-            f"{MODELS / cell} is not what dvc.lock records: it is of another branch, or was made "
-            "without `dvc repro`.\n"
-            "Bring what dvc.lock records: dvc checkout --force\n"
-            "or make it anew, which takes finished runs from runs/: dvc repro"
-        )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what a model folder's ``model.json`` says."""
     path = folder / RECORD
-    if not path.exists():
-        raise UserError(f"{folder} is no model folder: it has no {RECORD}.\nMake it: dvc repro")
-    with explain_damage(path, restore(folder)):
+    remedy = f"Bring it back with: dvc checkout --force {folder}\nor make it anew with: dvc repro"
+    with explain_damage(path, remedy):
         record = read_json(path)
-    read_preprocessing(record, path, restore(folder))
+    read_preprocessing(record, path, remedy)
     return record
 
 
@@ -91,62 +118,54 @@ def require(*packages: str) -> None:
         )
 
 
-def restore(folder: Path) -> str:
-    """Return how to get the files of a model folder back."""
-    return f"Bring it back with: dvc checkout --force {folder}\nor make it anew with: dvc repro"
-
-
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return the accuracy of a cell with its interval; None if these runs were not compared.
+    """Return a cell's accuracy at the last epoch with its interval; None if it was not compared.
 
-    ``mean`` at the last epoch; ``low`` and ``high``, for other images and, if there are several
-    ``runs``, other runs.
+    ``low`` and ``high`` are for other images and, if there are several ``runs``, other runs.
     """
     if "interval" in record:  # of an exported folder
         return record["interval"]
-    runs = [run["last"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
-    for row in _compared(folder.resolve().parents[1] / METRICS):
-        if row["cell"] == record["cell"]:
-            mean = float(row["last_val_accuracy_mean"])
-            low, high = (float(row[f"last_val_accuracy_ci_{end}"]) for end in ("low", "high"))
-            if runs and math.isclose(mean, statistics.fmean(runs), abs_tol=1e-5):
-                return {"mean": mean, "low": low, "high": high, "runs": len(runs)}
+    if row := _compared(folder.resolve().parents[1] / METRICS, "cell", record["cell"]):
+        runs = [run["last"]["accuracy"] for run in record["runs"] if run["diverged"] is None]
+        ends = ("mean", "ci_low", "ci_high")
+        mean, low, high = (float(row[f"last_val_accuracy_{end}"]) for end in ends)
+        if abs(mean - sum(runs) / len(runs)) < 1e-5:
+            return {"mean": mean, "low": low, "high": high, "runs": len(runs)}
     return None
 
 
 def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
     """Return how accurate the runs of a cell that classify were on the validation images."""
-    kept = record["kept"]["seed"]
+    kept, made, here = record["kept"]["seed"], record["versions"]["torch"], version("torch")
     runs = [run for run in record["runs"] if run["seed"] == kept or seeds == "all"]
     accuracies = ", ".join(f"{run['last']['accuracy']:.1%}" for run in runs if run["last"])
-    which = f"seed {kept}" if seeds == "kept" else "all seeds"
     text = (
-        f"{record['cell']}, {which}: {accuracies} of {record['counts']['val']} validation images "
-        "correct at the last epoch"
+        f"{record['cell']}, {f'seed {kept}' if seeds == 'kept' else 'all seeds'}: {accuracies} of "
+        f"{record['counts']['val']} validation images correct at the last epoch"
     )
     if known := interval(folder, record):
         text += (
             f"; the cell's mean is {known['mean']:.1%}, with a 95% interval of {known['low']:.1%} "
             f"to {known['high']:.1%} for other images{' and runs' * (known['runs'] > 1)}"
         )
-    made, here = record["versions"]["torch"], version("torch")
-    note = f" It was trained with torch {made}; with {here} it may round differently."
-    return f"{text}.{note * (made != here)}"
+    if made != here:
+        text += f". It was trained with torch {made}; with {here} it may round differently"
+    return f"{text}."
 
 
 def best_cell() -> str:
     """Return the best cell of the comparison."""
-    for row in _compared(METRICS):
-        if row.get("rank") == "1":
-            return row["cell"]
+    if row := _compared(METRICS, "rank", "1"):
+        return row["cell"]
     raise UserError(
         f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
         "Give a cell before the images, or compare all with: dvc repro"
     )
 
 
-def _compared(metrics: Path) -> list[dict[str, str]]:
-    """Return the rows of the comparison's table that have a finished run."""
+def _compared(metrics: Path, column: str, value: str) -> dict[str, str] | None:
+    """Return the row of the comparison that has a value in a column, and a finished run."""
     path = metrics / "comparison.csv"
     rows = read_csv(path) if path.exists() else []
-    return [row for row in rows if row["last_val_accuracy_mean"]]
+    found = (row for row in rows if row.get(column) == value and row["last_val_accuracy_mean"])
+    return next(found, None)

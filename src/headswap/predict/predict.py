@@ -2,18 +2,24 @@
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from csv import Error as CsvError
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
+from headswap import io
 from headswap.errors import UserError, bulleted, printable
-from headswap.io import append_csv, is_stream, read_csv, write_csv, write_json
+from headswap.images import folders, near_duplicates
+from headswap.images.index import NAME, Row, read_index
+from headswap.images.reading import UnreadableImage, read_image
+from headswap.paths import IMAGES, METRICS
 from headswap.predict.folders import Seeds, describe, read_record, require
 from headswap.predict.model import Classifier, load_model
 from headswap.runs.workers import worker_count
@@ -22,8 +28,8 @@ from headswap.train.devices import resolve_device
 from headswap.train.speed.memory import keep_freed_memory
 
 COLUMNS = ("path", "rank", "class", "probability")
-Row = tuple[str, int, str, float]
-"""The values of `COLUMNS`."""
+Rows = list[dict[str, Any]]
+LOOKS = METRICS / "test" / "looks.csv"  # a line each time that a test set is evaluated, for Git
 
 
 def classify(
@@ -36,60 +42,57 @@ def classify(
     json: Path | None = None,
     explain: Path | None = None,
 ) -> None:
-    """Classify photographs; print their classes, write them to files, and draw explanations.
+    """Classify photographs; print their `top` classes, write them to files, draw explanations.
 
-    Of each photograph the `top` most probable classes are given. `csv` and `json` are files to
-    write, with `COLUMNS` for each photograph and class; the former batch by batch, and after the
-    rows there if a command like this one was interrupted. `explain` is a folder for pictures. A
-    UserError at the end names the photographs that could not be read.
+    `csv` is written batch by batch, after the rows there if a command like this was interrupted;
+    `explain` is a folder for pictures. A UserError at the end names what could not be read.
     """
     if explain:
         require("captum")
-    networks = load_networks(folder, seeds)
-    stderr = Console(stderr=True, highlight=False, markup=False)
-    stderr.soft_wrap = not stderr.is_terminal
+        from headswap.predict.explain import write_explanation
+    finished = [run["seed"] for run in read_record(folder)["runs"] if run["diverged"] is None]
+    networks = [load_model(folder, seed) for seed in (seeds == "all" and finished) or [None]]
+    stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
     stderr.print(describe(folder, networks[0].record, seeds))
-    done, rows = 0, list[Row]()
-    at_end = csv and is_stream(csv)  # its reader takes the end of the first batch for the end
-    if csv and csv.is_file() and not explain:
-        done, rows = _rows_there(networks, paths, top, csv)
-    with_row = {row[0] for row in rows}
-    without = [path for path in paths[:done] if _encodable(path) not in with_row]
+    table = csv if csv and not io.is_stream(csv) else None  # a pipe's reader would stop at a pause
+    done, rows = _rows_there(networks, paths, top, table) if table and not explain else (0, [])
+    there = {row["path"] for row in rows}
+    without = [path for path in paths[:done] if _encodable(path) not in there]
     unreadable = [f"{printable(path)}: has no row in {csv}" for path in without]
     if done:
         stderr.print(f"{csv} has the first {done:,} photographs; the others follow.")
-    elif csv and not at_end:
-        write_csv(csv, COLUMNS, [])
+    elif table:
+        io.write_csv(table, COLUMNS, [])
     parent = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    bar = Progress(
-        console=stderr,
-        transient=True,
-        redirect_stdout=False,
-        disable=not stderr.is_terminal or sys.stdout.isatty(),
-    )
-    with bar:
+    hidden = not stderr.is_terminal or sys.stdout.isatty()
+    with Progress(console=stderr, transient=True, redirect_stdout=False, disable=hidden) as bar:
         predictions = predict(networks, paths[done:], unreadable.append)
         total = -(-len(paths[done:]) // EVALUATION_BATCH)
         for found in bar.track(predictions, total, description="photographs"):
-            new = _rows(networks, found, top)
-            if csv and not at_end:
-                append_csv(csv, new)
-            if json or at_end:
-                rows += new
+            ranked = {path: _rank(networks, path, found[path], top) for path in found}
+            new = sum(ranked.values(), Rows())
+            rows += new
+            if table:
+                io.append_csv(table, [row.values() for row in new])
             if explain:
-                from headswap.predict.explain import write_explanation
-
-                for path, probabilities in found.items():
+                for path in found:
                     picture = explain / f"{path.absolute().relative_to(parent)}.png"
-                    write_explanation(networks, path, probabilities, picture)
-            if not _print_rows(found, new) and not (csv or json or explain):
-                return
-    if csv and at_end:
-        write_csv(csv, COLUMNS, rows)
+                    write_explanation(networks, path, found[path], picture)
+            try:
+                for path, classes in ranked.items():
+                    texts = [f"{row['class']} {row['probability']:.1%}" for row in classes]
+                    print(f"{printable(path)}: {', '.join(texts)}")
+                sys.stdout.flush()
+            except BrokenPipeError:  # nobody reads any more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                if not (csv or json or explain):
+                    return
+    if csv and not table:
+        io.write_csv(csv, COLUMNS, [row.values() for row in rows])
     if explain:
         print(f"Explanations in {explain}: {len(paths) - len(unreadable)}.")
     if json:
-        write_json(json, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
+        io.write_json(json, rows)
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(paths)} files could not be read:\n{bulleted(unreadable)}\n"
@@ -97,27 +100,14 @@ def classify(
         )
 
 
-def load_networks(folder: Path, seeds: Seeds) -> list[Classifier]:
-    """Load the runs of a model folder."""
-    if seeds == "kept":
-        return [load_model(folder)]
-    finished = [run for run in read_record(folder)["runs"] if run["diverged"] is None]
-    if lacking := [str(run["seed"]) for run in finished if not run["weights"]]:
-        raise UserError(
-            f"{folder} does not have the weights of seed {', '.join(lacking)}: where the whole "
-            "network is trained, only those of the first seed are kept.\nLeave out --seeds all."
-        )
-    return [load_model(folder, run["seed"]) for run in finished]
-
-
 def predict(
     networks: Sequence[Classifier], paths: Sequence[Path], on_unreadable: Callable[[str], None]
 ) -> Iterator[dict[Path, torch.Tensor]]:
     """Yield the photographs, batch by batch, with the probabilities of their classes.
 
-    These are float32, shape (classes,), averaged over runs of one cell. `on_unreadable` is called
-    with the name of each photograph that cannot be read, and why. Each core reads and computes
-    batches of its own with one thread, as in training: torch's threads wait for each other.
+    These are float32, shape (classes,), averaged over runs of one cell. `on_unreadable` is told
+    which photograph cannot be read, and why. Each core reads and computes batches of its own with
+    one thread, as in training: torch's threads wait for each other.
     """
     device = resolve_device("auto")
     networks = [network.to(device) for network in networks]
@@ -128,9 +118,8 @@ def predict(
         for path in batch:
             try:
                 crops[path] = networks[0].crop(path)
-            except (OSError, ValueError, UserError) as error:
-                why = getattr(error, "why", None) or getattr(error.__cause__, "strerror", None)
-                unreadable.append(f"{printable(path)}: {why or str(error).splitlines()[0]}")
+            except UserError as error:
+                unreadable.append(str(error).splitlines()[0])
         if not crops:
             return {}, unreadable
         inputs = networks[0].normalize(list(crops.values())).to(device)
@@ -147,55 +136,110 @@ def predict(
 
 def _rows_there(
     networks: Sequence[Classifier], paths: Sequence[Path], top: int, csv: Path
-) -> tuple[int, list[Row]]:
-    """Return how many photographs a file has that an interrupted command left, and their rows.
-
-    The last batch is computed again: where model or options are others, the rows are, too, and the
-    file does not count.
-    """
-    try:
-        table = [tuple(row.values()) for row in read_csv(csv)]
-        rows = [(path, int(rank), label, float(share)) for path, rank, label, share in table]
-    except (OSError, ValueError, CsvError):
-        return 0, []
+) -> tuple[int, Rows]:
+    """Return how many photographs a file has that an interrupted command left, and their rows."""
     places = {_encodable(path): place for place, path in enumerate(paths)}
-    known = [places.get(row[0], -1) for row in rows]
-    if not rows or min(known) < 0 or known[-1] == len(paths) - 1:  # another's, or complete
+    rows: Rows = []
+    try:
+        for row in io.read_csv(csv):
+            rows.append(row | {"rank": int(row["rank"]), "probability": float(row["probability"])})
+        known = [places[row["path"]] for row in rows]
+    except (OSError, ValueError, LookupError, CsvError):  # none, or another's
+        return 0, []
+    if not rows or known[-1] == len(paths) - 1:  # empty, or complete
         return 0, []
     start = known[-1] // EVALUATION_BATCH * EVALUATION_BATCH
     done = start + EVALUATION_BATCH
-    again = predict(networks, paths[start:done], lambda why: None)
-    expected = [row for found in again for row in _rows(networks, found, top)]
+    # Where model or options are others, the rows of the last batch are, too.
+    (again,) = predict(networks, paths[start:done], lambda why: None)
+    expected = [row for path in again for row in _rank(networks, path, again[path], top)]
     return (done, rows) if rows[-len(expected) :] == expected else (0, [])
 
 
-def _rows(networks: Sequence[Classifier], found: dict[Path, torch.Tensor], top: int) -> list[Row]:
-    """Return the rows of a batch: of each photograph the most probable class first."""
-    rows = []
-    for path, probabilities in found.items():
-        values, indices = probabilities.sort(descending=True, stable=True)
-        ranked = zip(values[:top].tolist(), indices[:top].tolist(), strict=True)
-        for rank, (value, index) in enumerate(ranked, 1):
-            label = networks[0].classes[index]
-            rows.append((_encodable(path), rank, label, float(f"{value:.6g}")))
-    return rows
+def _rank(networks: Sequence[Classifier], path: Path, values: torch.Tensor, top: int) -> Rows:
+    """Return the rows of a photograph, the most probable class first."""
+    values, places = values.sort(descending=True, stable=True)
+    rows = [
+        (_encodable(path), rank, networks[0].classes[place], float(f"{values[rank - 1]:.6g}"))
+        for rank, place in enumerate(places[:top].tolist(), 1)
+    ]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
 def _encodable(path: Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def _print_rows(paths: Collection[Path], rows: Sequence[Row]) -> bool:
-    """Print a line for each photograph of a batch; return whether someone still reads."""
-    texts = [f"{label} {share:.1%}" for _, _, label, share in rows]
-    top = len(rows) // max(1, len(paths))
-    lines = [
-        f"{printable(path)}: {', '.join(texts[n * top : (n + 1) * top])}"
-        for n, path in enumerate(paths)
-    ]
-    try:
-        print("\n".join(lines), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
+def classify_labelled(folder: Path, images: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Classify the photographs of the classes that a model folder's network knows.
+
+    Return columns ``image``, ``label``, ``group``, ``predicted`` and ``p_<class>``; and what must
+    be said: photographs that are left out, or that the project trains or validates on, and how
+    often these were evaluated before.
+    """
+    network = load_model(folder)
+    table, notes = _find_labelled(images, network.classes)
+    batches = predict([network], [*map(Path, table["image"])], notes.append)
+    found = {path.as_posix(): values for batch in batches for path, values in batch.items()}
+    table = table[table["image"].isin(list(found))].reset_index(drop=True)
+    probabilities = torch.stack([found[image] for image in table["image"]])
+    table["predicted"] = [network.classes[place] for place in probabilities.argmax(1).tolist()]
+    columns = [f"p_{name}" for name in network.classes]
+    table[columns] = probabilities.numpy()
+    used = read_index().rows if IMAGES.exists() else []
+    hashes = [row.phash for row in used]
+    if pairs := list(near_duplicates.near_duplicate_pairs(table["phash"], hashes)):
+        notes.append(
+            f"The accuracy is too high: {len({one for one, *_ in pairs})} of the photographs, or "
+            "near-duplicates, are among those that the project trains or validates on:\n"
+            + bulleted([f"{table['image'][one]}: {used[other].path}" for one, other, _ in pairs], 5)
+        )
+    looks = io.read_csv(LOOKS) if LOOKS.exists() else []
+    look = {
+        "date": pd.Timestamp.now().strftime("%Y-%m-%d %H:%M"),
+        "images": io.digest(sorted(table["sha256"])),
+        "folder": images.as_posix(),
+        "cell": network.record["cell"],
+        "correct": int((table["label"] == table["predicted"]).sum()),
+        "of": len(table),
+    }
+    io.write_csv(LOOKS, look, [row.values() for row in (*looks, look)])
+    if before := sum(row["images"] == look["images"] for row in looks):
+        notes.append(
+            f"These photographs were evaluated {before} times before ({LOOKS}). The more often a "
+            "choice depends on a test set, the less it says of new photographs."
+        )
+    return table[["image", "label", "group", "predicted", *columns]], notes
+
+
+def _find_labelled(folder: Path, classes: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Return a folder's photographs of some classes, and a note on each kind that is left out.
+
+    The class is that of the folder's index, where it has one, else the first folder of the path.
+    """
+    notes = []
+    if (folder / NAME).exists():
+        table = pd.DataFrame(read_index(folder).rows, columns=Row._fields)
+    else:
+        found = []
+        for name, path in (folders.find_images(folder) if folder.is_dir() else {}).items():
+            label = name.partition("/")[0] if "/" in name else ""
+            try:
+                phash = near_duplicates.perceptual_hash(read_image(path))
+                found.append((name, label, "", io.sha256(path), phash))
+            except UnreadableImage as error:
+                notes.append(f"Left out: {str(error).splitlines()[0]}")
+        table = pd.DataFrame(found, columns=["path", "label", "group", "sha256", "phash"])
+    table["image"] = [(folder / path).as_posix() for path in table["path"]]
+    is_known = table["label"].isin(classes)
+    for name, count in table["label"][~is_known].value_counts().sort_index().items():
+        where = f"of {name}, which the network does not know" if name else "in no folder of a class"
+        notes.append(f"Left out: {count} {where}")
+    if not is_known.any():
+        raise UserError(
+            f"There is no test set in {folder}: no photograph of {' or '.join(classes)}.\n"
+            f"{bulleted(notes or ['It has no photographs.'])}\n"
+            "Name a folder that has a folder for each class, called as in training, as in: "
+            "headswap evaluate photos/test\nor list a test set: headswap manifest --help"
+        )
+    return table[is_known], notes

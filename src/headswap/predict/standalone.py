@@ -4,54 +4,43 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
 
 def load(folder: Path = Path(__file__).parent) -> Callable[[str | Path], dict[str, float]]:
     """Return a function that takes a photograph's path and returns the classes' probabilities."""
     record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    network = load_network(folder)
+    is_onnx = (folder / "model.onnx").exists()
+    if is_onnx:
+        import onnxruntime
+
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=providers)
+    else:
+        import torch
+
+        network = torch.export.load(folder / "model.pt2").module()
 
     def classify(path: str | Path) -> dict[str, float]:
-        (logits,) = network(preprocess(path, **record["preprocessing"])[np.newaxis])
+        batch = preprocess(path, record["preprocessing"])[np.newaxis]
+        if is_onnx:
+            (logits,) = session.run(["logits"], {"images": batch})[0]
+        else:
+            (logits,) = network(torch.from_numpy(batch)).detach().numpy()
         odds = np.exp(logits - logits.max())
         return dict(zip(record["classes"], (odds / odds.sum()).tolist(), strict=True))
 
     return classify
 
 
-def load_network(folder: Path) -> Network:
-    """Return the function from a batch to logits: model.onnx where it is, or else model.pt2."""
-    if (folder / "model.onnx").exists():
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(
-            folder / "model.onnx", providers=["CPUExecutionProvider"]
-        )
-        return lambda batch: session.run(["logits"], {"images": batch})[0]
-    import torch
-
-    network = torch.export.load(folder / "model.pt2").module()
-    return lambda batch: network(torch.from_numpy(batch)).detach().numpy()
-
-
-def preprocess(
-    path: str | Path,
-    size: int,
-    resize: int,
-    interpolation: str,
-    mean: list[float],
-    std: list[float],
-    fit: str = "crop",
-) -> NDArray[np.float32]:
+def preprocess(path: str | Path, values: Mapping[str, Any]) -> NDArray[np.float32]:
     """Return what the network sees of a photograph: shape (3, size, size)."""
     content = Path(path).read_bytes()  # Pillow does not turn every TIFF that it opens by name
     with Image.open(BytesIO(content)) as opened:
@@ -62,20 +51,21 @@ def preprocess(
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     image = image.convert("RGB")
-    width = height = size
+    mean, std = (np.array(values[key], np.float32) for key in ("mean", "std"))
+    width = height = size = values["size"]
+    fit = values.get("fit", "crop")
     if fit == "pad":
         side = max(image.size)
-        square = Image.new("RGB", (side, side), tuple(round(255 * one) for one in mean))
+        square = Image.new("RGB", (side, side), tuple(round(255 * one) for one in values["mean"]))
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         image = square
     elif fit == "crop":
-        width, height = (resize * side // min(image.size) for side in image.size)
+        width, height = (values["resize"] * side // min(image.size) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    method = Image.Resampling[interpolation.partition("-")[0].upper()]
+    method = Image.Resampling[values["interpolation"].partition("-")[0].upper()]
     resized = image.resize((width, height), method)
     crop = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32)
-    pixels = (crop / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.ascontiguousarray(((crop / 255 - mean) / std).transpose(2, 0, 1))
 
 
 if __name__ == "__main__":
