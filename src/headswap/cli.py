@@ -377,18 +377,14 @@ def evaluate(
 
 @command
 def diff(
-    before: Annotated[str, typer.Argument(help="A branch, tag, commit or experiment.")],
-    after: Annotated[str, typer.Argument(help="Another; by default the files as they are.")] = (
-        "workspace"
-    ),
-    csv: Annotated[Path | None, typer.Option(help="Write the differences.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw them, a PNG.")] = None,
+    before: Annotated[str, Argument(help="A branch, tag, commit or experiment.")],
+    after: Annotated[str, Argument(help="Another; else the files as they are.")] = "workspace",
+    csv: Annotated[Path | None, Option(help="Write the differences.")] = None,
+    picture: Annotated[Path | None, Option(help="Draw them, a PNG.")] = None,
 ) -> None:
     """Compare the accuracies of two revisions or experiments, with error bars."""
-    csv, picture = _output_files([], csv=csv, picture=picture)
-    from headswap.compare import revisions
-
-    revisions.report(before, after, csv, picture)
+    csv, picture = _outputs([], csv=csv, picture=picture)
+    headswap.compare.revisions.report(before, after, csv, picture)
 
 
 @command
