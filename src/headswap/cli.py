@@ -529,7 +529,7 @@ def networks(
     pattern: Annotated[str, typer.Argument(help="A part of the name, such as vit.")] = "",
 ) -> None:
     """List the networks that params.yaml can name, with what they cost."""
-    from headswap.train.catalogue import list_networks
+    from headswap.train.complexity import list_networks
 
     found = False
     print("parameters    GMACs  input  weights  network")
