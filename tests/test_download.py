@@ -92,7 +92,7 @@ def test_a_download_has_the_permissions_of_other_new_files(server, tmp_path):
     ("manner", "reason"),
     [
         ("missing", "the server answered 404"),
-        ("cut", "broke off before the file was complete"),
+        ("cut", "broke off before the end"),
         ("silent", "no answer for 0.5 s"),
         ("stalled", "no answer for 0.5 s"),
     ],

@@ -419,7 +419,7 @@ def networks(pattern: Annotated[str, Argument(help="Part of a name, such as vit.
     """List the networks that params.yaml can name, with what they cost."""
     found = False
     print("parameters    GMACs  input  weights  network")
-    for name, *facts in headswap.train.catalogue.list_networks(pattern):
+    for name, *facts in headswap.train.complexity.list_networks(pattern):
         found = True
         print("{:>10} {:>8} {:>6}  {:7}".format(*facts), name)
     if not found:

@@ -1,6 +1,5 @@
 """The checkpoint of a run: everything that an interrupted run needs to continue."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,39 +10,33 @@ from torch.utils.serialization import config
 
 from headswap.io import atomic_write
 
+Parts = dict[str, Any]  # each with `state_dict` and `load_state_dict`
+
 
 @dataclass
 class History:
-    """The results of a run so far."""
+    """The results of a run so far; epochs count from 0.
+
+    In `seconds`, ``checkpoint`` is what it took to save the epoch before. `best` and `last` have
+    ``epoch``, ``accuracy``, and ``probabilities``, float32, shape (images, classes).
+    """
 
     curves: list[tuple[int, str, float, float]] = field(default_factory=list)
-    """(epoch, split, loss, accuracy), two per epoch; epochs count from 0."""
+    """(epoch, split, loss, accuracy), two per epoch."""
     seconds: list[dict[str, float]] = field(default_factory=list)
-    """For each epoch those of ``train``, ``val`` and ``checkpoint`` (to save the epoch before), by
-    the clock of `devices.device_time`; and ``wall``, those that passed."""
-    best: dict[str, Any] = field(default_factory=dict)
-    """The epoch with the best validation accuracy, the first of equals: ``epoch``, ``accuracy``
-    and ``probabilities`` (float32, shape (images, classes))."""
+    best: dict[str, Any] = field(default_factory=dict)  # the first of equal validation accuracy
     last: dict[str, Any] = field(default_factory=dict)
-    """The same for the last finished epoch."""
-    diverged: int | None = None
-    """The epoch in which the loss was not finite, where the run ended."""
+    diverged: int | None = None  # the epoch whose loss was not finite, where the run ended
 
 
 def trainable_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors that training can change: trained parameters and saved buffers.
-
-    In `frozen`, the buffers of batch norm change although none of its parameters does.
-    """
-    state = network.state_dict()
+    """Return what training can change: trained parameters and all buffers, as batch norm's."""
     fixed = {name for name, value in network.named_parameters() if not value.requires_grad}
-    return {name: value for name, value in state.items() if name not in fixed}
+    return {name: value for name, value in network.state_dict().items() if name not in fixed}
 
 
-def save_checkpoint(
-    path: Path, network: nn.Module, parts: Mapping[str, Any], history: History
-) -> None:
-    """Save a run after an epoch: its network, and `parts` with a ``state_dict()``, by name."""
+def save_checkpoint(path: Path, network: nn.Module, parts: Parts, history: History) -> None:
+    """Save a run after an epoch."""
     states = {name: part.state_dict() for name, part in parts.items()}
     content = {"network": trainable_state(network), **states, **vars(history)}
     # Speed: `torch.load` does not read the checksums that `torch.save` computes.
@@ -52,21 +45,16 @@ def save_checkpoint(
         torch.save(content, temporary)
 
 
-def load_checkpoint(path: Path, network: nn.Module, parts: Mapping[str, Any]) -> History:
-    """Restore network and parts, and return the run's history.
-
-    Raises ValueError if the checkpoint is damaged, as a power cut may leave it.
-    """
+def load_checkpoint(path: Path, network: nn.Module, parts: Parts) -> History:
+    """Restore network and parts, and return the history; ValueError if a power cut damaged it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        network_state = content.pop("network")
-        states = {name: content.pop(name) for name in parts}
+        states = {name: content.pop(name) for name in ("network", *parts)}
         history = History(**content)
     except Exception as error:  # the file may have any content
-        raise ValueError(
-            f"the checkpoint in {path.parent} is damaged ({type(error).__name__})"
-        ) from error
-    network.load_state_dict(network_state, strict=False)
+        kind = type(error).__name__
+        raise ValueError(f"the checkpoint in {path.parent} is damaged ({kind})") from error
+    network.load_state_dict(states["network"], strict=False)
     for name, part in parts.items():
         part.load_state_dict(states[name])
     return history

@@ -1,7 +1,4 @@
-"""The device that a network is trained on: which it is, its name, its clock.
-
-Torch, which takes seconds to import, is imported only where there may be a GPU.
-"""
+"""The device that a network is trained on; torch is imported only where there may be a GPU."""
 
 import sys
 import time
@@ -9,32 +6,21 @@ from pathlib import Path
 
 from headswap.errors import UserError
 
-GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Device files of NVIDIA's and AMD's drivers on Linux, and of Windows' driver in WSL."""
-
 
 def resolve_device(device: str) -> str:
-    """Turn ``device`` of ``params.yaml``, which may be ``auto``, into one that this machine has.
-
-    Raises a UserError if the machine does not have it.
-    """
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+    """Turn ``device`` of ``params.yaml``, which may be ``auto``, into one that this machine has."""
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, AMD, and Windows in WSL
+    has_driver = sys.platform != "linux" or any(Path(driver).exists() for driver in drivers)
+    if device == "cpu" or (device == "auto" and not has_driver):
         return "cpu"
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        return next((name for name, is_available in available.items() if is_available), "cpu")
+        return next((name for name in available if available[name]), "cpu")
     if not available[device]:
-        raise UserError(
-            f"device: {device} is not available on this machine.\n"
-            "Set device: auto in params.yaml, then: headswap check"
-        )
+        raise UserError(f"This machine has no {device}.\nSet device: auto, then: headswap check")
     return device
-
-
-def _may_have_gpu() -> bool:
-    return sys.platform != "linux" or any(Path(file).exists() for file in GPU_FILES)
 
 
 def device_name(device: str) -> str:
@@ -47,10 +33,7 @@ def device_name(device: str) -> str:
 
 
 def device_time(device: str) -> float:
-    """Return a clock's seconds: of the processor, which other processes do not slow down.
-
-    The clock of a GPU is the time that passes until the work that was queued on it is done.
-    """
+    """Return seconds of the processor, or of a clock after the work that a GPU has queued."""
     if device == "cpu":
         return time.process_time()
     import torch
@@ -60,18 +43,18 @@ def device_time(device: str) -> float:
 
 
 class Stopwatch:
-    """The time between two laps."""
+    """The seconds since the last lap, of `device_time` and those that passed."""
 
     def __init__(self, device: str):
         self._device = device
         self._processor, self._wall = device_time(device), time.perf_counter()
 
     def lap(self) -> float:
-        """Return the seconds of `device_time` since the last lap."""
+        """Return the seconds of `device_time`."""
         last, self._processor = self._processor, device_time(self._device)
         return self._processor - last
 
     def wall_lap(self) -> float:
-        """Return the seconds that passed since the last lap of this kind."""
+        """Return the seconds that passed."""
         last, self._wall = self._wall, time.perf_counter()
         return self._wall - last

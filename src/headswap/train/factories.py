@@ -17,76 +17,59 @@ from headswap.paths import NETWORKS
 
 
 def import_factory(name: str, factory: str) -> Callable[..., Any]:
-    """Return the function ``module:callable``, of a file in ``networks`` or of a package.
-
-    **A factory is code that is executed.**
-    """
-    if is_timm(factory):
-        return _timm_factory(name, factory)
+    """Return the function ``module:callable``, **which is code that is executed**."""
     module, _, attribute = factory.partition(":")
-    if str(NETWORKS.absolute()) not in sys.path:
-        sys.path.insert(0, str(NETWORKS.absolute()))
+    if module == "timm":
+        try:
+            import timm
+        except ImportError:
+            raise UserError(
+                f"factories.{name}: {factory} needs timm, which headswap otherwise does without.\n"
+                "In the project's folder: pip install --constraint constraints.txt timm"
+            ) from None
+        if not timm.is_model(attribute):
+            check_name(f"factories.{name}", attribute, "timm", timm.list_models())
+        return functools.partial(timm.create_model, attribute)
+    if (folder := str(NETWORKS.absolute())) not in sys.path:
+        sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the user's module may fail in any way
         raise UserError(
             f"factories.{name}: {factory} cannot be imported: {type(error).__name__}: {error}; "
-            f"allowed is module:callable of a file in {NETWORKS}/, such as mine:net of "
-            f"{NETWORKS}/mine.py, or of an installed package"
+            f"mine:net would be net of {NETWORKS}/mine.py or of an installed package"
         ) from error
     if not callable(found):
         raise UserError(f"factories.{name}: {factory} is not callable")
     return found
 
 
-def is_timm(factory: str | None) -> bool:
-    """Return whether a factory is a name of the library timm's, as in ``timm:resnet18.a1_in1k``."""
-    return (factory or "").startswith("timm:")
-
-
-def _timm_factory(name: str, factory: str) -> Callable[..., Any]:
-    """Return what builds a network of timm's, without pretrained weights unless told so."""
-    try:
-        import timm
-    except ImportError:
-        raise UserError(
-            f"factories.{name}: {factory} needs timm, which headswap otherwise does without.\n"
-            "In the project's folder: pip install --constraint constraints.txt timm"
-        ) from None
-    model = factory.removeprefix("timm:")
-    if not timm.is_model(model):
-        close = difflib.get_close_matches(model, timm.list_models(), 3)
+def check_name(where: str, network: str, library: str, known: list[str]) -> None:
+    """Raise a UserError unless a library knows a network."""
+    if network not in known:
+        close = difflib.get_close_matches(network.lower(), known, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UserError(
-            f"factories.{name}: {model} is not a network of timm; {hint}"
-            "its names are listed by: headswap networks PATTERN"
+            f"{where}: {network} is not a network of {library}; {hint}`headswap networks PATTERN` "
+            "lists all; your own go under factories"
         )
-    return functools.partial(timm.create_model, model)
 
 
-def timm_url(name: str, factory: str) -> str:
+def timm_url(factory: str) -> str:
     """Return where timm's pretrained weights of a network are, as a rule on Hugging Face's hub."""
-    _timm_factory(name, factory)
     import timm
     from huggingface_hub import hf_hub_url
 
-    model = factory.removeprefix("timm:")
-    config: Any = timm.get_pretrained_cfg(model)
+    config: Any = timm.get_pretrained_cfg(factory.removeprefix("timm:"))
     if config.hf_hub_id:
         return hf_hub_url(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
-    if config.url:
-        return config.url
-    raise UserError(
-        f"timm has no pretrained weights of {model}.\n"
-        "Name another network under factories, or set weights: random"
-    )
+    if not config.url:
+        raise UserError(f"{factory} has no weights.\nName another network, or set weights: random")
+    return config.url
 
 
 def factory_origin(name: str, factory: str) -> dict[str, Any]:
-    """Return what a factory's network is known by: its digest, and the packages that it imports.
-
-    ``code`` is None if the factory is a package's, which is known by its version.
-    """
+    """Return what a factory is known by: ``packages``, and its own ``code``'s digest or None."""
     code, imported = _scan(name, factory)
     import_factory(name, factory)
     installed = packages_distributions()
@@ -95,12 +78,8 @@ def factory_origin(name: str, factory: str) -> dict[str, Any]:
             f"factories.{name}: {factory} is neither in {NETWORKS}/ nor an installed package's, so "
             f"DVC sees no edit to it.\nCopy its module into {NETWORKS}/, then: headswap check"
         )
-    packages = {package for path in imported for package in installed.get(path, ())}
-    return {
-        "factory": factory,
-        "code": code,
-        "packages": {package: version(package) for package in {*packages, "torch", "torchvision"}},
-    }
+    names = {"torch", "torchvision"}.union(*(installed.get(path, ()) for path in imported))
+    return {"factory": factory, "code": code, "packages": {name: version(name) for name in names}}
 
 
 def check_code(name: str, factory: str, code: str | None) -> None:
@@ -113,31 +92,26 @@ def check_code(name: str, factory: str, code: str | None) -> None:
 
 
 def _scan(name: str, factory: str) -> tuple[str | None, set[str]]:
-    """Return the digest of an own factory's code, and what it imports from elsewhere.
-
-    The code is its module's, and that of all that this imports from ``networks``, as syntax trees
-    without docstrings.
-    """
-    trees: dict[str, str | None] = {}
+    """Return the digest of an own factory's code in ``networks``, and what it imports besides."""
+    trees: dict[str, str | None] = {"": None}  # the parent of a module without one
     waiting = [factory.partition(":")[0]]
     while waiting:
-        module = waiting.pop()
-        if module in trees:
+        if (module := waiting.pop()) in trees:
             continue
+        waiting.append(parent := module.rpartition(".")[0])
         place = NETWORKS.joinpath(*module.split("."))
-        files = [place / "__init__.py", place.with_suffix(".py")]
-        file = next((file for file in files if file.is_file()), None)
-        code, parent = file.read_bytes() if file else b"", module.rpartition(".")[0]
-        with explain_damage(place.with_suffix(".py"), "Correct it, then: headswap check"):
-            trees[module] = syntax_tree(code) if file else None
-            waiting += [parent] if parent else []
+        package, file = module, place / "__init__.py"
+        if not file.is_file():
+            package, file = parent, place.with_suffix(".py")
+        code = file.read_bytes() if file.is_file() else b""
+        with explain_damage(file, "Correct it, then: headswap check"):
+            trees[module] = syntax_tree(code) if file.is_file() else None
             for node in ast.walk(ast.parse(code)):
                 if isinstance(node, ast.Import):
                     waiting += [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom):
-                    package = module if file == files[0] else parent
                     source = resolve_name("." * node.level + (node.module or ""), package)
-                    waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+                    waiting += [f"{source}.{alias.name}" for alias in node.names]
     own = {module: tree for module, tree in trees.items() if tree}
     elsewhere = {module.partition(".")[0] for module in trees}
     elsewhere -= {module.partition(".")[0] for module in own}

@@ -6,9 +6,6 @@ from torch.optim import lr_scheduler
 from headswap.params import Recipe
 from headswap.train.dataset import ImageDataset
 
-WARMUP_START = 0.01
-"""The learning rate's factor in the first epoch of a warm-up, as in torchvision's references."""
-
 
 def make_loss(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
     """Return cross-entropy; balanced weights are n / (classes * images of the class)."""
@@ -38,5 +35,5 @@ def make_schedule(recipe: Recipe, optimizer: optim.Optimizer) -> lr_scheduler.LR
         schedule = lr_scheduler.StepLR(optimizer, recipe.lr_step, recipe.lr_gamma)
     if not warmup:
         return schedule
-    rise = lr_scheduler.LinearLR(optimizer, WARMUP_START, total_iters=warmup)
+    rise = lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warmup)  # as torchvision's references
     return lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])

@@ -8,15 +8,9 @@ import torch
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
-    """Return a seed, between 0 and 2**63 - 1, for one purpose of a run.
+    """Return a seed for one purpose of a run: ``head``, ``order``, ``augmentation``, ``dropout``.
 
-    `purpose` is ``head``, ``order``, ``augmentation``, ``dropout`` or ``weights``; `numbers`
-    distinguish its draws: epoch, image.
-
-    >>> derive(0, "order", 1) == derive(0, "order", 1)
-    True
-    >>> derive(0, "order", 1) == derive(0, "order", 2)
-    False
+    `numbers` distinguish its draws: epoch, image.
     """
     text = "/".join(map(str, (seed, purpose, *numbers)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -29,10 +23,7 @@ def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
 
 @contextlib.contextmanager
 def seeded(seed: int, purpose: str, *numbers: int) -> Iterator[None]:
-    """Seed torch's default generator on the CPU with `derive`, and restore its state afterwards.
-
-    For library code that takes no generator: torchvision's transforms and initialisers.
-    """
+    """Seed torch's default generator on the CPU for library code that takes no generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, purpose, *numbers))
         yield

@@ -1,12 +1,12 @@
 """The weights that a network starts from: fetched, verified, and saved as safetensors."""
 
-import copy
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -24,16 +24,8 @@ from headswap.images.preprocessing import Preprocessing, preprocessing_from_netw
 from headswap.io import atomic_write, read_tensors, sha256
 from headswap.params import Params
 from headswap.paths import WEIGHTS
-from headswap.train.factories import check_code, factory_origin, import_factory, is_timm, timm_url
-from headswap.train.networks import (
-    build,
-    check_layers,
-    check_training,
-    find_head,
-    reset_weights,
-    torchvision_source,
-    with_head,
-)
+from headswap.train import networks
+from headswap.train.factories import check_code, factory_origin, import_factory, timm_url
 from headswap.train.seeds import seeded
 from headswap.train.speed.light_torchvision import torchvision
 
@@ -41,48 +33,47 @@ from headswap.train.speed.light_torchvision import torchvision
 def write_weights(name: str, params: Params, destination: Path) -> str:
     """Write the weights of a network, pretrained or random, and their origin; return its head.
 
-    The metadata of the safetensors file are the ``source``; the ``head``; the ``preprocessing``
-    that the network was made for; the ``sha256`` of the tensors; unless they are torchvision's, the
-    versions of the ``packages`` that made them; of a factory also what `factory_origin` returns.
+    The file's metadata say also what the network was made for, and of a factory `factory_origin`.
     A library's pretrained weights are not downloaded again if the file has them already.
     """
-    factory, random = params.factories.get(name), params.weights == "random"
-    source = torchvision_source(name, params.factories)
-    url = None if random else _pretrained_url(name, source, factory)
+    factory, random = params.factories.get(name, ""), params.weights == "random"
+    source = networks.torchvision_source(name, params.factories, pretrained=not random)
     origin: dict[str, Any] = {"factory": factory} if factory else {}
-    if source is None:
-        origin = factory_origin(name, factory or "")
+    url, of_timm = None, factory.startswith("timm:")
+    if not source:
+        origin = factory_origin(name, factory)
+        url = timm_url(factory) if of_timm and not random else None
     elif random:
-        origin["packages"] = {"torch": version("torch"), "torchvision": version("torchvision")}
+        origin["packages"] = {package: version(package) for package in ("torch", "torchvision")}
+    else:
+        url = torchvision.models.get_model_weights(source[0])[source[1]].url
     with seeded(0, "weights"):
-        network = build(name, params.factories)
+        network = networks.build(name, params.factories)
         if source:
             made_for = torchvision_preprocessing(*source)
         else:
-            check_layers(network, name)
+            networks.check_layers(network, name)
             made_for = preprocessing_from_network(network, name)
-            if random and not is_timm(factory):
-                reset_weights(network, name)
+            if random and not of_timm:
+                networks.reset_weights(network, name)
     size = made_for.with_image(params.image).size
-    body, (network, head) = network, find_head(network, name, size)
-    if url and (saved := _saved_state(destination, url)):
-        load_tensors(network, saved)
-    elif url:
-        pretrained = _pretrained_network(url, source, factory).state_dict()
-        load_tensors(body, {key: pretrained[key] for key in body.state_dict()})
-    state = network.state_dict()
-    if source is None:
-        state = copy.deepcopy(state)  # `check_training` changes it
-        check_training(network, head, name, size)
-    save_tensors(
-        destination,
-        state,
-        source="random" if random else url or factory,
-        head=head,
-        preprocessing=asdict(made_for),
-        sha256=_tensors_digest(state),
-        **origin,
-    )
+    body, (network, head) = network, networks.find_head(network, name, size)
+    if url:
+        saved: dict[str, torch.Tensor] = {}
+        about: dict[str, str] = {}
+        with contextlib.suppress(UserError):
+            saved, about = read_tensors(destination, "pt")
+        if (about.get("source"), about.get("sha256")) == (url, _tensors_digest(saved)):
+            load_tensors(network, saved)
+        else:
+            pretrained = _pretrained_network(url, source, factory).state_dict()
+            load_tensors(body, {key: pretrained[key] for key in body.state_dict()})
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    if not source:
+        networks.check_training(network, head, name, size)  # which changes it
+    origin |= {"source": "random" if random else url or factory, "head": head}
+    origin |= {"preprocessing": asdict(made_for), "sha256": _tensors_digest(state)}
+    save_tensors(destination, state, **origin)
     return head
 
 
@@ -92,24 +83,15 @@ def torchvision_preprocessing(name: str, weights: str) -> Preprocessing:
     if found is None:
         return Preprocessing()
     values = found.transforms()
-    (size,), (resize,) = values.crop_size, values.resize_size
-    return Preprocessing(
-        size, resize, values.interpolation.value, list(values.mean), list(values.std)
-    )
+    (size,), (resize,), method = values.crop_size, values.resize_size, values.interpolation.value
+    return Preprocessing(size, resize, method, list(values.mean), list(values.std))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: Any) -> None:
-    """Write tensors and JSON-like metadata; the bytes depend on their content alone.
-
-    All metadata go into one entry, because safetensors writes several in random order.
-    `io.read_tensors` reads them.
-    """
-    contiguous = {
-        name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
-    }
-    text = json.dumps(metadata, sort_keys=True)
+    """Write torch's tensors and metadata as `io.write_tensors` does NumPy's."""
+    contiguous = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     with atomic_write(path, SafetensorError) as temporary:
-        save_file(contiguous, temporary, metadata={"headswap": text})
+        save_file(contiguous, temporary, {"headswap": json.dumps(metadata, sort_keys=True)})
 
 
 def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[nn.Module, str]:
@@ -118,17 +100,17 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
     tensors, metadata = read_tensors(path, "pt")
     if name in params.factories:
         check_code(name, params.factories[name], metadata.get("code"))
-    network = build(name, params.factories)
+    network = networks.build(name, params.factories)
     try:
         head = metadata["head"]
-        network = with_head(network, head, tensors[f"{head}.weight"].shape[1])
+        network = networks.with_head(network, head, tensors[f"{head}.weight"].shape[1])
         load_tensors(network, tensors)
-        return network, head
     except (RuntimeError, KeyError) as error:
         raise UserError(
             f"{path} does not fit {name}: {error}\n"
             f"Write it again with: dvc repro --force --single-item weights@{name}"
         ) from error
+    return network, head
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -138,102 +120,47 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Non
     network.load_state_dict(state)
 
 
-def _pretrained_url(name: str, source: tuple[str, str] | None, factory: str | None) -> str | None:
-    """Return where a library's pretrained weights are; None of an own factory's network."""
-    if source is None:
-        return timm_url(name, factory) if factory and is_timm(factory) else None
-    network, weights = source
-    known = torchvision.models.get_model_weights(network)
-    if weights not in known.__members__:
-        others = " or ".join(f"torchvision:{network}:{entry.name}" for entry in known)
-        raise UserError(
-            f"torchvision has no {weights} weights for {network}.\n"
-            f"Name others, under factories: {network}: {others}"
-        )
-    return known[weights].url
-
-
-def _pretrained_network(url: str, source: tuple[str, str] | None, factory: str | None) -> nn.Module:
-    """Let torchvision or timm load its own pretrained weights.
-
-    The file comes from the mirror, the library's cache or `url`; code in it is not executed.
-    torchvision's is verified, and loaded from a temporary hub cache.
-    """
-    filename = weights_filename(url)
+def _pretrained_network(url: str, source: tuple[str, str] | None, factory: str) -> nn.Module:
+    """Let torchvision or timm load its own pretrained weights; code in them is not executed."""
+    filename, caches = local_copies(url)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "hub/checkpoints", filename)
+        check = _check_digest if source else lambda path: None
         # Its name has at most 8 of the 64 digits of its SHA-256, so plain HTTP is not safe.
-        check = check_digest if source else _check_size
-        download_file(url, path, check, [*cached_files(url)], pinned=False, name=filename)
-        options = {"TORCH_HOME": folder, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
+        download_file(url, path, check, caches, pinned=False, name=filename)
+        hub = {"TORCH_HOME": folder, "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
         try:
-            if source is None:
-                return import_factory("", factory or "")(
-                    pretrained=True,
-                    pretrained_cfg_overlay={"file": str(path), "custom_load": False},
-                )
-            with mock.patch.dict(os.environ, options):
+            if not source:
+                overlay = {"file": str(path), "custom_load": False}
+                return import_factory("", factory)(pretrained=True, pretrained_cfg_overlay=overlay)
+            with mock.patch.dict(os.environ, hub):
                 return torchvision.models.get_model(source[0], weights=source[1])
         except Exception as error:  # a file whose digest matches may still have any content
             of = source[0] if source else factory
             raise UserError(f"{filename} does not contain {of}'s weights: {error}") from error
 
 
-def weights_filename(url: str) -> str:
-    """Return the name of a file of weights in a mirror; on Hugging Face's hub all are alike.
-
-    >>> weights_filename("https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/a.safetensors")
-    'resnet18.a1_in1k.safetensors'
-    """
-    repository, on_hub, file = url.partition("/resolve/")
-    name = file.rsplit("/", 1)[-1] or url.rsplit("/", 1)[-1]
-    return f"{repository.rsplit('/', 1)[-1]}{Path(name).suffix}" if on_hub else name
-
-
-def cached_files(url: str) -> Iterator[Path]:
-    """Yield where a library's own cache may have a file of weights."""
+def local_copies(url: str) -> tuple[str, list[Path]]:
+    """Return a file's name in a mirror (of the hub's, its repository's), and its cached copies."""
     repository, on_hub, file = url.partition("/resolve/main/")
-    if on_hub:
-        from huggingface_hub import try_to_load_from_cache
+    owner, name = repository.split("/")[-2:]
+    if not on_hub:
+        return name, [Path(torch.hub.get_dir(), "checkpoints", name)]
+    from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache("/".join(repository.rsplit("/", 2)[-2:]), file)
-        if isinstance(found, str):
-            yield Path(found)
-    else:
-        yield Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
-
-
-def _saved_state(path: Path, url: str) -> dict[str, torch.Tensor] | None:
-    """Return the weights that were fetched from `url` earlier, None if `path` has no such."""
-    try:
-        tensors, metadata = read_tensors(path, "pt")
-    except UserError:
-        return None
-    same = metadata.get("source") == url and metadata.get("sha256") == _tensors_digest(tensors)
-    return tensors if same else None
+    cached = try_to_load_from_cache(f"{owner}/{name}", file)
+    return name + Path(file).suffix, [Path(cached)] if isinstance(cached, str) else []
 
 
 def _tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of tensors and their names."""
     content = hashlib.sha256()
-    for name in sorted(tensors):
-        flat = tensors[name].detach().cpu().contiguous().flatten()
-        content.update(name.encode())
-        content.update(flat.view(torch.uint8).numpy().tobytes())
+    for name, tensor in sorted(tensors.items()):
+        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        content.update(name.encode() + flat.numpy().tobytes())
     return content.hexdigest()
 
 
-def _check_size(path: Path) -> None:
-    if path.stat().st_size < 1000:
-        raise ValueError("is no file of weights")
-
-
-def check_digest(path: Path) -> None:
-    """Raise ValueError unless a file's SHA-256 begins with the digits at the end of its name.
-
-    torchvision names its weights so: ``resnet18-f37072fd.pth``.
-    """
-    expected = path.stem.rpartition("-")[2]
-    found = sha256(path)
+def _check_digest(path: Path) -> None:
+    expected, found = path.stem.rpartition("-")[2], sha256(path)  # such as resnet18-f37072fd.pth
     if not found.startswith(expected):
         raise ValueError(f"has SHA-256 {found[:8]}…, not {expected}…; it is not the original file")
