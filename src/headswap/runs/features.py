@@ -26,7 +26,7 @@ from headswap.runs.provenance import (
 from headswap.runs.store import BASE_MEMORY, file_lock, runs_root
 from headswap.runs.workers import Task, worker_count
 
-COMPUTE_PARTS = "headswap.train.features:compute_parts"
+COMPUTE_PARTS = "headswap.train.training:compute_parts"
 """The function that a worker computes features with."""
 PARTS = 16
 BATCH = 32

@@ -23,7 +23,7 @@ from headswap.progress import OnProgress
 WORKERS = "HEADSWAP_WORKERS"
 TRAIN_RUN = "headswap.train.run:train_run"
 """The function that trains a run. Named, since this process does not need torch."""
-PRELOADED = ["headswap.train.features", "headswap.train.training"]
+PRELOADED = ["headswap.train.training"]
 """What the server that workers are forked from imports: torch, and all that uses it."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Of a worker: the number of threads changes the order of sums, and so the result."""
