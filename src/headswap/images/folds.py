@@ -17,8 +17,8 @@ Groups = Sequence[str | None]
 def folds(labels: ArrayLike, k: int, seed: int, groups: Groups | None = None) -> Integers:
     """Return the fold of each image, from 0 to `k` - 1; another seed makes another partition.
 
-    Images without a group (None or empty) are groups of their own. Of these, folds differ by one
-    image at most, of each class and in all; otherwise they may be empty, or hold a whole class.
+    Images without a group are groups of their own; of these, folds differ by one image at most, of
+    each class and in all. Otherwise they may be empty, or hold a whole class.
     """
     classes = np.unique(labels, return_inverse=True)[1]
     ids = join_groups(groups or [None] * len(classes), range(len(classes)))

@@ -22,10 +22,7 @@ def perceptual_hash(image: Image.Image) -> str:
 def near_duplicate_pairs(
     hashes: Sequence[str], others: Sequence[str] | None = None
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield the places of all near-duplicates in order, and the bits in which they differ.
-
-    The second place is in `others`, else later in `hashes`. 100,000 images take 5 seconds.
-    """
+    """Yield the places of each pair, the second in `others` or later, and the bits that differ."""
     columns = np.array([int(one, 16) for one in (hashes if others is None else others)], np.uint64)
     for place, one in enumerate(hashes):
         start = place + 1 if others is None else 0

@@ -54,11 +54,8 @@ def read_preprocessing(record: Mapping[str, Any], path: Path, remedy: str) -> Pr
 
 
 def preprocessing_from_network(network: object, name: str) -> Preprocessing:
-    """Return what a factory's network was made for, as its attributes say; else ImageNet's.
-
-    They are ``preprocessing``, with some fields of `Preprocessing`, and timm's.
-    """
-    for attribute in ("preprocessing", "pretrained_cfg", "default_cfg"):
+    """Return what a factory's network was made for, as an attribute says; else ImageNet's."""
+    for attribute in ("preprocessing", "pretrained_cfg", "default_cfg"):  # the latter are timm's
         given = getattr(network, attribute, None)
         if given and not callable(given):  # a layer may have such a name
             try:

@@ -55,9 +55,8 @@ class LowRankUpdates:
 class _LowRankLayer:
     """The inputs of a linear layer, and the gradients of its outputs: at most `rows` count.
 
-    Their outer products times ``pending`` are what its weight lacks, times ``velocity`` its
-    momentum. A layer that is used more than once in a step, or for more than a batch of vectors,
-    goes back to the optimizer.
+    The weight lacks their outer products times ``pending``; times ``velocity`` they are its
+    momentum. The optimizer gets a layer back that is used for more than a batch of vectors a step.
     """
 
     def __init__(self, layer: nn.Linear, optimizer: torch.optim.SGD, batch_size: int, rows: int):
