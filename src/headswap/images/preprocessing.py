@@ -71,8 +71,8 @@ def preprocessing_from_network(network: object, name: str) -> Preprocessing:
 
 def _from_timm(given: dict[str, Any]) -> dict[str, Any]:
     """Translate timm's values; those that are missing are timm's defaults."""
-    defaults = {"input_size": (3, 224, 224), "crop_mode": "center", "crop_pct": 0.875}
-    known = defaults | {"interpolation": "bicubic"} | {k: v for k, v in given.items() if v}
+    known: dict[str, Any] = {"input_size": (3, 224, 224), "crop_mode": "center", "crop_pct": 0.875}
+    known |= {"interpolation": "bicubic"} | {key: value for key, value in given.items() if value}
     _, size, width = known["input_size"]
     if size != width:
         raise ValueError(f"its input of {size} x {width} pixels is not square")
