@@ -52,9 +52,10 @@ def without_low_rank():
 @contextlib.contextmanager
 def without_cached_validation():
     """Compute the whole network for each validation."""
+    from headswap.train.loop import evaluate
 
-    def always(network, evaluate):
-        return lambda batches, labels: evaluate(network, batches)
+    def always(network, autocast):
+        return lambda batches, labels: evaluate(network, batches, autocast)
 
     with mock.patch("headswap.train.loop.CachedValidation", always):
         yield

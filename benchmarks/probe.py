@@ -6,7 +6,6 @@ ImageNet weights of the test extra. Run it, after `dvc repro verify` has laid ou
     python benchmarks/probe.py > benchmarks/PROBE.md
 """
 
-import contextlib
 import sys
 import time
 from importlib.metadata import version
@@ -20,9 +19,9 @@ from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.runs import provenance
 from headswap.train.dataset import evaluation_batch
-from headswap.train.features import compute_features
 from headswap.train.networks import replace_layer
 from headswap.train.probe import fit_probe
+from headswap.train.training import compute_features
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -51,7 +50,7 @@ def real():
     paths = [index.folder / name for name in index.names["train"]]
     starts = range(0, len(paths), BATCH)
     batches = (evaluation_batch(paths[n : n + BATCH], Preprocessing()) for n in starts)
-    features = compute_features(backbone, batches, contextlib.nullcontext(), "cpu").numpy()
+    features = compute_features(backbone, batches).numpy()
     return features, np.array(index.labels("train"))
 
 

@@ -21,8 +21,8 @@ from headswap.images.preprocessing import Preprocessing
 from headswap.train import loop
 from headswap.train import networks as backbones
 from headswap.train.dataset import ImageCache, ImageDataset, decode
-from headswap.train.features import compute_features
 from headswap.train.seeds import derive, generator
+from headswap.train.training import compute_features
 
 RECIPE = params.Recipe(epochs=3, batch_size=4, lr=0.001, momentum=0.9, lr_step=1, lr_gamma=0.5)
 IMAGE = Preprocessing(size=64, resize=72)
@@ -182,9 +182,8 @@ def test_validation_of_a_frozen_network_is_cached_until_it_changes(photographs, 
     data = Few(photographs, 1)
     history = loop.train(network, data, RECIPE, seed=0)
     assert seen.count(False) == passes * len(data.val_batches())
-    _, _, expected = loop.evaluate(
-        network, data.val_batches(), loop.make_autocast("float32", "cpu"), "cpu"
-    )
+    autocast = loop.make_autocast("float32", "cpu")
+    _, _, expected = loop.evaluate(network, data.val_batches(), autocast)
     assert history.last["probabilities"].equal(expected)
 
 
@@ -192,8 +191,7 @@ def test_computing_features_changes_no_tensor_of_the_backbone(photographs):
     network = two_class("resnet18", "finetune").train()
     before = copy.deepcopy(network.state_dict())
     batches = [inputs for inputs, _ in photographs.val_batches()]
-    autocast = loop.make_autocast("float32", "cpu")
-    once, twice = (compute_features(network, batches, autocast, "cpu") for _ in range(2))
+    once, twice = (compute_features(network, batches) for _ in range(2))
     assert once.equal(twice)
     after = network.state_dict()
     assert after.keys() == before.keys()

@@ -14,7 +14,12 @@ from PIL import Image, ImageEnhance
 
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_insect
-from headswap.images.near_duplicates import MOST_BITS, near_duplicate_pairs, perceptual_hash
+from headswap.images.near_duplicates import (
+    MOST_BITS,
+    near_duplicate_groups,
+    near_duplicate_pairs,
+    perceptual_hash,
+)
 from headswap.images.reading import read_image
 
 
@@ -47,6 +52,8 @@ def test_all_pairs_are_found_within_a_set_and_between_two():
     between = [(i, j - 200, distance) for i, j, distance in expected if i < 200 <= j]
     assert list(near_duplicate_pairs(texts[:200], texts[200:])) == between
     assert list(near_duplicate_pairs([], [])) == []
+    hashes = ["00000000000000ff", "ffffffffffffffff", "000000000000f0ff"]
+    assert near_duplicate_groups(hashes).tolist() == [0, 1, 0]
 
 
 @pytest.mark.slow

@@ -11,9 +11,8 @@ from headswap.errors import UserError, printable
 
 SPLITS = ("train", "val")
 SPLIT_NAMES = {
-    **{"train": "train", "training": "train"},
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "val", "valid": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
 }
 """The folders that are taken for a split, in lower case."""
 READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
@@ -32,9 +31,8 @@ OTHER_FORMATS = {
 SYSTEM_FILES = {
     *("__macosx", "temporary items", "network trash folder", "icon\r"),  # macOS
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
-    *("system volume information", "lost.dir", "lost+found"),  # Windows, Android, Linux
+    *("system volume information", "lost.dir", "lost+found", "__pycache__"),  # and others
     *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),  # storage
-    "__pycache__",
 }
 """What systems and tools leave among a user's files, besides hidden files, in lower case."""
 
@@ -47,10 +45,7 @@ class Contents(NamedTuple):
 
 
 def scan_folder(folder: str | PathLike[str]) -> Contents:
-    """Return what is in a folder and in all below it; links are followed, but not to those above.
-
-    A UserError says that a folder cannot be read.
-    """
+    """Return what is in a folder and in all below it; of links all but those to a folder above."""
     images: dict[str, Path] = {}
     left_out: dict[str, list[str]] = defaultdict(list)
     pending: list[tuple[str, str, frozenset[str]]] = [(os.fspath(folder), "", frozenset())]
@@ -63,32 +58,33 @@ def scan_folder(folder: str | PathLike[str]) -> Contents:
             if not entries:
                 left_out["empty folders"].append(printable(prefix))
             for entry in entries:
-                name, ending = prefix + entry.name, PurePosixPath(entry.name).suffix.lower()
-                if is_system_file(entry.name):
-                    why = "hidden, or left by a system or a tool"
-                elif entry.is_dir():
-                    if os.path.realpath(entry.path) not in above:
-                        pending.append((entry.path, f"{name}/", above))
-                    continue
-                elif not entry.is_file():
-                    is_link = entry.is_symlink()
-                    annex = is_link and "annex/objects" in os.readlink(entry.path)
-                    why = "links to nothing" if is_link else "neither files nor folders"
-                    why = "of git-annex: bring them with git annex get" if annex else why
-                elif ending in EXTENSIONS:
+                name = prefix + entry.name
+                if why := _why_left_out(entry):
+                    left_out[why].append(printable(name) + "/" * entry.is_dir())
+                elif not entry.is_dir():
                     images[name] = Path(entry.path)
-                    continue
-                else:
-                    why = f"{ending or 'without an ending'}, no name of an image"
-                    why = OTHER_FORMATS.get(ending, why)
-                left_out[why].append(printable(name) + "/" * entry.is_dir())
+                elif os.path.realpath(entry.path) not in above:
+                    pending.append((entry.path, f"{name}/", above))
         except OSError as error:
             raise UserError(
                 f"{printable(error.filename or path)} cannot be read: {error.strerror}.\n"
-                "Make it readable, for instance with chmod, or move it away; then run the same "
-                "command again."
+                "Make it readable or move it away, then run the same command again."
             ) from error
     return Contents(dict(sorted(images.items())), {k: sorted(v) for k, v in left_out.items()})
+
+
+def _why_left_out(entry: os.DirEntry[str]) -> str:
+    ending = PurePosixPath(entry.name).suffix.lower()
+    if is_system_file(entry.name):
+        return "hidden, or left by a system or a tool"
+    if entry.is_dir() or (entry.is_file() and ending in EXTENSIONS):
+        return ""
+    if entry.is_file():
+        return OTHER_FORMATS.get(ending, f"{ending or 'without an ending'}, no name of an image")
+    if not entry.is_symlink():
+        return "neither files nor folders"
+    annex = "annex/objects" in os.readlink(entry.path)
+    return "of git-annex: bring them with git annex get" if annex else "links to nothing"
 
 
 def find_images(folder: str | PathLike[str]) -> dict[str, Path]:
@@ -97,19 +93,11 @@ def find_images(folder: str | PathLike[str]) -> dict[str, Path]:
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a file or folder is hidden, or one that a system or a tool leaves behind.
-
-    >>> is_system_file(".ipynb_checkpoints"), is_system_file("Thumbs.db"), is_system_file("ants")
-    (True, True, False)
-    """
+    """Return whether a file or folder is hidden, or one that a system or a tool leaves behind."""
     return name.startswith((".", "~$")) or name.lower() in SYSTEM_FILES
 
 
 def is_image(name: str) -> bool:
-    """Return whether a path has the name of an image.
-
-    >>> is_image("val/bees/54736755.JPG"), is_image("val/.ipynb_checkpoints/54736755.jpg")
-    (True, False)
-    """
+    """Return whether a path has the name of an image, and no part of it a system file's."""
     path = PurePosixPath(name)
     return path.suffix.lower() in EXTENSIONS and not any(map(is_system_file, path.parts))

@@ -11,42 +11,32 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 Integers = NDArray[np.int64]
-
-WORK = 10_000
-"""Groups that are placed in all, in several orders where few do not reach the shares in one."""
+Groups = Sequence[str | None]
 
 
-def folds(
-    labels: ArrayLike, k: int, seed: int, groups: Sequence[str | None] | None = None
-) -> Integers:
+def folds(labels: ArrayLike, k: int, seed: int, groups: Groups | None = None) -> Integers:
     """Return the fold of each image, from 0 to `k` - 1; another seed makes another partition.
 
-    Images without a group (None or empty) are groups of their own; without groups, folds differ by
-    one image at most, of each class and in all. Folds may be empty, or hold all images of a class.
-
-    >>> folds(["ant", "bee", "ant", "bee"], 2, seed=0, groups=["a", "b", "a", "c"])
-    array([1, 0, 1, 1])
+    Images without a group are groups of their own; of these, folds differ by one image at most, of
+    each class and in all. Otherwise they may be empty, or hold a whole class.
     """
     classes = np.unique(labels, return_inverse=True)[1]
     ids = join_groups(groups or [None] * len(classes), range(len(classes)))
     counts = count_classes(ids, classes)
     ends = np.cumsum(column_sums(counts))
-    before = np.array([(ends + fold) // k for fold in range(k)])  # dealt like cards
-    first = np.unique(ids, return_index=True)[1]
-    ranks = [rank(str(place), seed) for place in first]
-    targets = np.diff(before, axis=1, prepend=0)
+    targets = np.diff([(ends + fold) // k for fold in range(k)], axis=1, prepend=0)  # as cards
+    ranks = [rank(str(place), seed) for place in np.unique(ids, return_index=True)[1]]
     return divide(counts, targets, (1,) * k, ranks, [-1] * len(ranks))[ids]
 
 
 def join_groups(
-    groups: Sequence[str | None], same: Iterable[Any], links: Iterable[tuple[int, int]] = ()
+    groups: Groups, same: Iterable[Any], links: Iterable[tuple[int, int]] = ()
 ) -> Integers:
     """Return a number for each image, the same where groups, `same` or links join them."""
     places: dict[Any, list[int]] = defaultdict(list)
     for place, (group, value) in enumerate(zip(groups, same, strict=True)):
         places["value", value].append(place)
-        if group:
-            places["group", group].append(place)
+        places["group", group or place].append(place)
     pairs = [pair for members in places.values() for pair in pairwise(members)] + list(links)
     ends = np.array(pairs, int).reshape(-1, 2).T
     graph = sparse.coo_matrix((np.ones(len(pairs)), tuple(ends)), (len(groups), len(groups)))
@@ -71,19 +61,17 @@ def rank(content: str, seed: int) -> str:
 def divide(
     counts: Any, targets: Integers, needs: Sequence[int], ranks: list[str], fixed: list[int]
 ) -> Integers:
-    """Return a part for each group, so that classes come near to their targets in each part.
+    """Return a part for each group, so that classes come near to `targets` (parts, classes).
 
-    The targets have shape (parts, classes). Groups whose part is `fixed`, not -1, stay there. What
-    is minimised is first the number of classes that are absent where they are wanted, weighted by
-    `needs`, then chi-squared, the sum of (reached - target)² / target.
+    Those whose part is `fixed`, not -1, stay there. First classes that are wanted and absent are
+    minimised, weighted by `needs`, then chi-squared; few groups are placed in several orders.
     """
     best: tuple[float, Integers] = (np.inf, np.array([]))
-    for attempt in range(max(1, min(10, WORK // len(ranks)))):
+    for attempt in range(max(1, min(10, 10_000 // len(ranks)))):
         order = sorted(range(len(ranks)), key=lambda group: ranks[group][5 * attempt :])
         parts = _fill(counts, targets, order, fixed)
         cost = _improve(counts, targets, needs, parts, np.array(fixed) < 0)
-        if cost < best[0]:
-            best = cost, parts
+        best = min(best, (cost, parts), key=lambda found: found[0])
         if cost < 1e-6:
             break
     return best[1]
@@ -91,22 +79,19 @@ def divide(
 
 def _fill(counts: Any, targets: Integers, order: list[int], fixed: list[int]) -> Integers:
     """Fill one part after the other: a group joins the first one that it brings nearer."""
-    rows = [
-        list(zip(counts.indices[start:end].tolist(), counts.data[start:end].tolist(), strict=True))
-        for start, end in pairwise(counts.indptr.tolist())
-    ]
+    cells = list(zip(counts.indices.tolist(), counts.data.tolist(), strict=True))
+    rows = [cells[start:end] for start, end in pairwise(counts.indptr.tolist())]
     missing, wanted = targets.tolist(), np.maximum(targets, 1).tolist()
-    parts = list(fixed)
+    parts, last = list(fixed), len(missing) - 1
     for group in sorted(order, key=lambda group: fixed[group] < 0):
-        row = rows[group]
         if parts[group] < 0:
             nearer = (
                 part
-                for part in range(len(missing) - 1)
-                if sum(n * (n - 2 * missing[part][c]) / wanted[part][c] for c, n in row) < 0
+                for part in range(last)
+                if sum(n * (n - 2 * missing[part][c]) / wanted[part][c] for c, n in rows[group]) < 0
             )
-            parts[group] = next(nearer, len(missing) - 1)
-        for c, n in row:
+            parts[group] = next(nearer, last)
+        for c, n in rows[group]:
             missing[parts[group]][c] -= n
     return np.array(parts)
 
@@ -131,9 +116,8 @@ def _improve(
         change[every, parts] = change[~free] = 0
         group, part = np.unravel_index(change.argmin(), change.shape)
         if change[group, part] > -1e-6:
-            break
+            return float(((reached == 0) * needed + weights * (reached - targets) ** 2).sum())
         row = counts[[group]].toarray()[0]
         reached[parts[group]] -= row
         reached[part] += row
         parts[group] = part
-    return float(((reached == 0) * needed + weights * (reached - targets) ** 2).sum())

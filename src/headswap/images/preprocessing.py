@@ -10,27 +10,19 @@ from headswap.io import read_tensors
 from headswap.params import Image
 from headswap.paths import WEIGHTS
 
-INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
-"""The values of `torchvision.transforms.InterpolationMode` that work on tensors."""
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")  # torchvision's for tensors
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image that a network is validated on; the defaults are ImageNet's.
+    """What is done to an image that a network is validated on; the defaults are ImageNet's."""
 
-    In pixels: ``size``, the sides of the center crop, and ``resize``, the shorter side before it.
-    ``fit`` may also be ``squash`` (to a square, whatever the image's sides) or ``pad`` (with the
-    mean colour to a square); of either all is then resized to ``size``.
-    ``interpolation`` is one of `INTERPOLATIONS`. ``mean`` and ``std`` are by channel, for pixels
-    between 0 and 1.
-    """
-
-    size: int = 224
-    resize: int = 256
-    interpolation: str = "bilinear"
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    size: int = 224  # pixels a side of what the network sees
+    resize: int = 256  # the shorter side before a center crop
+    interpolation: str = "bilinear"  # one of INTERPOLATIONS
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # of 0 to 1
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    fit: str = "crop"
+    fit: str = "crop"  # or squash, or pad, with the mean colour, all of the image to a square
 
     def with_image(self, image: Image) -> "Preprocessing":
         """Override fit, and size and resize unless they are auto."""
@@ -39,16 +31,15 @@ class Preprocessing:
         return replace(self, size=image.size, resize=image.resize, fit=image.fit)
 
 
+# What a network may say of itself, with ImageNet's values
 OF_NETWORK = {key: value for key, value in asdict(Preprocessing()).items() if key != "fit"}
-"""What a network may say of itself, with ImageNet's values."""
 
 
 def preprocessing(model: str, image: Image) -> Preprocessing:
     """Return the preprocessing in a model's file in ``data/weights``, overridden by `image`."""
     path = WEIGHTS / f"{model}.safetensors"
-    _, metadata = read_tensors(path, only=())
     remedy = f"Run: dvc repro --force --single-item weights@{model}"
-    return read_preprocessing(metadata, path, remedy).with_image(image)
+    return read_preprocessing(read_tensors(path, only=())[1], path, remedy).with_image(image)
 
 
 def read_preprocessing(record: Mapping[str, Any], path: Path, remedy: str) -> Preprocessing:
@@ -63,12 +54,8 @@ def read_preprocessing(record: Mapping[str, Any], path: Path, remedy: str) -> Pr
 
 
 def preprocessing_from_network(network: object, name: str) -> Preprocessing:
-    """Return the preprocessing that a factory's network was made for.
-
-    It is in the network's attribute ``preprocessing``, a dictionary with some of the fields of
-    `Preprocessing`; or in ``pretrained_cfg`` or ``default_cfg`` as in timm; else ImageNet's.
-    """
-    for attribute in ("preprocessing", "pretrained_cfg", "default_cfg"):
+    """Return what a factory's network was made for, as an attribute says; else ImageNet's."""
+    for attribute in ("preprocessing", "pretrained_cfg", "default_cfg"):  # the latter are timm's
         given = getattr(network, attribute, None)
         if given and not callable(given):  # a layer may have such a name
             try:
@@ -77,36 +64,32 @@ def preprocessing_from_network(network: object, name: str) -> Preprocessing:
             except (TypeError, ValueError, ZeroDivisionError) as error:
                 raise UserError(
                     f"factories.{name}: its network's {attribute} cannot be used: {error}.\n"
-                    "Let the factory set, for instance, network.preprocessing = "
-                    f"{OF_NETWORK}"
+                    f"Let the factory set, for instance, network.preprocessing = {OF_NETWORK}"
                 ) from error
     return Preprocessing()
 
 
-def _from_timm(values: dict[str, Any]) -> dict[str, Any]:
+def _from_timm(given: dict[str, Any]) -> dict[str, Any]:
     """Translate timm's values; those that are missing are timm's defaults."""
-    _, size, width = values.get("input_size") or (3, 224, 224)
+    known: dict[str, Any] = {"input_size": (3, 224, 224), "crop_mode": "center", "crop_pct": 0.875}
+    known |= {"interpolation": "bicubic"} | {key: value for key, value in given.items() if value}
+    _, size, width = known["input_size"]
     if size != width:
         raise ValueError(f"its input of {size} x {width} pixels is not square")
-    if (mode := values.get("crop_mode") or "center") != "center":
-        raise ValueError(f"its crop_mode {mode!r} is not 'center'")
-    known = {key: values[key] for key in ("mean", "std") if values.get(key)}
-    interpolation = values.get("interpolation") or "bicubic"
-    resize = int(size / (values.get("crop_pct") or 0.875))
-    return {"size": size, "resize": resize, "interpolation": interpolation, **known}
+    if known["crop_mode"] != "center":
+        raise ValueError(f"its crop_mode {known['crop_mode']!r} is not 'center'")
+    same = {key: known[key] for key in ("interpolation", "mean", "std") if key in known}
+    return {"size": size, "resize": int(size / known["crop_pct"]), **same}
 
 
 def _check_values(values: dict[str, Any]) -> Preprocessing:
     if unknown := sorted(set(values) - set(OF_NETWORK)):
         raise ValueError(f"{unknown[0]!r} is none of {', '.join(OF_NETWORK)}")
-    for key in {"mean", "std"} & set(values):
-        values = values | {key: [float(value) for value in values[key]]}
-    found = Preprocessing(**values)
-    if not (type(found.size) is type(found.resize) is int and 8 <= found.size <= found.resize):
-        raise ValueError(
-            f"size ({found.size}) and resize ({found.resize}) must be whole numbers, "
-            "at least 8, and resize at least size"
-        )
+    lists: dict[str, Any] = {k: [*map(float, values[k])] for k in ("mean", "std") if k in values}
+    found = Preprocessing(**{**values, **lists})
+    size, resize = found.size, found.resize
+    if not (type(size) is type(resize) is int and 8 <= size <= resize):
+        raise ValueError(f"size ({size}) and resize ({resize}) must be integers, 8 ≤ size ≤ resize")
     if found.interpolation not in INTERPOLATIONS:
         raise ValueError(f"{found.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
     if len(found.mean) != 3 or len(found.std) != 3 or min(found.std) <= 0:

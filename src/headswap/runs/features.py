@@ -66,7 +66,7 @@ def feature_tasks(model: str, params: Params, key: dict[str, Any]) -> list[Task]
     workers = min(max(1, worker_count()), len(unfinished))
     shares = [dict(unfinished[worker::workers]) for worker in range(workers)]
     memory = BASE_MEMORY + 2 * (WEIGHTS / f"{model}.safetensors").stat().st_size
-    function = "headswap.train.features:compute_parts"
+    function = "headswap.train.training:compute_parts"
     return [
         Task(f"{model} features {n}", function, (model, params, key, share), memory, len(share))
         for n, share in enumerate(shares)

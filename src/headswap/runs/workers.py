@@ -68,7 +68,7 @@ def worker_count() -> int:
 def warm_up() -> None:
     """Start the server that workers are forked from; it imports torch once for all, meanwhile."""
     os.environ.update(ENVIRONMENT)
-    multiprocessing.set_forkserver_preload(["headswap.train.features", "headswap.train.training"])
+    multiprocessing.set_forkserver_preload(["headswap.train.training"])
     # A socket's path has at most 107 bytes, on macOS 103: in a long folder its name has no room.
     if len(os.fsencode(tempfile.gettempdir())) > 70:
         tempfile.tempdir = "/tmp"

@@ -1,4 +1,1 @@
-"""What is here for speed alone; the first line of each module says what it gains.
-
-The figures are from benchmarks/ABLATION.md. None changes what is computed, beyond the last digits.
-"""
+"""What is here for speed alone (benchmarks/ABLATION.md); it changes the last digits at most."""
