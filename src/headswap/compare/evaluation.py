@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from rich.table import Table
 
 from headswap.compare.intervals import Estimate, estimate_accuracy, estimate_balanced_accuracy
 from headswap.compare.plot_rows import MODE_COLOURS, confusions
 from headswap.compare.plots import draw_png
+from headswap.compare.results import design_of
 from headswap.compare.variance import Array, Design
 from headswap.io import atomic_write, write_csv, write_json
 from headswap.progress import console
@@ -46,11 +48,11 @@ def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
     """
     correct = (predictions["label"] == predictions["predicted"]).to_numpy(float)[None]
     labels = predictions["label"].to_numpy()
-    in_group = [group or f"/{place}" for place, group in enumerate(predictions["group"])]
-    names, groups = np.unique(in_group, return_inverse=True)
-    design = Design(groups if len(names) < len(in_group) else None)
+    design = design_of(predictions["group"])
     recalls = {
-        str(label): _accuracy(correct[:, labels == label], design.only(labels == label))
+        str(label): _figures(
+            estimate_accuracy_if_possible(correct[:, labels == label], design.only(labels == label))
+        )
         | {"images": int((labels == label).sum())}
         for label in np.unique(labels)
     }
@@ -58,7 +60,7 @@ def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
     pairs = wrong.groupby(["label", "predicted"]).size().sort_values(ascending=False, kind="stable")
     return {
         "images": len(predictions),
-        "accuracy": _accuracy(correct, design),
+        "accuracy": _figures(estimate_accuracy_if_possible(correct, design)),
         "balanced_accuracy": _figures(estimate_balanced_accuracy(correct, labels, design=design)),
         "recalls": recalls,
         "confusion": [
@@ -68,11 +70,14 @@ def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _accuracy(correct: Array, design: Design) -> dict[str, float | None]:
-    """Return the accuracy; of a single image, or group, without an interval."""
-    if design.units(correct.shape[1]) < 2:
-        return _figures(Estimate(float(correct.mean()), np.nan, np.nan))
-    return _figures(estimate_accuracy(correct, design=design))
+def estimate_accuracy_if_possible(
+    correct: ArrayLike, design: Design, prior: Array | None = None
+) -> Estimate:
+    """Return the accuracy, shape (replicates, images); of a single image or group, no interval."""
+    values = np.asarray(correct, float)
+    if design.units(values.shape[1]) < 2:
+        return Estimate(float(values.mean()), np.nan, np.nan)
+    return estimate_accuracy(values, prior, design)
 
 
 def _figures(estimate: Estimate) -> dict[str, float | None]:

@@ -1,6 +1,6 @@
 """Read what the other stages wrote about every cell."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from headswap import paths
 from headswap.compare.variance import Array, Design, replicate_prior
 from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
 from headswap.images.index import Index, read_index
 from headswap.io import explain_damage, read_json, without_apostrophe
 from headswap.params import Cell, Params
-from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
 
 Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
@@ -27,26 +27,17 @@ TIMING_CONDITIONS = {
     "workers": "runs at a time at most:",
     "arithmetic": "arithmetic",
 }
-"""What a time depends on besides the cell, by its key, in the words of the report; only times under
-the same conditions are compared."""
-
+"""What a time depends on besides the cell, by its key, in the words of the report."""
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
 DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | dict(seed=int, epoch=int, loss=float, accuracy=float)
 """Stated, because an empty table has no types and a class may be called ``01`` or ``None``."""
+RUN_TIMES = ("seconds_per_run", "wall_seconds_per_run")
 COLUMNS = {
     "summary": ("best_val_accuracy", "train_seconds"),
     "curves": ("epoch", "split", "loss", "accuracy"),
     "predictions": ("seed", "epoch", "which", "image", "label", "predicted"),
 }
 """The required columns of each kind of table."""
-RUN_TIMES = ("seconds_per_run", "wall_seconds_per_run")
-KEYS = {
-    "cells": ("seeds", "diverged", "preprocessing", *get_args(Cost)),
-    "timing": (*RUN_TIMES, *TIMING_CONDITIONS, "revision", "dirty", "versions"),
-    "embed": ("seconds", "wall_seconds", *TIMING_CONDITIONS, "versions"),
-    "dataset": ("images", "train", "val"),
-}
-"""The required keys of each kind of JSON file."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +59,10 @@ class Results:
     counts: dict[str, int]
     """The numbers of images: ``metrics/dataset.json``."""
     published: dict[str, pd.DataFrame]
-    """The write-up's tables, ``summary`` and ``curves``, of the cells that it had, too; empty if
-    it used other images or weights."""
+    """The write-up's ``summary`` and ``curves`` of these cells; empty if it used other images or
+    weights."""
     correct: dict[tuple[str, str], pd.DataFrame]
-    """For each cell and epoch which images were classified correctly: a boolean table with a row
-    per finished seed and a column per image."""
+    """By cell and epoch: whether each finished seed (row) classified each image (column) right."""
     index: Index
     design: Design
 
@@ -110,7 +100,7 @@ class Results:
 
     def has_verdict(self, cells: Iterable[str], replicates: int) -> bool:
         """Return whether so many replicates say something about others, or none could differ."""
-        return replicates > 1 or all(self.stands_for_every_seed(cell) for cell in cells)
+        return replicates > 1 or all(map(self.stands_for_every_seed, cells))
 
     def replicate_prior(self, which: Epoch = "last") -> Array | None:
         """Return what the cells say about the replicates (see `variance`)."""
@@ -122,9 +112,9 @@ class Results:
 
     def timed_under_same_conditions(self, cells: Iterable[str]) -> bool:
         """Return whether all `TIMING_CONDITIONS` were the same for all runs of some cells."""
-        conditions = [[self.timing[cell][key] for key in TIMING_CONDITIONS] for cell in cells]
-        mixed = any(isinstance(value, list) for of_cell in conditions for value in of_cell)
-        return not mixed and all(of_cell == conditions[0] for of_cell in conditions)
+        first, *others = ([self.timing[cell][key] for key in TIMING_CONDITIONS] for cell in cells)
+        mixed = any(isinstance(value, list) for value in first)
+        return not mixed and all(of_cell == first for of_cell in others)
 
 
 def read_results(params: Params, index: Index | None = None) -> Results:
@@ -134,29 +124,33 @@ def read_results(params: Params, index: Index | None = None) -> Results:
     no results yet, a file is damaged, or cells were validated on different images.
     """
     cells = {cell.name: cell for cell in params.cells()}
-    missing = [cell for cell in cells if not (CELL_METRICS / f"{cell}.json").exists()]
-    if missing:
+    if missing := [cell for cell in cells if not (paths.CELL_METRICS / f"{cell}.json").exists()]:
         raise UserError(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
-    counts = _read_json(METRICS / "dataset.json", "dataset")
-    same_images = counts == _read_json(PUBLISHED / "dataset.json", "dataset")
+    counts, published_counts = (
+        _read_json(folder / "dataset.json", ("images", "train", "val"))
+        for folder in (paths.METRICS, paths.PUBLISHED)
+    )
     comparable = [
         name
         for name, cell in cells.items()
-        if same_images and params.weights == "imagenet" and cell.model not in params.factories
+        if counts == published_counts
+        and params.weights == "imagenet"
+        and cell.model not in params.factories
     ]
     published = {
-        kind: read_table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
+        kind: read_table(paths.PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
         for kind in ("summary", "curves")
     }
-    figures = {cell: _read_json(CELL_METRICS / f"{cell}.json", "cells") for cell in cells}
+    keys = ("seeds", "diverged", "preprocessing", *get_args(Cost))
+    figures = {cell: _read_json(paths.CELL_METRICS / f"{cell}.json", keys) for cell in cells}
     cells = {name: replace(cell, lr=figures[name].get("lr")) for name, cell in cells.items()}
     timing = {name: _read_timing(cell) for name, cell in cells.items()}
     tables = {
-        cell: _read_predictions(cell, figures[cell], len(timing[cell]["seconds_per_run"]))
-        for cell in cells
+        name: _read_predictions(name, figures[name], len(timing[name]["seconds_per_run"]))
+        for name in cells
     }
     curves = {
-        name: _read_curves(name, set() if cell.mode == "probe" else set(tables[name]["seed"]))
+        name: _read_curves(name, [] if cell.mode == "probe" else tables[name]["seed"])
         for name, cell in cells.items()
     }
     predictions = stack_tables(tables)
@@ -169,14 +163,12 @@ def read_results(params: Params, index: Index | None = None) -> Results:
         curves=stack_tables(curves),
         predictions=predictions,
         counts=counts,
-        published={
-            kind: table[table["cell"].isin(comparable)] for kind, table in published.items()
-        },
+        published={name: rows[rows["cell"].isin(comparable)] for name, rows in published.items()},
         correct={
-            (cell, which): table[table["which"] == which].pivot(
+            (cell, which): rows[rows["which"] == which].pivot(
                 index="seed", columns="image", values="correct"
             )
-            for cell, table in tables.items()
+            for cell, rows in tables.items()
             for which in EPOCHS
         },
         index=index,
@@ -185,26 +177,28 @@ def read_results(params: Params, index: Index | None = None) -> Results:
 
 
 def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
-    """Return the design; a UserError says if cells differ in their images, or all are one group."""
-    images = {
-        cell: frozenset(zip(rows["image"], rows["label"], strict=True))
-        for cell, rows in predictions.groupby("cell")
-    }
-    if len(set(images.values())) > 1:
+    cells = predictions["cell"].unique()
+    if (predictions.groupby(["image", "label"])["cell"].nunique() < len(cells)).any():
         raise UserError(
-            f"These cells were not validated on the same images: {', '.join(map(str, images))}.\n"
+            f"These cells were not validated on the same images: {', '.join(cells)}.\n"
             "Bring all up to date with: dvc repro"
         )
     names = sorted(predictions["image"].unique())
-    of_image = {row.path: row.group for row in index.rows if row.group}
-    in_group = [of_image.get(path_of(name, folds), f"/{name}") for name in names]
-    found, groups = np.unique(in_group, return_inverse=True)
-    if len(found) == 1 < len(names):
+    of_image = {row.path: row.group for row in index.rows}
+    design = design_of([of_image.get(path_of(name, folds), "") for name in names], folds)
+    if design.units(len(names)) == 1 < len(names):
         raise UserError(
             "All validation images are of one group, which says nothing about others.\n"
             "Split the photographs into more groups, or leave the manifest's groups out."
         )
-    return Design(groups if len(found) < len(names) else None, folds)
+    return design
+
+
+def design_of(groups: Collection[str], folds: int = 0) -> Design:
+    """Return the design of images with these groups; those with an empty one are alone."""
+    named = [group or f"/{place:09}" for place, group in enumerate(groups)]
+    found, numbers = np.unique(named, return_inverse=True)
+    return Design(numbers if len(found) < len(named) else None, folds)
 
 
 def path_of(image: str, folds: int) -> str:
@@ -213,10 +207,14 @@ def path_of(image: str, folds: int) -> str:
 
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
-    timing = _read_json(TIMING / f"{cell.name}.json", "timing")
+    keys = (*TIMING_CONDITIONS, "versions")
+    timing = _read_json(
+        paths.TIMING / f"{cell.name}.json", (*RUN_TIMES, *keys, "revision", "dirty")
+    )
     if cell.mode != "probe":
         return timing | {"versions": merge_versions(timing)}
-    embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
+    path = paths.TIMING / f"{cell.model}-embed.json"
+    embedding = _read_json(path, ("seconds", "wall_seconds", *keys))
     for name in RUN_TIMES:
         share = embedding[name.removesuffix("_per_run")] / max(1, len(timing[name]))
         timing[name] = [seconds + share for seconds in timing[name]]
@@ -231,19 +229,16 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _read_curves(cell: str, seeds: set[int]) -> pd.DataFrame:
-    path = CURVES / f"{cell}.csv"
-    table = read_table(path, ("seed", *COLUMNS["curves"]))
+def _read_curves(cell: str, seeds: Iterable[int]) -> pd.DataFrame:
+    table = read_table(path := paths.CURVES / f"{cell}.csv", ("seed", *COLUMNS["curves"]))
     with _explain(path):
-        if absent := sorted(seeds - set(table["seed"])):
+        if absent := sorted(set(seeds) - set(table["seed"])):
             raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
     return table
 
 
 def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.DataFrame:
-    """Read predictions; a UserError says if there are not one per image of each timed run."""
-    path = PREDICTIONS / f"{cell}.csv"
-    table = read_table(path, COLUMNS["predictions"])
+    table = read_table(path := paths.PREDICTIONS / f"{cell}.csv", COLUMNS["predictions"])
     with _explain(path):
         images = table.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
         if (images != table["image"].nunique()).any(axis=None):
@@ -261,10 +256,9 @@ def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.Data
     )
 
 
-def _read_json(path: Path, kind: str) -> dict[str, Any]:
+def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     with _explain(path):
-        content = read_json(path)
-        if lacking := sorted(set(KEYS[kind]) - set(content)):
+        if lacking := sorted(set(keys) - set(content := read_json(path))):
             raise ValueError(f"no {', '.join(lacking)}")
     return content
 
@@ -287,6 +281,6 @@ def stack_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _explain(path: Path) -> AbstractContextManager[None]:
-    shipped = PUBLISHED in path.parents
+    shipped = paths.PUBLISHED in path.parents
     remedy = "git checkout data" if shipped else "dvc checkout, or git checkout"
     return explain_damage(path, f"Restore it with: {remedy}")

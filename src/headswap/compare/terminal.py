@@ -33,14 +33,14 @@ def print_comparison(facts: Mapping[str, Any]) -> None:
     title = "Accuracy on the validation set"
     if not facts["one_run_each"]:
         title += ": mean ± standard deviation over the replicates"
-    lines = facts["accuracy"]["table"]
+    lines = facts["accuracies"]
     unlimited = Console(width=1000)
     for column in OPTIONAL_COLUMNS:
         if unlimited.measure(_table(title, lines, "right")).maximum > tables.width:
             lines = lines.drop(columns=column, errors="ignore")
     tables.print(_table(title, lines, "right"))
     _print("summary.md", facts)
-    left_out = facts["accuracy"]["table"].shape[1] - lines.shape[1]
+    left_out = facts["accuracies"].shape[1] - lines.shape[1]
     columns = f", with {left_out} more columns" if left_out else ""
     console.print(f"The report: {METRICS / 'comparison.md'}{columns}, or `headswap report`")
     console.print(f"The pictures: {COMPARISON_PLOTS}/, or `dvc plots show`")
