@@ -374,7 +374,7 @@ def choose(
 ) -> None:
     """Write the best N networks of the comparison into params.yaml, to be trained, too."""
     params = _load()
-    from headswap.compare.choice import best_models
+    from headswap.compare.outputs import best_models
     from headswap.params import load, set_models
 
     set_models(best_models(params, count))

@@ -37,8 +37,11 @@ def report(
     if json:
         write_json(json, {"cell": cell, **figures})
     if picture:
+        correct = predictions["label"] == predictions["predicted"]
+        rows = confusions(predictions.assign(cell=cell, seed=0, correct=correct))
+        rows = rows.assign(heading=cell, colour=MODE_COLOURS["finetune"])
         with atomic_write(picture) as temporary:
-            temporary.write_bytes(_draw_confusion(predictions, cell))
+            temporary.write_bytes(draw_png("confusion", rows))
 
 
 def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
@@ -46,37 +49,34 @@ def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
 
     Intervals are 95 %, for other images; of groups (empty: alone) where there are any.
     """
-    correct = (predictions["label"] == predictions["predicted"]).to_numpy(float)[None]
-    labels = predictions["label"].to_numpy()
-    design = design_of(predictions["group"])
+    labels, right = predictions["label"], predictions["label"] == predictions["predicted"]
+    correct, design = right.to_numpy(float)[None], design_of(predictions["group"])
     recalls = {
-        str(label): _figures(
-            estimate_accuracy_if_possible(correct[:, labels == label], design.only(labels == label))
-        )
-        | {"images": int((labels == label).sum())}
+        str(label): _figures(estimate_recall(correct[:, of_class], design.only(of_class)))
+        | {"images": int(of_class.sum())}
         for label in np.unique(labels)
+        for of_class in [(labels == label).to_numpy()]
     }
-    wrong = predictions[predictions["label"] != predictions["predicted"]]
-    pairs = wrong.groupby(["label", "predicted"]).size().sort_values(ascending=False, kind="stable")
+    pairs = predictions[~right].groupby(["label", "predicted"]).size()
     return {
         "images": len(predictions),
-        "accuracy": _figures(estimate_accuracy_if_possible(correct, design)),
+        "accuracy": _figures(estimate_recall(correct, design)),
         "balanced_accuracy": _figures(estimate_balanced_accuracy(correct, labels, design=design)),
         "recalls": recalls,
         "confusion": [
             {"label": label, "predicted": predicted, "images": int(images)}
-            for (label, predicted), images in pairs.items()
+            for (label, predicted), images in pairs.sort_values(
+                ascending=False, kind="stable"
+            ).items()
         ],
     }
 
 
-def estimate_accuracy_if_possible(
-    correct: ArrayLike, design: Design, prior: Array | None = None
-) -> Estimate:
-    """Return the accuracy, shape (replicates, images); of a single image or group, no interval."""
+def estimate_recall(correct: ArrayLike, design: Design, prior: Array | None = None) -> Estimate:
+    """Return the accuracy, shape (replicates, images); of one image or group without interval."""
     values = np.asarray(correct, float)
     if design.units(values.shape[1]) < 2:
-        return Estimate(float(values.mean()), np.nan, np.nan)
+        return Estimate(float(values.mean()))
     return estimate_accuracy(values, prior, design)
 
 
@@ -89,30 +89,22 @@ def print_evaluation(figures: Mapping[str, Any], predictions: pd.DataFrame) -> N
     """Print the figures of `evaluate_predictions`, and the confusion matrix."""
     for name in ("accuracy", "balanced_accuracy"):
         console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")
-    table = Table(box=None, pad_edge=False)
-    predicted = sorted(set(predictions["predicted"]) | set(predictions["label"]))
-    columns = predicted if len(predicted) <= MOST_CLASSES else []
-    for heading in ("class", "images", "recall (95 % interval)"):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
-    for heading in columns:
-        table.add_column(f"as {heading}", justify="right")
     counts = pd.crosstab(predictions["label"], predictions["predicted"])
+    classes = counts.index.union(counts.columns)
+    counts = counts.reindex(
+        columns=classes[: len(classes) * (len(classes) <= MOST_CLASSES)], fill_value=0
+    )
+    table = Table("class", box=None, pad_edge=False)
+    for heading in ("images", "recall (95 % interval)", *("as " + counts.columns)):
+        table.add_column(heading, justify="right")
     for label, recall in figures["recalls"].items():
-        confused = [str(counts.loc[label].get(name, 0)) for name in columns]
-        table.add_row(label, str(recall["images"]), _text(recall), *confused)
+        table.add_row(label, str(recall["images"]), _text(recall), *map(str, counts.loc[label]))
     console.print(table)
-    if not columns:
+    if counts.empty:
         for pair in figures["confusion"][:MOST_CLASSES]:
             console.print(f"{pair['images']} of {pair['label']} as {pair['predicted']}")
 
 
 def _text(figure: Mapping[str, float | None]) -> str:
     value, low, high = (figure[key] for key in ("value", "low", "high"))
-    interval = "" if low is None else f" ({low:.1%} to {high:.1%})"
-    return f"{value:.1%}{interval}"
-
-
-def _draw_confusion(predictions: pd.DataFrame, cell: str) -> bytes:
-    correct = predictions["label"] == predictions["predicted"]
-    rows = confusions(predictions.assign(cell=cell, seed=0, correct=correct))
-    return draw_png("confusion", rows.assign(heading=cell, colour=MODE_COLOURS["finetune"]))
+    return f"{value:.1%}" + ("" if low is None else f" ({low:.1%} to {high:.1%})")

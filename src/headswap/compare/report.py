@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from headswap.compare.comparison import RANKED_BY, Comparison
-from headswap.compare.evaluation import estimate_accuracy_if_possible
+from headswap.compare.evaluation import estimate_recall
 from headswap.compare.intervals import SURE
 from headswap.compare.plots import MOST_CELLS
 from headswap.compare.results import TIMING_CONDITIONS, Results, as_list
@@ -307,7 +307,7 @@ def _recalls(results: Results, cells: list[str], best: pd.DataFrame) -> pd.DataF
         priors = priors_without(tables, design) if design.units(of_class.sum()) > 1 else {}
         row = {"class": label, "images": f"{of_class.sum():,}"}
         for cell in cells:
-            recall = estimate_accuracy_if_possible(tables[cell], design, priors.get(cell))
+            recall = estimate_recall(tables[cell], design, priors.get(cell))
             row[cell] = percent(recall.value, recall.low, recall.high)
         rows.append(row)
     return pd.DataFrame(rows)
