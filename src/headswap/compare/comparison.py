@@ -78,12 +78,10 @@ def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
 def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:
     """Return the figures of all cells, next to the write-up's.
 
-    `repeated` has the paths of images that are near-duplicates. ``rank`` is 1 for the best cell,
-    whose ``expected_accuracy`` is corrected for its having been chosen. An ``_alone_ci`` is the
-    interval that follows from the cell alone. What has no epoch in its name is of the last.
+    `repeated` has the paths of images that are near-duplicates. The ``expected_accuracy`` of the
+    best cell is corrected for its having been chosen. An ``_alone_ci`` follows from the cell alone.
     ``selection_optimism`` is the accuracy at the best epoch less that at the last; its interval is
-    for other replicates on the same images, because the choice of the epoch depends on these. The
-    seconds of a `probe` include its share of the features'. What is not known is NaN.
+    for other replicates on the same images, because the choice of the epoch depends on these.
     """
     tables: dict[str, dict[str, pd.DataFrame]] = {
         which: {cell: results.correct[cell, which] for cell in results.cells} for which in EPOCHS

@@ -22,16 +22,23 @@ MOST_CLASSES = 8
 
 
 def report(
-    predictions: pd.DataFrame,
-    cell: str,
-    *,
-    csv: Path | None = None,
-    json: Path | None = None,
-    picture: Path | None = None,
+    predictions: pd.DataFrame, cell: str, csv: Path | None, json: Path | None, picture: Path | None
 ) -> None:
     """Print how good predictions are (see `evaluate_predictions`), and write what is named."""
     figures = evaluate_predictions(predictions)
-    print_evaluation(figures, predictions)
+    for name in ("accuracy", "balanced_accuracy"):
+        console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")
+    counts = pd.crosstab(predictions["label"], predictions["predicted"])
+    classes = counts.index.union(counts.columns)
+    counts = counts.reindex(columns=classes if len(classes) <= MOST_CLASSES else [], fill_value=0)
+    table = Table("class", box=None, pad_edge=False)
+    for heading in ("images", "recall (95 % interval)", *(f"as {name}" for name in counts)):
+        table.add_column(heading, justify="right")
+    for label, recall in figures["recalls"].items():
+        table.add_row(label, str(recall["images"]), _text(recall), *map(str, counts.loc[label]))
+    console.print(table)
+    for pair in figures["confusion"][:MOST_CLASSES] if counts.empty else []:
+        console.print(f"{pair['images']} of {pair['label']} as {pair['predicted']}")
     if csv:
         write_csv(csv, predictions.columns, predictions.round(6).itertuples(index=False))
     if json:
@@ -51,24 +58,19 @@ def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
     """
     labels, right = predictions["label"], predictions["label"] == predictions["predicted"]
     correct, design = right.to_numpy(float)[None], design_of(predictions["group"])
-    recalls = {
-        str(label): _figures(estimate_recall(correct[:, of_class], design.only(of_class)))
-        | {"images": int(of_class.sum())}
-        for label in np.unique(labels)
-        for of_class in [(labels == label).to_numpy()]
-    }
-    pairs = predictions[~right].groupby(["label", "predicted"]).size()
+    recalls = {}
+    for label in np.unique(labels):
+        of_class = (labels == label).to_numpy()
+        recall = estimate_recall(correct[:, of_class], design.only(of_class))
+        recalls[label] = _figures(recall) | {"images": int(of_class.sum())}
+    pairs = predictions[~right].groupby(["label", "predicted"], as_index=False).size()
+    pairs = pairs.sort_values("size", ascending=False, kind="stable")
     return {
         "images": len(predictions),
         "accuracy": _figures(estimate_recall(correct, design)),
         "balanced_accuracy": _figures(estimate_balanced_accuracy(correct, labels, design=design)),
         "recalls": recalls,
-        "confusion": [
-            {"label": label, "predicted": predicted, "images": int(images)}
-            for (label, predicted), images in pairs.sort_values(
-                ascending=False, kind="stable"
-            ).items()
-        ],
+        "confusion": pairs.rename(columns={"size": "images"}).to_dict("records"),
     }
 
 
@@ -81,28 +83,8 @@ def estimate_recall(correct: ArrayLike, design: Design, prior: Array | None = No
 
 
 def _figures(estimate: Estimate) -> dict[str, float | None]:
-    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {key: None if np.isnan(value) else round(value, 6) for key, value in values.items()}
-
-
-def print_evaluation(figures: Mapping[str, Any], predictions: pd.DataFrame) -> None:
-    """Print the figures of `evaluate_predictions`, and the confusion matrix."""
-    for name in ("accuracy", "balanced_accuracy"):
-        console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")
-    counts = pd.crosstab(predictions["label"], predictions["predicted"])
-    classes = counts.index.union(counts.columns)
-    counts = counts.reindex(
-        columns=classes[: len(classes) * (len(classes) <= MOST_CLASSES)], fill_value=0
-    )
-    table = Table("class", box=None, pad_edge=False)
-    for heading in ("images", "recall (95 % interval)", *("as " + counts.columns)):
-        table.add_column(heading, justify="right")
-    for label, recall in figures["recalls"].items():
-        table.add_row(label, str(recall["images"]), _text(recall), *map(str, counts.loc[label]))
-    console.print(table)
-    if counts.empty:
-        for pair in figures["confusion"][:MOST_CLASSES]:
-            console.print(f"{pair['images']} of {pair['label']} as {pair['predicted']}")
+    figures = pd.Series({name: getattr(estimate, name) for name in ("value", "low", "high")})
+    return figures.round(6).astype(object).where(figures.notna(), None).to_dict()
 
 
 def _text(figure: Mapping[str, float | None]) -> str:

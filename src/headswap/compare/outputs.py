@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -21,18 +22,13 @@ from headswap.params import Params
 from headswap.paths import METRICS
 from headswap.progress import console
 
-OPTIONAL_COLUMNS = (
-    *("parameters", "trained", "last loss", "without near-duplicates, %", "balanced, % (95 %)"),
-)
+OPTIONAL_COLUMNS = ["parameters", "trained", "last loss", "without near-duplicates, %"]
+OPTIONAL_COLUMNS += ["balanced, % (95 %)"]
 """The columns that a narrow terminal does without, the first of them first."""
 
 
 def write_comparison(params: Params) -> None:
-    """Write the comparison of the cells that the parameters name, and print its tables.
-
-    A UserError says if a cell has not been trained yet, or a file is missing or damaged: then
-    nothing is written.
-    """
+    """Write the comparison and print its tables; with a UserError nothing is written."""
     results = read_results(params)
     comparison = compare(results)
     facts = collect_facts(results, comparison)
@@ -53,8 +49,8 @@ def write_comparison(params: Params) -> None:
 def delete_other_results(params: Params) -> None:
     """Delete what is left of cells that the parameters no longer name.
 
-    In a clone that does not have them the stage, which depends on their folders, would not be up to
-    date. DVC's cache and ``runs/`` keep them.
+    A clone does not have them, and there the stage, which depends on their folders, would not be up
+    to date. DVC's cache and ``runs/`` keep them.
     """
     expected = {cell.name for cell in params.cells()}
     embedded = {f"{model}-embed" for model in params.models}
@@ -65,19 +61,14 @@ def delete_other_results(params: Params) -> None:
 
 
 def summary_metrics(comparison: Comparison) -> dict[str, Any]:
-    """Return the flat metrics that DVC compares between branches, one key per cell.
-
-    ``best`` names the best cell, and ``expected`` is its accuracy corrected for the choice; only
-    the 12 best cells are there. ``near_duplicates`` counts the validation images with any.
-    """
+    """Return the flat metrics that DVC compares between branches: of the 12 best cells."""
     cells = comparison.in_order.astype(object).where(comparison.in_order.notna(), None)
     shown, best = cells.head(12).sort_index(), cells.iloc[0]
     return {
         "best": None if best["rank"] is None else best["cell"],
-        **{
-            f"expected{limit}": best[f"expected_accuracy{limit}"]
-            for limit in ("", "_ci_low", "_ci_high")
-        },
+        "expected": best["expected_accuracy"],
+        "expected_ci_low": best["expected_accuracy_ci_low"],
+        "expected_ci_high": best["expected_accuracy_ci_high"],
         **dict(zip(shown["cell"] + ".last", shown["last_val_accuracy_mean"], strict=True)),
         "near_duplicates": comparison.near_duplicates["val"].nunique(),
     }
@@ -103,14 +94,11 @@ def best_models(params: Params, count: int) -> list[str]:
 def print_comparison(facts: Mapping[str, Any]) -> None:
     """Print the verdicts on the claims, the differences, the accuracies, and the summary last."""
     tables = Console(width=console.width if console.is_terminal else 150)
-    if len(facts["claims"]["tested"]):
-        tables.print(_table("What the write-up concluded", facts["claims"]["tested"], "left"))
-    if facts["claims"]["about_these_cells"]:
-        _print("claims.md", facts)
+    if any(claim["verdict"] != "not tested" for claim in facts["claims"]):
+        tables.print(Markdown(render("claims.md", facts)), "")
     _print("differences.md", facts)
-    title = "Accuracy on the validation set"
-    if not facts["one_run_each"]:
-        title += ": mean ± standard deviation over the replicates"
+    of = "" if facts["one_run_each"] else ": mean ± standard deviation over the replicates"
+    title = f"Accuracy on the validation set{of}"
     shown, unlimited = facts["accuracies"], Console(width=1000)
     for column in OPTIONAL_COLUMNS:
         if unlimited.measure(_table(title, shown)).maximum > tables.width:
@@ -129,11 +117,10 @@ def _print(template: str, facts: Mapping[str, Any]) -> None:
     console.print(text + "\n")
 
 
-def _table(title: str, lines: pd.DataFrame, justify: Literal["left", "right"] = "right") -> Table:
+def _table(title: str, lines: pd.DataFrame) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, heading in enumerate(lines):
-        broken = heading.replace(" ", "\n", 1) if justify == "right" else heading
-        table.add_column(broken, justify=justify if place else "left")
+        table.add_column(heading.replace(" ", "\n", 1), justify="right" if place else "left")
     for row in lines.itertuples(index=False):
         table.add_row(*map(Text, row))
     return table

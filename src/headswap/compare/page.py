@@ -25,11 +25,7 @@ MOST_WRONG = 50
 
 
 def write_page(output: Path) -> None:
-    """Write the report with its pictures in it, and with more of the photographs that were wrong.
-
-    A UserError says if a file of the comparison is missing, or the output would take the place of
-    something else.
-    """
+    """Write the report with its pictures in it, and more of the photographs that were wrong."""
     output = output_path(output, "--output", ".html")
     report, pictures = _render_report()
     before, heading, after = report.partition("<h2>Cautions</h2>")

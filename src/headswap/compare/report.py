@@ -1,7 +1,6 @@
 """The facts of the report, taken from the comparison's tables; its sentences are in `templates`."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,39 +14,20 @@ from headswap.compare.plots import MOST_CELLS
 from headswap.compare.results import TIMING_CONDITIONS, Results, as_list
 from headswap.compare.variance import priors_without
 from headswap.compare.versions import outdated_cells
-from headswap.images.index import Row
 from headswap.images.near_duplicates import MOST_BITS
-from headswap.markdown import escaped, fill_template
+from headswap.markdown import fill_template
 
 UNKNOWN = "–"
-MOST_CLASSES = 20
-"""How many classes are listed with their recalls."""
-MOST_IMAGES = 6
-"""How many misclassified images, and how many near-duplicates, are listed."""
-BUSY_RATIO = 1.25
-"""From which ratio of wall time to the processor's on a machine counts as busy."""
 
 
 def render(template: str, facts: Mapping[str, Any]) -> str:
     """Fill a template from the folder ``templates`` with facts."""
-    filters = {
-        "join_numbers": lambda numbers: ", ".join(f"{number:.3g}" for number in numbers),
-        "join_words": join_words,
-        "markdown": markdown_table,
-        "percent": percent,
-        "percent_range": percent_range,
-        "pluralize": pluralize,
-        "seconds": seconds,
-    }
+    filters = {one.__name__: one for one in (join_words, number, percent, pluralize, seconds)}
     return fill_template("headswap.compare", template, facts, filters)
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> pluralize(1, "run"), pluralize(1200, "run")
-    ('1 run', '1,200 runs')
-    """
+    """Return a number with its noun, such as ``1,200 runs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -63,15 +43,6 @@ def join_words(words: Iterable[object], most: int = 20) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
-def percent_range(shares: pd.Series, form: str = "z.1f") -> str:
-    """Return the range of shares, in percent.
-
-    >>> percent_range(pd.Series([0.02, 0.011])), percent_range(pd.Series([0.02, 0.02]), "+z.1f")
-    ('1.1 to 2.0', '+2.0')
-    """
-    return " to ".join(dict.fromkeys(format(100 * x, form) for x in (shares.min(), shares.max())))
-
-
 def percent(share: float, low: float = math.nan, high: float = math.nan) -> str:
     """Return a share in percent, and its interval if it has one.
 
@@ -79,64 +50,59 @@ def percent(share: float, low: float = math.nan, high: float = math.nan) -> str:
     ('50.0', '50.0 (40.0 to 62.0)', '–')
     """
     interval = "" if pd.isna(low) else f" ({100 * low:.1f} to {100 * high:.1f})"
-    return _text(100 * share, ".1f") + interval
+    return number(100 * share, ".1f") + interval
 
 
-def seconds(number: float) -> str:
+def seconds(time: float) -> str:
     """Return seconds with a decimal if they are few."""
-    return _text(number, ".0f" if number > 10 else ".1f")
+    return number(time, ".0f" if time > 10 else ".1f")
 
 
-def _text(number: float, form: str) -> str:
-    return UNKNOWN if pd.isna(number) else format(number, form)
-
-
-def markdown_table(table: pd.DataFrame, align: str = "right") -> str:
-    """Return a table of texts in Markdown; its first column is aligned to the left."""
-    texts = table.map(escaped).rename(columns=escaped)
-    align_all = ("left", *[align] * (texts.shape[1] - 1))
-    return texts.to_markdown(index=False, colalign=align_all, disable_numparse=True)
+def number(value: float, form: str = ",.0f") -> str:
+    """Return a number as a text, also if it is not known."""
+    return UNKNOWN if pd.isna(value) else format(value, form)
 
 
 def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
-    """Return all facts of the report: numbers, names, and tables whose entries are texts."""
+    """Return all facts of the report: numbers, rows of tables, and the table of accuracies."""
     table, params, folds = comparison.table, results.params, results.design.folds
     same_conditions = results.timed_under_same_conditions(results.cells)
     wall = table["wall_seconds_per_run_mean"] / table["seconds_per_run_mean"]
     repeated = table[~table["cell"].map(results.stands_for_every_seed)]
     replicates = repeated["seeds"] - repeated["diverged"]
-    images = pd.DataFrame(results.index.rows, columns=Row._fields)
-    classes = pd.crosstab(images["label"], images["split"]).map("{:,}".format)
-    classes = classes.reindex(columns=["train", "val"], fill_value="0").reset_index()
-    recipes = (
-        (cell.listed_as, params.recipe(replace(cell, lr=None)))
-        for cell in results.cells.values()
-        if cell.model == params.models[0] and cell.mode != "probe"
-    )
+    wrong, ways = comparison.misclassified, results.figures["preprocessing"]
     return {
         "params": params,
         "counts": results.counts,
         "folds": folds,
         "images": results.counts["images" if folds else "val"],
         "groups": results.design.units(0),
-        "classes": classes.set_axis(["class", "training images", "validation images"], axis=1),
-        "recipes": group_names(recipes),
+        "rows": results.index.rows,
+        "recipes": group_names(
+            (cell.listed_as, params.recipe(replace(cell, lr=None)))
+            for cell in results.cells.values()
+            if cell.model == params.models[0] and cell.mode != "probe"
+        ),
         "tuning": results.figures.get("tuning", pd.Series(dtype=str)).dropna().to_dict(),
-        "preprocessing": preprocessing(results),
+        "preprocessing": group_names(
+            {cell.model: ways[name] for name, cell in results.cells.items()}.items()
+        ),
         "one_run_each": replicates.max() == 1,
         "single_replicate": (replicates == 1).any(),
         "diverged": int(table["diverged"].sum()),
-        "recommendation": recommend(results, comparison, same_conditions),
         **summarize_accuracies(results, comparison),
+        "recommendation": recommend(results, comparison, same_conditions),
         "classwise": summarize_classes(results, comparison),
-        "differences": summarize_differences(results, comparison, same_conditions),
-        "claims": summarize_claims(comparison.verdicts),
+        "differences": summarize_differences(results, comparison),
+        "seconds_per_run": table.set_index("cell")["seconds_per_run_mean"],
+        "claims": comparison.verdicts,
         "timing_differs_in": [] if same_conditions else list(TIMING_CONDITIONS),
-        "busy": table["cell"][wall >= BUSY_RATIO].tolist(),
-        "busy_from": BUSY_RATIO,
-        "misclassified": summarize_misclassified(comparison.misclassified),
-        "near_duplicates": summarize_near_duplicates(table, comparison.near_duplicates),
-        "made_with": made_with(results),
+        "busy": table["cell"][wall >= 1.25].tolist(),
+        "misclassified": list(wrong.assign(always=wrong["wrong"] == wrong["runs"]).itertuples()),
+        "near_duplicates": list(comparison.near_duplicates.drop_duplicates("val").itertuples()),
+        "change": (table["accuracy_without_near_duplicates"] - table["last_val_accuracy_mean"]),
+        "most_bits": MOST_BITS,
+        "made_with": group_names(made_with(results).items()),
         "outdated": outdated_cells(results.cells.values()),
     }
 
@@ -149,55 +115,6 @@ def group_names(values: Iterable[tuple[str, Any]]) -> list[tuple[list[str], Any]
     return list(found.values())
 
 
-def preprocessing(results: Results) -> list[tuple[list[str], dict[str, Any]]]:
-    """Return the ways in which an image is prepared, each after the models that see it so."""
-    ways = results.figures["preprocessing"]
-    of_model = {cell.model: ways[name] for name, cell in results.cells.items()}
-    return group_names(of_model.items())
-
-
-def recommend(
-    results: Results, comparison: Comparison, same_conditions: bool
-) -> dict[str, Any] | None:
-    """Return which cell is the best, how sure that is, and what it costs; None if no run finished.
-
-    ``best`` is the row of the cell of rank 1; ``tied`` names those that are as accurate, and
-    ``tied_by`` what ranks it before them. ``worse`` names the cells that differ from it, of which
-    ``survive`` also do with Holm's correction, ``similar`` those that do not differ, and
-    ``undecided`` those with a single seed in common. ``cheaper`` is the row of the cheapest cell
-    that is good enough, or of the one that most probably is; cheaper are less multiply-accumulates,
-    or as many and less time.
-    """
-    ranked = comparison.table.dropna(subset="rank").sort_values("rank", ignore_index=True)
-    if ranked.empty:
-        return None
-    ranked["work"] = ranked["gmacs"].map("{:.3g}".format).astype(float)
-    best, second = ranked.iloc[0], ranked.iloc[min(1, len(ranked) - 1)]
-    tied = ranked["cell"][ranked["last_val_accuracy_mean"] == best.last_val_accuracy_mean]
-    different = (words for column, words in RANKED_BY.items() if best[column] != second[column])
-    pairs = comparison.rows["differences"]
-    pairs = pairs[pairs["cell"] == best.cell]
-    others, differ, verdict = pairs["other"], pairs["differ"], pairs["verdict"]
-    estimates = pairs[["other", "good_enough", "images_for_good_enough"]]
-    cheaper = ranked.merge(estimates, left_on="cell", right_on="other").dropna(subset="good_enough")
-    faster = (cheaper["seconds_per_run_mean"] < best.seconds_per_run_mean) & same_conditions
-    as_much = cheaper["work"] == best.work
-    cheaper = cheaper[(cheaper["work"] < best.work) | (as_much & faster)]
-    cheaper = cheaper.sort_values("good_enough", ascending=False, kind="stable")
-    enough = cheaper[cheaper["good_enough"] >= SURE].sort_values(["gmacs", "seconds_per_run_mean"])
-    return {
-        "best": best,
-        "tied": tied.tolist()[1:],
-        "tied_by": next(different, "its place in `params.yaml`"),
-        "worse": others[differ].tolist(),
-        "survive": int(pairs["holm"].sum()),
-        "similar": others[~differ & verdict].tolist(),
-        "undecided": others[~verdict].tolist(),
-        "cheaper": next(pd.concat([enough, cheaper]).itertuples(), None),
-        "one_run": results.stands_for_every_seed(best.cell),
-    }
-
-
 def summarize_accuracies(results: Results, comparison: Comparison) -> dict[str, Any]:
     """Return the table of accuracies, without empty columns, and what to note about it.
 
@@ -205,48 +122,41 @@ def summarize_accuracies(results: Results, comparison: Comparison) -> dict[str, 
     the largest class, which is None if no run finished.
     """
     table = comparison.in_order
-    name, value, interval = "cell", "last epoch, %", "interval (95 %)"
-    balanced, unrepeated = "balanced, % (95 %)", "without near-duplicates, %"
-    lines = [
+    shares = results.labels.value_counts(normalize=True).sort_index()
+    largest, rows = None, table.head(MOST_CELLS).to_dict("records")
+    if len(shares):
+        largest = {"label": shares.idxmax(), "accuracy": shares.max()}
+        expected = {"cell": f"(the best of {len(table)}, expected)"}
+        for part, of in (("mean", ""), ("ci_low", "_ci_low"), ("ci_high", "_ci_high")):
+            expected[f"last_val_accuracy_{part}"] = table.iloc[0][f"expected_accuracy{of}"]
+        always = {"cell": f"(always {shares.idxmax()})", "balanced_accuracy": 1 / len(shares)}
+        always["last_val_accuracy_mean"] = shares.max()
+        rows += [expected] * (len(table) > 1) + [always]
+    lines = pd.DataFrame(
         {
-            name: row.cell + f" ({row.diverged} of {row.seeds} diverged)" * bool(row.diverged),
-            value: _mean_and_std(row, "last"),
-            interval: _range(row.last_val_accuracy_ci_low, row.last_val_accuracy_ci_high),
+            "cell": row.cell
+            + (f" ({row.diverged:.0f} of {row.seeds:.0f} diverged)" if row.diverged > 0 else ""),
+            "last epoch, %": _mean_and_std(row, "last"),
+            "interval (95 %)": f"{percent(row.last_val_accuracy_ci_low)} to "
+            + percent(row.last_val_accuracy_ci_high),
             "best epoch, %": _mean_and_std(row, "best"),
-            balanced: percent(
+            "balanced, % (95 %)": percent(
                 row.balanced_accuracy, row.balanced_accuracy_ci_low, row.balanced_accuracy_ci_high
             ),
-            unrepeated: percent(row.accuracy_without_near_duplicates),
-            "last loss": _text(row.val_loss_last_mean, ".3f"),
-            "parameters": f"{row.parameters:,}",
-            "trained": f"{row.trainable_parameters:,}",
+            "without near-duplicates, %": UNKNOWN
+            if comparison.near_duplicates.empty
+            else percent(row.accuracy_without_near_duplicates),
+            "last loss": number(row.val_loss_last_mean, ".3f"),
+            "parameters": number(row.parameters),
+            "trained": number(row.trainable_parameters),
             "seconds per run": seconds(row.seconds_per_run_mean),
             "write-up, %": percent(row.published_best_val_accuracy),
         }
-        for row in table.head(MOST_CELLS).itertuples()
-    ]
-    largest, shares = None, results.labels.value_counts(normalize=True).sort_index()
-    if len(shares):
-        best = table.iloc[0]
-        largest = {"label": shares.idxmax(), "accuracy": shares.max()}
-        expected = {
-            name: f"(the best of {len(table)}, expected)",
-            value: percent(best.expected_accuracy),
-            interval: _range(best.expected_accuracy_ci_low, best.expected_accuracy_ci_high),
-        }
-        always = {
-            name: f"(always {largest['label']})",
-            value: percent(shares.max()),
-            balanced: percent(1 / len(shares)),
-        }
-        lines += [expected] * (len(table) > 1) + [always]
-    shown = pd.DataFrame(lines).fillna(UNKNOWN)
-    if comparison.near_duplicates.empty:
-        shown[unrepeated] = UNKNOWN
+        for row in pd.DataFrame(rows).itertuples()
+    ).replace("– to –", UNKNOWN)
     return {
-        "accuracies": shown.loc[:, (shown != UNKNOWN).any()],
+        "accuracies": lines.loc[:, (lines != UNKNOWN).any()],
         "cells": len(table),
-        "shown": MOST_CELLS,
         "selection_optimism": table["selection_optimism"].dropna(),
         "largest_class": largest,
     }
@@ -257,73 +167,87 @@ def _mean_and_std(row: Any, which: str) -> str:
     return percent(mean) + ("" if pd.isna(std) else f" ± {percent(std)}")
 
 
-def _range(low: float, high: float) -> str:
-    return UNKNOWN if pd.isna(low) else f"{percent(low)} to {percent(high)}"
+def recommend(
+    results: Results, comparison: Comparison, same_conditions: bool
+) -> dict[str, Any] | None:
+    """Return which cell is the best, and what it is compared with; None if no run finished.
+
+    ``tied`` names the cells that are as accurate, ``tied_by`` what ranks it before them; ``pairs``
+    are its rows of differences. ``cheaper`` is the cheapest cell that is good enough, or the one
+    that most probably is; cheaper are less multiply-accumulates, or as many and less time.
+    """
+    ranked = comparison.in_order.dropna(subset="rank")
+    if ranked.empty:
+        return None
+    ranked["work"] = ranked["gmacs"].map("{:.3g}".format).astype(float)
+    best, second = ranked.iloc[0], ranked.iloc[min(1, len(ranked) - 1)]
+    tied = ranked["cell"][ranked["last_val_accuracy_mean"] == best.last_val_accuracy_mean]
+    different = (words for column, words in RANKED_BY.items() if best[column] != second[column])
+    pairs = comparison.rows["differences"].query("cell == @best.cell")
+    cheaper = ranked.merge(pairs.drop(columns="cell"), left_on="cell", right_on="other")
+    faster = (cheaper["seconds_per_run_mean"] < best.seconds_per_run_mean) & same_conditions
+    as_much = cheaper["work"] == best.work
+    cheaper = cheaper[(cheaper["work"] < best.work) | (as_much & faster)]
+    cheaper = cheaper.dropna(subset="good_enough").sort_values(
+        "good_enough", ascending=False, kind="stable"
+    )
+    enough = cheaper[cheaper["good_enough"] >= SURE].sort_values(["gmacs", "seconds_per_run_mean"])
+    return {
+        "best": best,
+        "tied": tied.tolist()[1:],
+        "tied_by": next(different, "its place in `params.yaml`"),
+        "pairs": list(pairs.itertuples()),
+        "cheaper": next(pd.concat([enough, cheaper]).itertuples(), None),
+        "one_run": results.stands_for_every_seed(best.cell),
+    }
 
 
 def summarize_classes(results: Results, comparison: Comparison) -> dict[str, Any] | None:
     """Return what is known by class at the last epochs; None if no run finished.
 
-    ``recalls`` is a table of the classes with the lowest recalls in the best cells; ``confused``
-    has the pairs of classes that the best cell confuses most, with the images per run and of the
-    class; ``constant`` the cells of which some runs answer a single class; ``surest`` the accuracy
-    of the best cell where it leaves out the least sure fifth.
+    ``recalls`` has the images and recalls in the best ``cells`` of the classes with the lowest;
+    ``confused`` what the best cell confuses most, in images per run and of the class; ``constant``
+    the cells of which some runs answer a single class; ``surest`` its accuracy where it leaves out
+    the least sure fifth.
     """
-    last = results.last
+    last, images = results.last, results.labels.value_counts()
     if last.empty:
         return None
-    cells = comparison.table.dropna(subset="rank").sort_values("rank")["cell"].tolist()
+    cells = comparison.in_order.dropna(subset="rank")["cell"].tolist()
     best = last[last["cell"] == cells[0]]
-    images = results.labels.value_counts()
     confused = best[~best["correct"]].value_counts(["label", "predicted"]).head(5)
     answers = last.groupby(["cell", "seed"], sort=False)["predicted"].agg(["first", "nunique"])
     answers = answers["first"][(answers["nunique"] == 1) & (len(images) > 1)]
+    recalls, in_matrix = {}, [cell for cell in results.cells if cell in cells]
+    lowest = best.groupby("label")["correct"].mean().nsmallest(20).index
+    for label in lowest.sort_values():
+        of_class = (results.labels.sort_index() == label).to_numpy()
+        design = results.design.only(of_class)
+        tables = {cell: results.correct[cell, "last"].loc[:, of_class] for cell in in_matrix}
+        priors = priors_without(tables, design) if design.units(images[label]) > 1 else {}
+        recalls[label] = [
+            estimate_recall(tables[cell], design, priors.get(cell)) for cell in cells[:6]
+        ]
     return {
-        "recalls": _recalls(results, cells[:6], best),
-        "classes": len(images),
+        "cells": cells[:6],
+        "recalls": recalls,
+        "images": images,
         "confused": [
             (label, predicted, count / best["seed"].nunique(), images[label])
             for (label, predicted), count in confused.items()
         ],
-        "constant": {
-            cell: (len(runs), runs.unique())
-            for cell, runs in answers.groupby(level="cell", sort=False)
-        },
+        "constant": dict(iter(answers.groupby(level="cell", sort=False))),
         "surest": comparison.rows["unsure"].query("cell == @cells[0] and share >= 0.8").iloc[0],
     }
 
 
-def _recalls(results: Results, cells: list[str], best: pd.DataFrame) -> pd.DataFrame:
-    """Return recalls with intervals, of the classes in which the best cell has the lowest."""
-    rows = []
-    lowest = best.groupby("label")["correct"].mean().nsmallest(MOST_CLASSES).index.sort_values()
-    of_cells = {cell: results.correct[cell, "last"] for cell in results.cells}
-    for label in lowest:
-        of_class = (results.labels.sort_index() == label).to_numpy()
-        design = results.design.only(of_class)
-        tables = {
-            cell: correct.loc[:, of_class] for cell, correct in of_cells.items() if len(correct)
-        }
-        priors = priors_without(tables, design) if design.units(of_class.sum()) > 1 else {}
-        row = {"class": label, "images": f"{of_class.sum():,}"}
-        for cell in cells:
-            recall = estimate_recall(tables[cell], design, priors.get(cell))
-            row[cell] = percent(recall.value, recall.low, recall.high)
-        rows.append(row)
-    return pd.DataFrame(rows)
+def summarize_differences(results: Results, comparison: Comparison) -> dict[str, Any]:
+    """Return how many cells differ, and which modes of a network do.
 
-
-def summarize_differences(
-    results: Results, comparison: Comparison, same_conditions: bool
-) -> dict[str, Any]:
-    """Return which cells differ from the best one, and which modes of a network differ.
-
-    Of all ``pairs`` with a verdict ``differ`` do, and ``survive`` of these with Holm's correction
-    for ``all_pairs`` of cells. ``table`` compares the best cell with the next. ``better`` are the
-    pairs of modes that differ, the clearest first; ``not_better`` names the networks that training
-    makes no better than the probe. ``half_width`` is the mean half width of an interval,
-    ``images_needed`` what the clearest pair would take where none differ; ``with_one_seed`` counts
-    the pairs without a verdict.
+    ``all_pairs`` of cells count in Holm's correction, ``pairs`` have an interval and a verdict.
+    ``better`` are the pairs of modes that differ, the clearest first; ``not_better`` names the
+    networks that training makes no better than the probe. ``half_width`` is an interval's mean,
+    ``images_needed`` what the clearest pair would take where none differ.
     """
     rows = comparison.rows["differences"]
     known = rows[rows["verdict"]]
@@ -332,34 +256,12 @@ def summarize_differences(
     better = [row for row, *_ in of_modes if row.differ and row.difference > 0]
     probed = {cell.model for _, cell, other in of_modes if "probe" in (cell.mode, other.mode)}
     gained = {cell.model for row, cell, other in of_modes if row.differ and other.mode == "probe"}
-    times = comparison.table.set_index("cell")["seconds_per_run_mean"]
-    ranked = comparison.in_order.dropna(subset="rank")["cell"]
-    best = next(iter(ranked), None)
-    lines = [
-        {
-            "cell": row.other,
-            "points less": percent(row.difference, row.low, row.high),
-            "distinguishable": UNKNOWN
-            if not row.verdict
-            else "with Holm's correction"
-            if row.holm
-            else ("no", "yes")[row.differ],
-            "P(at most 1 point less)": _text(row.good_enough, ".2f"),
-            "images for 0.9": UNKNOWN
-            if row.good_enough >= SURE
-            else _text(row.images_for_good_enough, ",.0f"),
-        }
-        for row in rows[rows["cell"] == best].head(MOST_CELLS).itertuples()
-    ]
     return {
-        "best": best,
-        "table": pd.DataFrame(lines),
         "pairs": len(known),
-        "all_pairs": math.comb(len(ranked), 2) - len(rows) + len(known),
+        "all_pairs": math.comb(comparison.table["rank"].count(), 2) - len(rows) + len(known),
         "differ": int(known["differ"].sum()),
         "survive": int(known["holm"].sum()),
         "better": sorted(better, key=lambda row: -row.difference),
-        "seconds": times.to_dict() if same_conditions else {},
         "not_better": sorted(probed - gained),
         "half_width": (known["high"] - known["low"]).mean() / 2,
         "images_needed": known["images_needed"].min(),
@@ -367,80 +269,18 @@ def summarize_differences(
     }
 
 
-def summarize_claims(verdicts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the verdicts on the claims.
-
-    ``verdicts`` says how many have each verdict, and for each reason if there is no interval;
-    ``tested`` is a table with a row per claim that has one.
-    """
-    tested = []
-    for verdict in (verdict for verdict in verdicts if verdict["effects"]):
-        unit, effects = verdict["unit"], verdict["effects"]
-        form = "+.1f" if unit == "points" else ".2f"
-        effect = "{effect:%s} ({low:%s} to {high:%s})".replace("%s", form)
-        intervals = "; ".join(effect.format(**one) for one in effects)
-        tested.append(
-            {
-                "claim": verdict["says"],
-                "verdict": verdict["verdict"] + _what_would_decide(verdict),
-                "effect (95 %)": f"{intervals}{',' * unit.startswith('power')} {unit}",
-                "write-up": "; ".join(format(one["published"], form) for one in effects),
-            }
-        )
-    kinds = ("supported", "contradicted", "inconclusive", "not tested")
-    in_order = sorted(verdicts, key=lambda verdict: kinds.index(verdict["verdict"]))
-    labels = [each["verdict"] + (f" ({each['why']})" if each["why"] else "") for each in in_order]
-    return {
-        "total": len(verdicts),
-        "verdicts": Counter(labels),
-        "about_these_cells": any(verdict["verdict"] != "not tested" for verdict in verdicts),
-        "tested": pd.DataFrame(tested),
-    }
-
-
-def _what_would_decide(verdict: dict[str, Any]) -> str:
-    if verdict["verdict"] != "inconclusive":
-        return ""
-    if verdict["unit"] != "points":
-        return "; more seeds may decide"
-    undecided = [effect for effect in verdict["effects"] if effect["low"] <= 0 <= effect["high"]]
-    needed = [effect["images_needed"] for effect in undecided]
-    if not all(needed):
-        return "; more images alone would not decide"
-    return f"; {max(needed):,} images would decide with an even chance"
-
-
-def summarize_misclassified(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the most misclassified images as a table, and how many there are."""
-    runs = rows["wrong"].astype(str) + " of " + rows["runs"].astype(str)
-    lines = rows[["image", "label", "predicted"]].assign(runs=runs).head(MOST_IMAGES)
-    lines.columns = ["validation image", "class", "most often predicted", "runs wrong"]
-    return {"table": lines, "images": len(rows), "always": (rows["wrong"] == rows["runs"]).sum()}
-
-
-def summarize_near_duplicates(table: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
-    """Return how many images have near-duplicates, and how accuracies change without them.
-
-    ``table`` has the most similar training image of the first.
-    """
-    change = table["accuracy_without_near_duplicates"] - table["last_val_accuracy_mean"]
-    images = pairs.drop_duplicates("val").astype(str)
-    images.columns = ["validation image", "training image", "bits that differ"]
-    first = images.head(MOST_IMAGES)
-    return dict(images=len(images), change=change.dropna(), table=first, most_bits=MOST_BITS)
-
-
-def made_with(results: Results) -> list[tuple[list[str], dict[str, list[Any]]]]:
-    """Return versions, machines and revisions by their names, after the cells made with them."""
+def made_with(results: Results) -> dict[str, dict[str, list[Any]]]:
+    """Return for each cell the versions, the machines and the revisions that made it."""
     found = {}
     for cell, timing in results.timing.items():
-        values = timing["versions"] | {name: timing[key] for key, name in TIMING_CONDITIONS.items()}
         edited = " with uncommitted changes" if any(as_list(timing["dirty"])) else ""
-        revisions = [one[:12] + edited for one in as_list(timing["revision"]) if one]
-        values |= {"revision": revisions or None}
-        lists = {
-            name: [UNKNOWN if one in (None, "") else one for one in as_list(value)]
+        values = {
+            **timing["versions"],
+            **{name: timing[key] for key, name in TIMING_CONDITIONS.items()},
+            "revision": [one and one[:12] + edited for one in as_list(timing["revision"])],
+        }
+        found[cell] = {
+            name: [one for one in as_list(value) if one not in (None, "")]
             for name, value in values.items()
         }
-        found[cell] = {name: known for name, known in lists.items() if known != [UNKNOWN]}
-    return group_names(found.items())
+    return found

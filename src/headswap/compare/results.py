@@ -45,22 +45,18 @@ class Results:
     """The results of all cells of a matrix, in the order of the parameters."""
 
     params: Params
-    cells: dict[str, Cell]
-    """With their learning rates where these were chosen from a list."""
-    figures: pd.DataFrame
-    """A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``."""
+    cells: dict[str, Cell]  # with their learning rates where these were chosen from a list
+    figures: pd.DataFrame  # by cell: the content of metrics/cells/<cell>.json
     timing: dict[str, dict[str, Any]]
-    """For each cell the content of ``metrics/timing/<cell>.json``; that of a probe has its share of
-    its features'. A value is a list where it was not the same for all; a version always is."""
+    """By cell the content of ``metrics/timing/<cell>.json``; that of a probe has its share of its
+    features'. A value is a list where it was not the same for all; a version always is."""
     curves: pd.DataFrame
     predictions: pd.DataFrame
     """With ``confidence``, the predicted class's probability, ``probability``, the image's own
     class's, and ``correct`` in place of all probabilities."""
-    counts: dict[str, int]
-    """The numbers of images: ``metrics/dataset.json``."""
+    counts: dict[str, int]  # of images: metrics/dataset.json
     published: dict[str, pd.DataFrame]
-    """The write-up's ``summary`` and ``curves`` of these cells; empty if it used other images or
-    weights."""
+    """The write-up's ``summary`` and ``curves``; empty if it used other images or weights."""
     correct: dict[tuple[str, str], pd.DataFrame]
     """By cell and epoch: whether each finished seed (row) classified each image (column) right."""
     index: Index
@@ -120,59 +116,51 @@ class Results:
 def read_results(params: Params, index: Index | None = None) -> Results:
     """Read the results of the cells that the parameters name, and of no others.
 
-    `index` is that of the images, which is read if it is not given. A UserError says if a cell has
-    no results yet, a file is damaged, or cells were validated on different images.
+    A UserError says if a cell has no results yet, a file is damaged, or cells were validated on
+    different images.
     """
     cells = {cell.name: cell for cell in params.cells()}
     if missing := [cell for cell in cells if not (paths.CELL_METRICS / f"{cell}.json").exists()]:
         raise UserError(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
-    counts, published_counts = (
-        _read_json(folder / "dataset.json", ("images", "train", "val"))
-        for folder in (paths.METRICS, paths.PUBLISHED)
-    )
-    comparable = [
-        name
-        for name, cell in cells.items()
-        if counts == published_counts
-        and params.weights == "imagenet"
-        and cell.model not in params.factories
-    ]
+    keys = ("images", "train", "val")
+    counts = _read_json(paths.DATASET_METRICS, keys)
+    same = counts == _read_json(paths.PUBLISHED / "dataset.json", keys)
+    same &= params.weights == "imagenet"
+    comparable = [name for name in cells if same and cells[name].model not in params.factories]
     published = {
         kind: read_table(paths.PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
         for kind in ("summary", "curves")
     }
     keys = ("seeds", "diverged", "preprocessing", *get_args(Cost))
-    figures = {cell: _read_json(paths.CELL_METRICS / f"{cell}.json", keys) for cell in cells}
+    figures = {name: _read_json(paths.CELL_METRICS / f"{name}.json", keys) for name in cells}
     cells = {name: replace(cell, lr=figures[name].get("lr")) for name, cell in cells.items()}
     timing = {name: _read_timing(cell) for name, cell in cells.items()}
     tables = {
         name: _read_predictions(name, figures[name], len(timing[name]["seconds_per_run"]))
         for name in cells
     }
-    curves = {
-        name: _read_curves(name, [] if cell.mode == "probe" else tables[name]["seed"])
-        for name, cell in cells.items()
-    }
+    curves = {name: _read_curves(cell, tables[name]["seed"]) for name, cell in cells.items()}
     predictions = stack_tables(tables)
-    index = index or read_index()
+    index, folds = index or read_index(), next(iter(figures.values())).get("folds", 0)
+    correct = {
+        (cell, which): rows[rows["which"] == which].pivot(
+            index="seed", columns="image", values="correct"
+        )
+        for cell, rows in tables.items()
+        for which in EPOCHS
+    }
     return Results(
-        params=params,
-        cells=cells,
-        figures=pd.DataFrame.from_dict(figures, orient="index"),
-        timing=timing,
-        curves=stack_tables(curves),
-        predictions=predictions,
-        counts=counts,
-        published={name: rows[rows["cell"].isin(comparable)] for name, rows in published.items()},
-        correct={
-            (cell, which): rows[rows["which"] == which].pivot(
-                index="seed", columns="image", values="correct"
-            )
-            for cell, rows in tables.items()
-            for which in EPOCHS
-        },
-        index=index,
-        design=_design(predictions, index, next(iter(figures.values())).get("folds", 0)),
+        params,
+        cells,
+        pd.DataFrame.from_dict(figures, orient="index"),
+        timing,
+        stack_tables(curves),
+        predictions,
+        counts,
+        {name: rows[rows["cell"].isin(comparable)] for name, rows in published.items()},
+        correct,
+        index,
+        _design(predictions, index, folds),
     )
 
 
@@ -208,9 +196,8 @@ def path_of(image: str, folds: int) -> str:
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
     keys = (*TIMING_CONDITIONS, "versions")
-    timing = _read_json(
-        paths.TIMING / f"{cell.name}.json", (*RUN_TIMES, *keys, "revision", "dirty")
-    )
+    path = paths.TIMING / f"{cell.name}.json"
+    timing = _read_json(path, (*RUN_TIMES, *keys, "revision", "dirty"))
     if cell.mode != "probe":
         return timing | {"versions": merge_versions(timing)}
     path = paths.TIMING / f"{cell.model}-embed.json"
@@ -229,10 +216,10 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _read_curves(cell: str, seeds: Iterable[int]) -> pd.DataFrame:
-    table = read_table(path := paths.CURVES / f"{cell}.csv", ("seed", *COLUMNS["curves"]))
+def _read_curves(cell: Cell, seeds: Iterable[int]) -> pd.DataFrame:
+    table = read_table(path := paths.CURVES / f"{cell.name}.csv", ("seed", *COLUMNS["curves"]))
     with _explain(path):
-        if absent := sorted(set(seeds) - set(table["seed"])):
+        if (absent := sorted(set(seeds) - set(table["seed"]))) and cell.mode != "probe":
             raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
     return table
 
@@ -269,10 +256,9 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    texts = table.columns.intersection(TEXT_COLUMNS)
-    return table.assign(
-        **{name: table[name].map(without_apostrophe, na_action="ignore") for name in texts}
-    )
+    for name in table.columns.intersection(TEXT_COLUMNS):
+        table[name] = table[name].map(without_apostrophe, na_action="ignore")
+    return table
 
 
 def stack_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
