@@ -14,7 +14,8 @@ from conftest import ROOT, edit, headswap, train_all
 from PIL import Image, ImageDraw
 
 from headswap import params
-from headswap.compare.report import preprocessing as reported
+from headswap.compare.comparison import compare
+from headswap.compare.report import collect_facts
 from headswap.compare.results import read_results
 from headswap.errors import UserError
 from headswap.images.preprocessing import Preprocessing, preprocessing, preprocessing_from_network
@@ -171,11 +172,16 @@ def test_the_report_says_what_each_network_sees(tmp_path, monkeypatch):
     path = "metrics/cells/alexnet-frozen.json"
     other_order = dict(reversed(fake_cells.PREPROCESSING.items()))
     write_json(path, {**read_json(path), "preprocessing": other_order})
-    assert [models for models, _ in reported(read_results(chosen))] == [["alexnet"]]
+
+    def reported():
+        results = read_results(chosen)
+        return collect_facts(results, compare(results))["preprocessing"]
+
+    assert [models for models, _ in reported()] == [["alexnet"]]
     for cell in chosen.cells():
         path = f"metrics/cells/{cell.name}.json"
         write_json(path, {**read_json(path), "preprocessing": USED})
-    assert reported(read_results(chosen)) == [(["alexnet"], USED)]
+    assert reported() == [(["alexnet"], USED)]
 
 
 def draw_arrow(label, random):

@@ -295,7 +295,7 @@ def compare() -> None:
 @command
 def choose(count: Annotated[int, Argument(min=1, metavar="N", help="How many networks.")]) -> None:
     """Write the best N networks of the comparison into params.yaml, to be trained, too."""
-    best = headswap.compare.choice.best_models(headswap.params.load(), count)
+    best = headswap.compare.outputs.best_models(headswap.params.load(), count)
     headswap.params.set_models(best)
     names = ", ".join(cell.name for cell in headswap.params.load().cells())
     print(f"params.yaml names {names}. Next: headswap runs, then dvc repro")
@@ -463,7 +463,7 @@ def _load_current(model: str = "") -> "Params":
         hint = f"\nDid you mean {close[0]}?" if close else ""
         known = ", ".join(params.models)
         raise UserError(f"{model} is not under models in params.yaml: {known}.{hint}")
-    if outdated := headswap.compare.versions.outdated_cells(params.cells()):
+    if outdated := headswap.compare.results.outdated_cells(params.cells()):
         print("Other versions than the installed ones made:")
         print(bulleted([f"{', '.join(cells)}: {what}" for what, cells in outdated.items()], 100))
         print("To make them again: dvc repro --force")

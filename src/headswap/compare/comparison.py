@@ -6,24 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headswap.compare import plot_rows
+from headswap.compare import intervals, plot_rows
 from headswap.compare.claims import evaluate_claim, read_claims
-from headswap.compare.intervals import (
-    Estimate,
-    estimate_accuracy,
-    estimate_balanced_accuracy,
-    estimate_mean_of_replicates,
-    estimate_winner,
-    reliability,
-)
+from headswap.compare.intervals import Estimate
 from headswap.compare.results import EPOCHS, Results, path_of
 from headswap.compare.variance import Array, priors_without
 from headswap.images.index import Index
 from headswap.images.near_duplicates import near_duplicate_pairs
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
-TINY = float(np.finfo(np.float32).tiny)
-"""The least probability, for the loss."""
 RANKED_BY = {
     "last_val_accuracy_mean": "its last epoch",
     "val_loss_last_mean": "its loss",
@@ -37,8 +28,7 @@ class Comparison:
     """What follows from the results of all cells."""
 
     table: pd.DataFrame
-    rows: dict[str, pd.DataFrame]
-    """Those of each picture, by its name."""
+    rows: dict[str, pd.DataFrame]  # of each picture, by its name
     verdicts: list[dict[str, Any]]
     misclassified: pd.DataFrame
     near_duplicates: pd.DataFrame
@@ -88,85 +78,77 @@ def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
 def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:
     """Return the figures of all cells, next to the write-up's.
 
-    `repeated` has the paths of images that are near-duplicates. ``rank`` is 1 for the best cell,
-    whose ``expected_accuracy`` is corrected for its having been chosen. An ``_alone_ci`` is the
-    interval that follows from the cell alone. What has no epoch in its name is of the last:
-    ``balanced_accuracy`` is the mean of the classes' recalls. ``selection_optimism`` is the
-    accuracy at the best epoch less that at the last; its interval is for other replicates on the
-    same images, because the choice of the epoch depends on these. The seconds of a `probe` include
-    its share of the features'. A figure that is not known is NaN, as all of a cell without a
-    finished run.
+    `repeated` has the paths of images that are near-duplicates. The ``expected_accuracy`` of the
+    best cell is corrected for its having been chosen. An ``_alone_ci`` follows from the cell alone.
+    ``selection_optimism`` is the accuracy at the best epoch less that at the last; its interval is
+    for other replicates on the same images, because the choice of the epoch depends on these.
     """
-    design = results.design
     tables: dict[str, dict[str, pd.DataFrame]] = {
         which: {cell: results.correct[cell, which] for cell in results.cells} for which in EPOCHS
     }
     tables["optimism"] = {
         cell: best.astype(float) - tables["last"][cell] for cell, best in tables["best"].items()
     }
-    priors = {kind: priors_without(of_kind, design) for kind, of_kind in tables.items()}
-    rows = [
-        _figures(results, cell, {kind: priors[kind][cell] for kind in priors}, repeated)
+    priors = {kind: priors_without(of_kind, results.design) for kind, of_kind in tables.items()}
+    of_cells = [
+        _figures(results, cell, {kind: of_kind[cell] for kind, of_kind in priors.items()}, repeated)
         for cell in results.cells
     ]
-    cells = pd.DataFrame({"cell": list(results.cells)})
     figures = results.figures.drop(columns=["preprocessing", "tuning"], errors="ignore")
-    figures = figures.reset_index(drop=True)
-    table = pd.concat([cells, pd.DataFrame(rows).round(6), figures], axis=1)
-    table.insert(1, "rank", _ranks(table))
-    finished = [cell for cell, correct in tables["last"].items() if len(correct)]
+    table = pd.concat([pd.DataFrame(of_cells).round(6), figures.reset_index(drop=True)], axis=1)
+    ranked = table.dropna(subset="last_val_accuracy_mean")
+    ranked = ranked.sort_values(list(RANKED_BY), ascending=[False, True, True])
+    ranks = pd.Series(range(1, len(ranked) + 1), ranked.index).reindex(table.index)
+    table.insert(1, "rank", ranks.astype("Int64"))
+    finished = {cell: correct for cell, correct in tables["last"].items() if len(correct)}
     winner = UNKNOWN
     if finished:
-        correct = [tables["last"][cell] for cell in finished]
-        winner = estimate_winner(correct, [priors["last"][cell] for cell in finished], design)
-    is_best = table["rank"].eq(1).fillna(False)
-    for name, figure in _columns("expected_accuracy", winner).items():
-        table[name] = np.where(is_best, round(figure, 6), np.nan)
+        of_finished = [priors["last"][cell] for cell in finished]
+        winner = intervals.estimate_winner([*finished.values()], of_finished, results.design)
+    expected = {"expected_accuracy": winner.value, **_limits("expected_accuracy", winner)}
+    for name, figure in expected.items():
+        table[name] = np.where(ranks == 1, round(figure, 6), np.nan)
     published = results.published["summary"].set_index("cell").add_prefix("published_")
     return table.join(published, on="cell")
 
 
-def _ranks(table: pd.DataFrame) -> pd.Series:
-    ranked = table.dropna(subset="last_val_accuracy_mean")
-    ranked = ranked.sort_values(list(RANKED_BY), ascending=[False, True, True])
-    return pd.Series(range(1, len(ranked) + 1), ranked.index).reindex(table.index).astype("Int64")
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_ci_low": estimate.low, f"{name}_ci_high": estimate.high}
+def _limits(name: str, estimate: Estimate) -> dict[str, float]:
+    return {f"{name}_ci_low": estimate.low, f"{name}_ci_high": estimate.high}
 
 
 def _figures(
     results: Results, cell: str, priors: dict[str, Array | None], repeated: list[str]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     design = results.design
-    row: dict[str, float] = {}
-    for which in EPOCHS:
-        correct = results.correct[cell, which]
-        estimate = estimate_accuracy(correct, priors[which], design) if len(correct) else UNKNOWN
-        alone = estimate_accuracy(correct, design=design) if len(correct) else UNKNOWN
-        name = f"{which}_val_accuracy"
-        row |= _columns(name, estimate) | _columns(f"{name}_alone", alone)
-        row |= {f"{name}_mean": row.pop(name), f"{name}_std": correct.mean(axis=1).std()}
-        del row[f"{name}_alone"]
     best, last = (results.correct[cell, which] for which in EPOCHS)
-    balanced, optimism, calibration_error = UNKNOWN, UNKNOWN, np.nan
     predictions = results.predictions[results.predictions["cell"] == cell]
     at_last = predictions[predictions["which"] == "last"]
+    row: dict[str, Any] = {"cell": cell}
+    for which, correct in zip(EPOCHS, (best, last), strict=True):
+        estimate, alone = UNKNOWN, UNKNOWN
+        if len(last):
+            estimate = intervals.estimate_accuracy(correct, priors[which], design)
+            alone = intervals.estimate_accuracy(correct, design=design)
+        name = f"{which}_val_accuracy"
+        row |= _limits(name, estimate) | _limits(f"{name}_alone", alone)
+        row |= {f"{name}_mean": estimate.value, f"{name}_std": correct.mean(axis=1).std()}
+    balanced, optimism, calibration_error = UNKNOWN, UNKNOWN, np.nan
     if len(last):
         labels = results.labels.reindex(last.columns)
-        balanced = estimate_balanced_accuracy(last, labels, priors["last"], design)
+        balanced = intervals.estimate_balanced_accuracy(last, labels, priors["last"], design)
         difference = best.astype(float) - last
-        optimism = estimate_mean_of_replicates(difference, priors["optimism"])
-        _, calibration_error = reliability(at_last["confidence"], at_last["correct"])
+        optimism = intervals.estimate_mean_of_replicates(difference, priors["optimism"])
+        _, calibration_error = intervals.reliability(at_last["confidence"], at_last["correct"])
     kept = [name for name in last if path_of(name, design.folds) not in repeated]
     wall_seconds = pd.Series(results.timing[cell]["wall_seconds_per_run"], dtype=float)
     epochs = predictions[predictions["which"] == "best"].groupby("seed")["epoch"].mean()
+    least = np.finfo(np.float32).tiny
     return {
         **row,
-        **_columns("balanced_accuracy", balanced),
+        "balanced_accuracy": balanced.value,
+        **_limits("balanced_accuracy", balanced),
         "best_epoch_mean": epochs.mean(),
-        "val_loss_last_mean": -np.log(at_last["probability"].clip(lower=TINY)).mean(),
+        "val_loss_last_mean": -np.log(at_last["probability"].clip(lower=least)).mean(),
         "selection_optimism": optimism.value,
         "selection_optimism_ci_low": np.maximum(0.0, optimism.low),  # never negative
         "selection_optimism_ci_high": np.minimum(1.0, optimism.high),

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from rich.table import Table
 
 from headswap.compare.intervals import Estimate, estimate_accuracy, estimate_balanced_accuracy
 from headswap.compare.plot_rows import MODE_COLOURS, confusions
 from headswap.compare.plots import draw_png
+from headswap.compare.results import design_of
 from headswap.compare.variance import Array, Design
 from headswap.io import atomic_write, write_csv, write_json
 from headswap.progress import console
@@ -20,23 +22,33 @@ MOST_CLASSES = 8
 
 
 def report(
-    predictions: pd.DataFrame,
-    cell: str,
-    *,
-    csv: Path | None = None,
-    json: Path | None = None,
-    picture: Path | None = None,
+    predictions: pd.DataFrame, cell: str, csv: Path | None, json: Path | None, picture: Path | None
 ) -> None:
     """Print how good predictions are (see `evaluate_predictions`), and write what is named."""
     figures = evaluate_predictions(predictions)
-    print_evaluation(figures, predictions)
+    for name in ("accuracy", "balanced_accuracy"):
+        console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")
+    counts = pd.crosstab(predictions["label"], predictions["predicted"])
+    classes = counts.index.union(counts.columns)
+    counts = counts.reindex(columns=classes if len(classes) <= MOST_CLASSES else [], fill_value=0)
+    table = Table("class", box=None, pad_edge=False)
+    for heading in ("images", "recall (95 % interval)", *(f"as {name}" for name in counts)):
+        table.add_column(heading, justify="right")
+    for label, recall in figures["recalls"].items():
+        table.add_row(label, str(recall["images"]), _text(recall), *map(str, counts.loc[label]))
+    console.print(table)
+    for pair in figures["confusion"][:MOST_CLASSES] if counts.empty else []:
+        console.print(f"{pair['images']} of {pair['label']} as {pair['predicted']}")
     if csv:
         write_csv(csv, predictions.columns, predictions.round(6).itertuples(index=False))
     if json:
         write_json(json, {"cell": cell, **figures})
     if picture:
+        correct = predictions["label"] == predictions["predicted"]
+        rows = confusions(predictions.assign(cell=cell, seed=0, correct=correct))
+        rows = rows.assign(heading=cell, colour=MODE_COLOURS["finetune"])
         with atomic_write(picture) as temporary:
-            temporary.write_bytes(_draw_confusion(predictions, cell))
+            temporary.write_bytes(draw_png("confusion", rows))
 
 
 def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
@@ -44,70 +56,37 @@ def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
 
     Intervals are 95 %, for other images; of groups (empty: alone) where there are any.
     """
-    correct = (predictions["label"] == predictions["predicted"]).to_numpy(float)[None]
-    labels = predictions["label"].to_numpy()
-    in_group = [group or f"/{place}" for place, group in enumerate(predictions["group"])]
-    names, groups = np.unique(in_group, return_inverse=True)
-    design = Design(groups if len(names) < len(in_group) else None)
-    recalls = {
-        str(label): _accuracy(correct[:, labels == label], design.only(labels == label))
-        | {"images": int((labels == label).sum())}
-        for label in np.unique(labels)
-    }
-    wrong = predictions[predictions["label"] != predictions["predicted"]]
-    pairs = wrong.groupby(["label", "predicted"]).size().sort_values(ascending=False, kind="stable")
+    labels, right = predictions["label"], predictions["label"] == predictions["predicted"]
+    correct, design = right.to_numpy(float)[None], design_of(predictions["group"])
+    recalls = {}
+    for label in np.unique(labels):
+        of_class = (labels == label).to_numpy()
+        recall = estimate_recall(correct[:, of_class], design.only(of_class))
+        recalls[label] = _figures(recall) | {"images": int(of_class.sum())}
+    pairs = predictions[~right].groupby(["label", "predicted"], as_index=False).size()
+    pairs = pairs.sort_values("size", ascending=False, kind="stable")
     return {
         "images": len(predictions),
-        "accuracy": _accuracy(correct, design),
+        "accuracy": _figures(estimate_recall(correct, design)),
         "balanced_accuracy": _figures(estimate_balanced_accuracy(correct, labels, design=design)),
         "recalls": recalls,
-        "confusion": [
-            {"label": label, "predicted": predicted, "images": int(images)}
-            for (label, predicted), images in pairs.items()
-        ],
+        "confusion": pairs.rename(columns={"size": "images"}).to_dict("records"),
     }
 
 
-def _accuracy(correct: Array, design: Design) -> dict[str, float | None]:
-    """Return the accuracy; of a single image, or group, without an interval."""
-    if design.units(correct.shape[1]) < 2:
-        return _figures(Estimate(float(correct.mean()), np.nan, np.nan))
-    return _figures(estimate_accuracy(correct, design=design))
+def estimate_recall(correct: ArrayLike, design: Design, prior: Array | None = None) -> Estimate:
+    """Return the accuracy, shape (replicates, images); of one image or group without interval."""
+    values = np.asarray(correct, float)
+    if design.units(values.shape[1]) < 2:
+        return Estimate(float(values.mean()))
+    return estimate_accuracy(values, prior, design)
 
 
 def _figures(estimate: Estimate) -> dict[str, float | None]:
-    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {key: None if np.isnan(value) else round(value, 6) for key, value in values.items()}
-
-
-def print_evaluation(figures: Mapping[str, Any], predictions: pd.DataFrame) -> None:
-    """Print the figures of `evaluate_predictions`, and the confusion matrix."""
-    for name in ("accuracy", "balanced_accuracy"):
-        console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")
-    table = Table(box=None, pad_edge=False)
-    predicted = sorted(set(predictions["predicted"]) | set(predictions["label"]))
-    columns = predicted if len(predicted) <= MOST_CLASSES else []
-    for heading in ("class", "images", "recall (95 % interval)"):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
-    for heading in columns:
-        table.add_column(f"as {heading}", justify="right")
-    counts = pd.crosstab(predictions["label"], predictions["predicted"])
-    for label, recall in figures["recalls"].items():
-        confused = [str(counts.loc[label].get(name, 0)) for name in columns]
-        table.add_row(label, str(recall["images"]), _text(recall), *confused)
-    console.print(table)
-    if not columns:
-        for pair in figures["confusion"][:MOST_CLASSES]:
-            console.print(f"{pair['images']} of {pair['label']} as {pair['predicted']}")
+    figures = pd.Series({name: getattr(estimate, name) for name in ("value", "low", "high")})
+    return figures.round(6).astype(object).where(figures.notna(), None).to_dict()
 
 
 def _text(figure: Mapping[str, float | None]) -> str:
     value, low, high = (figure[key] for key in ("value", "low", "high"))
-    interval = "" if low is None else f" ({low:.1%} to {high:.1%})"
-    return f"{value:.1%}{interval}"
-
-
-def _draw_confusion(predictions: pd.DataFrame, cell: str) -> bytes:
-    correct = predictions["label"] == predictions["predicted"]
-    rows = confusions(predictions.assign(cell=cell, seed=0, correct=correct))
-    return draw_png("confusion", rows.assign(heading=cell, colour=MODE_COLOURS["finetune"]))
+    return f"{value:.1%}" + ("" if low is None else f" ({low:.1%} to {high:.1%})")

@@ -1,72 +1,126 @@
 """The outputs of the `compare` stage: metrics, a report, pictures, and tables on the terminal."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from headswap.compare import plots, report, terminal
-from headswap.compare.comparison import Comparison, compare
-from headswap.compare.results import read_results
-from headswap.io import write_csv, write_json, write_text
-from headswap.params import Params
-from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, TIMING
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
 
-MOST_METRICS = 12
-"""Cells in ``metrics/summary.json``, which is a table with a column per number."""
+from headswap import paths
+from headswap.compare import plots
+from headswap.compare.comparison import Comparison, compare
+from headswap.compare.report import collect_facts, render
+from headswap.compare.results import read_results
+from headswap.errors import UserError
+from headswap.io import not_made_yet, read_csv, write_csv, write_json, write_text
+from headswap.params import Params
+from headswap.paths import METRICS
+from headswap.progress import console
+
+OPTIONAL_COLUMNS = ["parameters", "trained", "last loss", "without near-duplicates, %"]
+OPTIONAL_COLUMNS += ["balanced, % (95 %)"]
+"""The columns that a narrow terminal does without, the first of them first."""
 
 
 def write_comparison(params: Params) -> None:
-    """Write the comparison of the cells that the parameters name, and print its tables.
-
-    A UserError says if a cell has not been trained yet, or a file is missing or damaged: then
-    nothing is written.
-    """
+    """Write the comparison and print its tables; with a UserError nothing is written."""
     results = read_results(params)
     comparison = compare(results)
-    facts = report.collect_facts(results, comparison)
+    facts = collect_facts(results, comparison)
     gallery = plots.gallery_rows(comparison.misclassified, results.design.folds)
     delete_other_results(params)
     write_json(METRICS / "summary.json", summary_metrics(comparison))
     write_json(METRICS / "claims.json", comparison.verdicts)
     write_text(METRICS / "comparison.csv", comparison.table.to_csv(index=False))
-    wrong = comparison.misclassified.round(6)
-    write_csv(METRICS / "misclassified.csv", wrong.columns, wrong.itertuples(index=False))
-    pairs = comparison.near_duplicates
-    write_csv(METRICS / "near_duplicates.csv", pairs.columns, pairs.itertuples(index=False))
-    write_text(METRICS / "comparison.md", report.render("report.md", facts))
+    for name in ("misclassified", "near_duplicates"):
+        table = getattr(comparison, name).round(6)
+        write_csv(METRICS / f"{name}.csv", table.columns, table.itertuples(index=False))
+    write_text(METRICS / "comparison.md", render("report.md", facts))
     in_order = [results.cells[cell] for cell in comparison.in_order["cell"]]
     plots.write_pictures(comparison.rows, in_order, gallery)
-    terminal.print_comparison(facts)
+    print_comparison(facts)
 
 
 def delete_other_results(params: Params) -> None:
     """Delete what is left of cells that the parameters no longer name.
 
-    They lie in folders that the stage depends on, and a clone that pulls does not have them: there
-    the stage would not be up to date. DVC's cache and ``runs/`` keep them.
+    A clone does not have them, and there the stage, which depends on their folders, would not be up
+    to date. DVC's cache and ``runs/`` keep them.
     """
-    cells = {cell.name for cell in params.cells()}
-    names = dict.fromkeys((CELL_METRICS, CURVES, PREDICTIONS), cells)
-    names[TIMING] = cells | {f"{model}-embed" for model in params.models}
-    for folder, expected in names.items():
+    expected = {cell.name for cell in params.cells()}
+    embedded = {f"{model}-embed" for model in params.models}
+    for folder in (paths.CELL_METRICS, paths.CURVES, paths.PREDICTIONS, paths.TIMING):
         for path in folder.glob("[!.]*"):
-            if path.stem not in expected:
+            if path.stem not in expected | (embedded if folder == paths.TIMING else set()):
                 path.unlink()
 
 
 def summary_metrics(comparison: Comparison) -> dict[str, Any]:
-    """Return the flat metrics that DVC compares between branches, one key per cell.
-
-    ``best`` names the best cell, and ``expected`` is its accuracy corrected for the choice; of many
-    cells only `MOST_METRICS` are there. ``near_duplicates`` counts the validation images with any.
-    """
+    """Return the flat metrics that DVC compares between branches: of the 12 best cells."""
     cells = comparison.in_order.astype(object).where(comparison.in_order.notna(), None)
-    shown = cells.head(MOST_METRICS).sort_index()
-    best = cells.iloc[0]
+    shown, best = cells.head(12).sort_index(), cells.iloc[0]
     return {
         "best": None if best["rank"] is None else best["cell"],
-        **{
-            name: best[f"expected_accuracy{name.removeprefix('expected')}"]
-            for name in ("expected", "expected_ci_low", "expected_ci_high")
-        },
+        "expected": best["expected_accuracy"],
+        "expected_ci_low": best["expected_accuracy_ci_low"],
+        "expected_ci_high": best["expected_accuracy_ci_high"],
         **dict(zip(shown["cell"] + ".last", shown["last_val_accuracy_mean"], strict=True)),
         "near_duplicates": comparison.near_duplicates["val"].nunique(),
     }
+
+
+def best_models(params: Params, count: int) -> list[str]:
+    """Return the networks of the comparison's best cells, the best first."""
+    table = METRICS / "comparison.csv"
+    if not table.exists():
+        raise not_made_yet(table)
+    models = {cell.name: cell.model for cell in params.cells()}
+    ranked = [row for row in read_csv(table) if row["rank"] and row["cell"] in models]
+    ranked.sort(key=lambda row: int(row["rank"]))
+    best = list(dict.fromkeys(models[row["cell"]] for row in ranked))
+    if len(best) < count:
+        raise UserError(
+            f"{table} ranks {len(best)} networks of params.yaml, not {count}.\n"
+            "Choose fewer, or bring it up to date with: dvc repro"
+        )
+    return best[:count]
+
+
+def print_comparison(facts: Mapping[str, Any]) -> None:
+    """Print the verdicts on the claims, the differences, the accuracies, and the summary last."""
+    tables = Console(width=console.width if console.is_terminal else 150)
+    if any(claim["verdict"] != "not tested" for claim in facts["claims"]):
+        tables.print(Markdown(render("claims.md", facts)), "")
+    _print("differences.md", facts)
+    of = "" if facts["one_run_each"] else ": mean ± standard deviation over the replicates"
+    title = f"Accuracy on the validation set{of}"
+    shown, unlimited = facts["accuracies"], Console(width=1000)
+    for column in OPTIONAL_COLUMNS:
+        if unlimited.measure(_table(title, shown)).maximum > tables.width:
+            shown = shown.drop(columns=column, errors="ignore")
+    tables.print(_table(title, shown))
+    _print("summary.md", facts)
+    left_out = facts["accuracies"].shape[1] - shown.shape[1]
+    columns = f", with {left_out} more columns" if left_out else ""
+    console.print(f"The report: {METRICS / 'comparison.md'}{columns}, or `headswap report`")
+    console.print(f"The pictures: {paths.COMPARISON_PLOTS}/, or `dvc plots show`")
+
+
+def _print(template: str, facts: Mapping[str, Any]) -> None:
+    """Print a filled template without Markdown's signs for bold and for literal characters."""
+    text = re.sub(r"\\(\W|_)", r"\1", render(template, facts).replace("**", "")).strip()
+    console.print(text + "\n")
+
+
+def _table(title: str, lines: pd.DataFrame) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for place, heading in enumerate(lines):
+        table.add_column(heading.replace(" ", "\n", 1), justify="right" if place else "left")
+    for row in lines.itertuples(index=False):
+        table.add_row(*map(Text, row))
+    return table

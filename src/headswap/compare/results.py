@@ -1,6 +1,6 @@
 """Read what the other stages wrote about every cell."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from headswap import paths
 from headswap.compare.variance import Array, Design, replicate_prior
 from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
 from headswap.images.index import Index, read_index
 from headswap.io import explain_damage, read_json, without_apostrophe
 from headswap.params import Cell, Params
-from headswap.paths import CELL_METRICS, CURVES, METRICS, PREDICTIONS, PUBLISHED, TIMING
 
 Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
@@ -27,26 +27,17 @@ TIMING_CONDITIONS = {
     "workers": "runs at a time at most:",
     "arithmetic": "arithmetic",
 }
-"""What a time depends on besides the cell, by its key, in the words of the report; only times under
-the same conditions are compared."""
-
+"""What a time depends on besides the cell, by its key, in the words of the report."""
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
 DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | dict(seed=int, epoch=int, loss=float, accuracy=float)
 """Stated, because an empty table has no types and a class may be called ``01`` or ``None``."""
+RUN_TIMES = ("seconds_per_run", "wall_seconds_per_run")
 COLUMNS = {
     "summary": ("best_val_accuracy", "train_seconds"),
     "curves": ("epoch", "split", "loss", "accuracy"),
     "predictions": ("seed", "epoch", "which", "image", "label", "predicted"),
 }
 """The required columns of each kind of table."""
-RUN_TIMES = ("seconds_per_run", "wall_seconds_per_run")
-KEYS = {
-    "cells": ("seeds", "diverged", "preprocessing", *get_args(Cost)),
-    "timing": (*RUN_TIMES, *TIMING_CONDITIONS, "revision", "dirty", "versions"),
-    "embed": ("seconds", "wall_seconds", *TIMING_CONDITIONS, "versions"),
-    "dataset": ("images", "train", "val"),
-}
-"""The required keys of each kind of JSON file."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +45,20 @@ class Results:
     """The results of all cells of a matrix, in the order of the parameters."""
 
     params: Params
-    cells: dict[str, Cell]
-    """With their learning rates where these were chosen from a list."""
-    figures: pd.DataFrame
-    """A row per cell, indexed by its name: the content of ``metrics/cells/<cell>.json``."""
+    cells: dict[str, Cell]  # with their learning rates where these were chosen from a list
+    figures: pd.DataFrame  # by cell: the content of metrics/cells/<cell>.json
     timing: dict[str, dict[str, Any]]
-    """For each cell the content of ``metrics/timing/<cell>.json``; that of a probe has its share of
-    its features'. A value is a list where it was not the same for all; a version always is."""
+    """By cell the content of ``metrics/timing/<cell>.json``; that of a probe has its share of its
+    features'. A value is a list where it was not the same for all; a version always is."""
     curves: pd.DataFrame
     predictions: pd.DataFrame
     """With ``confidence``, the predicted class's probability, ``probability``, the image's own
     class's, and ``correct`` in place of all probabilities."""
-    counts: dict[str, int]
-    """The numbers of images: ``metrics/dataset.json``."""
+    counts: dict[str, int]  # of images: metrics/dataset.json
     published: dict[str, pd.DataFrame]
-    """The write-up's tables, ``summary`` and ``curves``, of the cells that it had, too; empty if
-    it used other images or weights."""
+    """The write-up's ``summary`` and ``curves``; empty if it used other images or weights."""
     correct: dict[tuple[str, str], pd.DataFrame]
-    """For each cell and epoch which images were classified correctly: a boolean table with a row
-    per finished seed and a column per image."""
+    """By cell and epoch: whether each finished seed (row) classified each image (column) right."""
     index: Index
     design: Design
 
@@ -110,7 +96,7 @@ class Results:
 
     def has_verdict(self, cells: Iterable[str], replicates: int) -> bool:
         """Return whether so many replicates say something about others, or none could differ."""
-        return replicates > 1 or all(self.stands_for_every_seed(cell) for cell in cells)
+        return replicates > 1 or all(map(self.stands_for_every_seed, cells))
 
     def replicate_prior(self, which: Epoch = "last") -> Array | None:
         """Return what the cells say about the replicates (see `variance`)."""
@@ -122,89 +108,85 @@ class Results:
 
     def timed_under_same_conditions(self, cells: Iterable[str]) -> bool:
         """Return whether all `TIMING_CONDITIONS` were the same for all runs of some cells."""
-        conditions = [[self.timing[cell][key] for key in TIMING_CONDITIONS] for cell in cells]
-        mixed = any(isinstance(value, list) for of_cell in conditions for value in of_cell)
-        return not mixed and all(of_cell == conditions[0] for of_cell in conditions)
+        first, *others = ([self.timing[cell][key] for key in TIMING_CONDITIONS] for cell in cells)
+        mixed = any(isinstance(value, list) for value in first)
+        return not mixed and all(of_cell == first for of_cell in others)
 
 
 def read_results(params: Params, index: Index | None = None) -> Results:
     """Read the results of the cells that the parameters name, and of no others.
 
-    `index` is that of the images, which is read if it is not given. A UserError says if a cell has
-    no results yet, a file is damaged, or cells were validated on different images.
+    A UserError says if a cell has no results yet, a file is damaged, or cells were validated on
+    different images.
     """
     cells = {cell.name: cell for cell in params.cells()}
-    missing = [cell for cell in cells if not (CELL_METRICS / f"{cell}.json").exists()]
-    if missing:
+    if missing := [cell for cell in cells if not (paths.CELL_METRICS / f"{cell}.json").exists()]:
         raise UserError(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
-    counts = _read_json(METRICS / "dataset.json", "dataset")
-    same_images = counts == _read_json(PUBLISHED / "dataset.json", "dataset")
-    comparable = [
-        name
-        for name, cell in cells.items()
-        if same_images and params.weights == "imagenet" and cell.model not in params.factories
-    ]
+    keys = ("images", "train", "val")
+    counts = _read_json(paths.DATASET_METRICS, keys)
+    same = counts == _read_json(paths.PUBLISHED / "dataset.json", keys)
+    same &= params.weights == "imagenet"
+    comparable = [name for name in cells if same and cells[name].model not in params.factories]
     published = {
-        kind: read_table(PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
+        kind: read_table(paths.PUBLISHED / f"{kind}.csv", ("cell", *COLUMNS[kind]))
         for kind in ("summary", "curves")
     }
-    figures = {cell: _read_json(CELL_METRICS / f"{cell}.json", "cells") for cell in cells}
+    keys = ("seeds", "diverged", "preprocessing", *get_args(Cost))
+    figures = {name: _read_json(paths.CELL_METRICS / f"{name}.json", keys) for name in cells}
     cells = {name: replace(cell, lr=figures[name].get("lr")) for name, cell in cells.items()}
     timing = {name: _read_timing(cell) for name, cell in cells.items()}
     tables = {
-        cell: _read_predictions(cell, figures[cell], len(timing[cell]["seconds_per_run"]))
-        for cell in cells
+        name: _read_predictions(name, figures[name], len(timing[name]["seconds_per_run"]))
+        for name in cells
     }
-    curves = {
-        name: _read_curves(name, set() if cell.mode == "probe" else set(tables[name]["seed"]))
-        for name, cell in cells.items()
-    }
+    curves = {name: _read_curves(cell, tables[name]["seed"]) for name, cell in cells.items()}
     predictions = stack_tables(tables)
-    index = index or read_index()
+    index, folds = index or read_index(), next(iter(figures.values())).get("folds", 0)
+    correct = {
+        (cell, which): rows[rows["which"] == which].pivot(
+            index="seed", columns="image", values="correct"
+        )
+        for cell, rows in tables.items()
+        for which in EPOCHS
+    }
     return Results(
-        params=params,
-        cells=cells,
-        figures=pd.DataFrame.from_dict(figures, orient="index"),
-        timing=timing,
-        curves=stack_tables(curves),
-        predictions=predictions,
-        counts=counts,
-        published={
-            kind: table[table["cell"].isin(comparable)] for kind, table in published.items()
-        },
-        correct={
-            (cell, which): table[table["which"] == which].pivot(
-                index="seed", columns="image", values="correct"
-            )
-            for cell, table in tables.items()
-            for which in EPOCHS
-        },
-        index=index,
-        design=_design(predictions, index, next(iter(figures.values())).get("folds", 0)),
+        params,
+        cells,
+        pd.DataFrame.from_dict(figures, orient="index"),
+        timing,
+        stack_tables(curves),
+        predictions,
+        counts,
+        {name: rows[rows["cell"].isin(comparable)] for name, rows in published.items()},
+        correct,
+        index,
+        _design(predictions, index, folds),
     )
 
 
 def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
-    """Return the design; a UserError says if cells differ in their images, or all are one group."""
-    images = {
-        cell: frozenset(zip(rows["image"], rows["label"], strict=True))
-        for cell, rows in predictions.groupby("cell")
-    }
-    if len(set(images.values())) > 1:
+    cells = predictions["cell"].unique()
+    if (predictions.groupby(["image", "label"])["cell"].nunique() < len(cells)).any():
         raise UserError(
-            f"These cells were not validated on the same images: {', '.join(map(str, images))}.\n"
+            f"These cells were not validated on the same images: {', '.join(cells)}.\n"
             "Bring all up to date with: dvc repro"
         )
     names = sorted(predictions["image"].unique())
-    of_image = {row.path: row.group for row in index.rows if row.group}
-    in_group = [of_image.get(path_of(name, folds), f"/{name}") for name in names]
-    found, groups = np.unique(in_group, return_inverse=True)
-    if len(found) == 1 < len(names):
+    of_image = {row.path: row.group for row in index.rows}
+    design = design_of([of_image.get(path_of(name, folds), "") for name in names], folds)
+    if design.units(len(names)) == 1 < len(names):
         raise UserError(
             "All validation images are of one group, which says nothing about others.\n"
             "Split the photographs into more groups, or leave the manifest's groups out."
         )
-    return Design(groups if len(found) < len(names) else None, folds)
+    return design
+
+
+def design_of(groups: Collection[str], folds: int = 0) -> Design:
+    """Return the design of images with these groups; those with an empty one are alone."""
+    named = [group or f"/{place:09}" for place, group in enumerate(groups)]
+    found, numbers = np.unique(named, return_inverse=True)
+    return Design(numbers if len(found) < len(named) else None, folds)
 
 
 def path_of(image: str, folds: int) -> str:
@@ -213,10 +195,13 @@ def path_of(image: str, folds: int) -> str:
 
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
-    timing = _read_json(TIMING / f"{cell.name}.json", "timing")
+    keys = (*TIMING_CONDITIONS, "versions")
+    path = paths.TIMING / f"{cell.name}.json"
+    timing = _read_json(path, (*RUN_TIMES, *keys, "revision", "dirty"))
     if cell.mode != "probe":
         return timing | {"versions": merge_versions(timing)}
-    embedding = _read_json(TIMING / f"{cell.model}-embed.json", "embed")
+    path = paths.TIMING / f"{cell.model}-embed.json"
+    embedding = _read_json(path, ("seconds", "wall_seconds", *keys))
     for name in RUN_TIMES:
         share = embedding[name.removesuffix("_per_run")] / max(1, len(timing[name]))
         timing[name] = [seconds + share for seconds in timing[name]]
@@ -231,19 +216,16 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _read_curves(cell: str, seeds: set[int]) -> pd.DataFrame:
-    path = CURVES / f"{cell}.csv"
-    table = read_table(path, ("seed", *COLUMNS["curves"]))
+def _read_curves(cell: Cell, seeds: Iterable[int]) -> pd.DataFrame:
+    table = read_table(path := paths.CURVES / f"{cell.name}.csv", ("seed", *COLUMNS["curves"]))
     with _explain(path):
-        if absent := sorted(seeds - set(table["seed"])):
+        if (absent := sorted(set(seeds) - set(table["seed"]))) and cell.mode != "probe":
             raise ValueError(f"no rows of seed {', '.join(map(str, absent))}")
     return table
 
 
 def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.DataFrame:
-    """Read predictions; a UserError says if there are not one per image of each timed run."""
-    path = PREDICTIONS / f"{cell}.csv"
-    table = read_table(path, COLUMNS["predictions"])
+    table = read_table(path := paths.PREDICTIONS / f"{cell}.csv", COLUMNS["predictions"])
     with _explain(path):
         images = table.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
         if (images != table["image"].nunique()).any(axis=None):
@@ -261,10 +243,9 @@ def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.Data
     )
 
 
-def _read_json(path: Path, kind: str) -> dict[str, Any]:
+def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     with _explain(path):
-        content = read_json(path)
-        if lacking := sorted(set(KEYS[kind]) - set(content)):
+        if lacking := sorted(set(keys) - set(content := read_json(path))):
             raise ValueError(f"no {', '.join(lacking)}")
     return content
 
@@ -275,10 +256,9 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
-    texts = table.columns.intersection(TEXT_COLUMNS)
-    return table.assign(
-        **{name: table[name].map(without_apostrophe, na_action="ignore") for name in texts}
-    )
+    for name in table.columns.intersection(TEXT_COLUMNS):
+        table[name] = table[name].map(without_apostrophe, na_action="ignore")
+    return table
 
 
 def stack_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -287,6 +267,6 @@ def stack_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _explain(path: Path) -> AbstractContextManager[None]:
-    shipped = PUBLISHED in path.parents
+    shipped = paths.PUBLISHED in path.parents
     remedy = "git checkout data" if shipped else "dvc checkout, or git checkout"
     return explain_damage(path, f"Restore it with: {remedy}")

@@ -16,13 +16,12 @@ def merge_versions(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
     >>> merge_versions({"versions": {"torch": "2.10"}, "weights_versions": {"torch": "2.9"}})
     {'torch': ['2.10', '2.9']}
     """
-    merged: dict[str, list[str]] = {}
+    merged: dict[str, dict[str, None]] = {}  # a dict keeps the order, a set does not
     for timing in timings:
         for record in (timing["versions"], timing.get("weights_versions", {})):
             for package, its_version in record.items():
-                if its_version not in merged.setdefault(package, []):
-                    merged[package].append(its_version)
-    return merged
+                merged.setdefault(package, {})[its_version] = None
+    return {package: list(versions) for package, versions in merged.items()}
 
 
 def outdated_cells(cells: Iterable[Cell]) -> dict[str, list[str]]:
@@ -34,20 +33,17 @@ def outdated_cells(cells: Iterable[Cell]) -> dict[str, list[str]]:
             versions = merge_versions(*(read_json(TIMING / f"{name}.json") for name in names))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue  # not there yet, or damaged, which `compare` reports
-        installed = {package: _installed_version(package) for package in versions}
         if others := [
-            f"{package} {' and '.join(versions[package])}, not {installed[package]}"
-            for package in versions
-            if versions[package] != [installed[package]]
+            f"{package} {' and '.join(found)}, not {installed}"
+            for package, found in versions.items()
+            if found != [installed := _installed_version(package)]
         ]:
             differences.setdefault("; ".join(others), []).append(cell.name)
     return differences
 
 
 def _installed_version(package: str) -> str:
-    if package == "python":
-        return platform.python_version()
     try:
-        return version(package)
+        return platform.python_version() if package == "python" else version(package)
     except PackageNotFoundError:
         return "installed"
