@@ -78,8 +78,9 @@ def _from_timm(given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"its input of {size} x {width} pixels is not square")
     if known["crop_mode"] != "center":
         raise ValueError(f"its crop_mode {known['crop_mode']!r} is not 'center'")
-    same = {key: known[key] for key in ("interpolation", "mean", "std") if key in known}
-    return {"size": size, "resize": int(size / known["crop_pct"]), **same}
+    names = [name for name in ("interpolation", "mean", "std") if name in known]
+    sides = {"size": size, "resize": int(size / known["crop_pct"])}
+    return sides | {name: known[name] for name in names}
 
 
 def _check_values(values: dict[str, Any]) -> Preprocessing:
