@@ -142,7 +142,7 @@ def read_results(params: Params, index: Index | None = None) -> Results:
     curves = {name: _read_curves(cell, tables[name]["seed"]) for name, cell in cells.items()}
     predictions = stack_tables(tables)
     index, folds = index or read_index(), next(iter(figures.values())).get("folds", 0)
-    correct = {
+    correct: dict[tuple[str, str], pd.DataFrame] = {
         (cell, which): rows[rows["which"] == which].pivot(
             index="seed", columns="image", values="correct"
         )
