@@ -233,4 +233,4 @@ def test_settings_that_change_arithmetic_are_recorded_and_reported(run, no_pictu
     headswap("compare")
     report = Path("metrics/comparison.md").read_text()
     assert "not all in the same way" in report
-    assert "ATEN_CPU_CAPABILITY=default and –" in report.replace("\\", "")
+    assert "arithmetic ATEN_CPU_CAPABILITY=default" in report.replace("\\", "")

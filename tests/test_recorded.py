@@ -15,7 +15,7 @@ from headswap.compare.comparison import comparison_table
 from headswap.compare.results import read_results
 from headswap.images.index import Index
 
-RUNS = sorted(path.parent for path in (ROOT / "docs" / "runs").glob("*/params.yaml"))
+RUNS = sorted(path.parent for path in (ROOT / "docs" / "runs").glob("*/metrics"))
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)

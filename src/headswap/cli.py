@@ -42,6 +42,8 @@ class _Lazy:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         module = importlib.import_module(f"{self._name}.{name}")
         return _Lazy(module.__name__) if hasattr(module, "__path__") else module
 
@@ -463,7 +465,7 @@ def _load_current(model: str = "") -> "Params":
         hint = f"\nDid you mean {close[0]}?" if close else ""
         known = ", ".join(params.models)
         raise UserError(f"{model} is not under models in params.yaml: {known}.{hint}")
-    if outdated := headswap.compare.results.outdated_cells(params.cells()):
+    if outdated := headswap.compare.versions.outdated_cells(params.cells()):
         print("Other versions than the installed ones made:")
         print(bulleted([f"{', '.join(cells)}: {what}" for what, cells in outdated.items()], 100))
         print("To make them again: dvc repro --force")
