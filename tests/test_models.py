@@ -77,7 +77,7 @@ def test_a_loaded_network_gives_the_recorded_probabilities_of_its_run(cell):
     network = headswap.load_model(f"models/{cell}")
     expected = recorded(cell, network.record["kept"]["seed"])
     batch = network.preprocess(*("data/images/val/" + expected.image))
-    found = network(batch).softmax(1).numpy()
+    found = (network(batch) * network.record["temperature"]).softmax(1).numpy()
     classes = np.array(network.classes)[found.argmax(1)]
     assert (classes == expected.predicted).all()
     probabilities = expected[[f"p_{name}" for name in network.classes]]
@@ -89,7 +89,7 @@ def test_another_run_can_be_loaded_by_its_seed():
         network = headswap.load_model("models/tiny-frozen", seed=seed)
         expected = recorded("tiny-frozen", seed)
         batch = network.preprocess(*("data/images/val/" + expected.image))
-        found = network(batch).softmax(1)[:, 1]
+        found = (network(batch) * network.record["temperature"]).softmax(1)[:, 1]
         np.testing.assert_allclose(found, expected.p_bees, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match=r"not have the weights of seed 7, but of: \[0, 1\]"):
         headswap.load_model("models/tiny-frozen", seed=7)

@@ -314,6 +314,9 @@ def predict(
     json: Annotated[Path | None, Option(help="The same as JSON.")] = None,
     seeds: Annotated[Literal["kept", "all"], Option(help="One run, or the mean of all.")] = "kept",
     explain: Annotated[Path | None, Option(help="A folder for pictures of the reasons.")] = None,
+    unsure: Annotated[
+        float, Option(min=0, max=1, metavar="SHARE", help="Answer `unsure` below this probability.")
+    ] = 0.0,
     misclassified: Annotated[
         str | None, Option(metavar="CELL", help="Classify what most runs of all cells got wrong.")
     ] = None,
@@ -339,7 +342,8 @@ def predict(
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     classify = headswap.predict.predict.classify
-    classify(folder, paths, seeds=seeds, top=top, csv=csv, json=json, explain=explain)
+    how: dict[str, Any] = {"seeds": seeds, "top": top, "unsure": unsure}
+    classify(folder, paths, csv=csv, json=json, explain=explain, **how)
 
 
 def _outputs(read: list[Any], **options: Path | None) -> list[Path | None]:

@@ -132,13 +132,16 @@ def _figures(
         name = f"{which}_val_accuracy"
         row |= _limits(name, estimate) | _limits(f"{name}_alone", alone)
         row |= {f"{name}_mean": estimate.value, f"{name}_std": correct.mean(axis=1).std()}
-    balanced, optimism, calibration_error = UNKNOWN, UNKNOWN, np.nan
+    balanced, optimism, errors = UNKNOWN, UNKNOWN, {}
     if len(last):
         labels = results.labels.reindex(last.columns)
         balanced = intervals.estimate_balanced_accuracy(last, labels, priors["last"], design)
         difference = best.astype(float) - last
         optimism = intervals.estimate_mean_of_replicates(difference, priors["optimism"])
-        _, calibration_error = intervals.reliability(at_last["confidence"], at_last["correct"])
+        errors = {
+            name: intervals.reliability(at_last[of], at_last["correct"])[1]
+            for name, of in (("", "confidence"), ("_with_temperature", "calibrated"))
+        }
     kept = [name for name in last if path_of(name, design.folds) not in repeated]
     wall_seconds = pd.Series(results.timing[cell]["wall_seconds_per_run"], dtype=float)
     epochs = predictions[predictions["which"] == "best"].groupby("seed")["epoch"].mean()
@@ -152,7 +155,7 @@ def _figures(
         "selection_optimism": optimism.value,
         "selection_optimism_ci_low": np.maximum(0.0, optimism.low),  # never negative
         "selection_optimism_ci_high": np.minimum(1.0, optimism.high),
-        "calibration_error": calibration_error,
+        **{f"calibration_error{of}": errors.get(of) for of in ("", "_with_temperature")},
         "seconds_per_run_mean": round(results.seconds(cell).mean(), 3),
         "wall_seconds_per_run_mean": round(wall_seconds.mean(), 3),
         "accuracy_without_near_duplicates": last[kept].mean(axis=1).mean(),

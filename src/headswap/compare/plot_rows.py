@@ -185,19 +185,24 @@ def calibration(results: Results) -> pd.DataFrame:
     """Return the mean confidence and the accuracy of each tenth of confidence, by cell."""
     rows = []
     for cell, of_cell in results.last.groupby("cell", sort=False):
-        bins, error = reliability(of_cell["confidence"], of_cell["correct"])
-        rows += [(cell, *of_bin, error) for of_bin in bins]
+        bins, before = reliability(of_cell["confidence"], of_cell["correct"])
+        _, after = reliability(of_cell["calibrated"], of_cell["correct"])
+        rows += [(cell, *of_bin, before, after) for of_bin in bins]
     columns = ["cell", "confidence", "accuracy", "predictions", "calibration_error"]
+    columns.append("calibration_error_with_temperature")
     return pd.DataFrame(rows, columns=columns).round(6)
 
 
 def without_the_unsure(results: Results) -> pd.DataFrame:
-    """Return the accuracy of the surest ``share`` of each cell, with their least ``confidence``."""
+    """Return the accuracy of the surest ``share`` of each cell, with their least ``confidence``.
+
+    This is the probability that `headswap predict` gives, with the cell's temperature.
+    """
     columns = ["cell", "share", "accuracy", "confidence"]
     tables = [pd.DataFrame(columns=columns)]
     for cell, of_cell in results.last.groupby("cell", sort=False):
-        by_confidence = of_cell.groupby("confidence")["correct"].agg(["sum", "size"])
-        sums = by_confidence[::-1].cumsum().reset_index()
+        by_confidence = of_cell.groupby("calibrated")["correct"].agg(["sum", "size"])
+        sums = by_confidence[::-1].cumsum().reset_index(names="confidence")
         table = sums.assign(cell=cell, share=sums["size"] / len(of_cell))
         shown = np.searchsorted(table["share"], np.linspace(0.05, 1, 20) - 1e-9)
         tables.append(table.assign(accuracy=table["sum"] / table["size"]).iloc[np.unique(shown)])

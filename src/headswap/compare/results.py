@@ -16,6 +16,7 @@ from headswap.errors import UserError
 from headswap.images.index import Index, read_index
 from headswap.io import explain_damage, read_json, without_apostrophe
 from headswap.params import Cell, Params
+from headswap.runs.temperature import cross_fit
 
 Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
@@ -52,8 +53,9 @@ class Results:
     features'. A value is a list where it was not the same for all; a version always is."""
     curves: pd.DataFrame
     predictions: pd.DataFrame
-    """With ``confidence``, the predicted class's probability, ``probability``, the image's own
-    class's, and ``correct`` in place of all probabilities."""
+    """With ``confidence``, the predicted class's probability, at last epochs ``calibrated`` by a
+    temperature that other images gave, ``probability``, the image's own class's, and ``correct``
+    in place of all probabilities."""
     counts: dict[str, int]  # of images: metrics/dataset.json
     published: dict[str, pd.DataFrame]
     """The write-up's ``summary`` and ``curves``; empty if it used other images or weights."""
@@ -234,11 +236,18 @@ def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.Data
         timed //= max(1, figures.get("folds", 0))
         if {*runs, timed} != {figures["seeds"] - figures["diverged"]}:
             raise ValueError(f"{cell} has different runs in predictions, timing and metrics")
-    probabilities = table.filter(regex="^p_")
-    of_label = probabilities.columns.get_indexer("p_" + table["label"])
-    return table.drop(columns=probabilities).assign(
-        confidence=probabilities.max(axis=1).astype(float),
-        probability=probabilities.to_numpy(float)[np.arange(len(table)), of_label],
+    columns = table.filter(regex="^p_").columns
+    of_label, probabilities = (
+        columns.get_indexer("p_" + table["label"]),
+        table[columns].to_numpy(float),
+    )
+    last, images = table["which"] == "last", pd.factorize(table["image"], sort=True)[0]
+    calibrated = probabilities.copy()
+    calibrated[last] = cross_fit(probabilities[last], of_label[last], images[last])
+    return table.drop(columns=columns).assign(
+        confidence=probabilities.max(axis=1, initial=0),
+        calibrated=calibrated.max(axis=1, initial=0),
+        probability=probabilities[np.arange(len(table)), of_label],
         correct=table["label"] == table["predicted"],
     )
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.table import Table
 
 from headswap.compare.intervals import estimate_difference
 from headswap.compare.plots import draw_png
-from headswap.compare.results import DTYPES, path_of
-from headswap.compare.variance import Design, replicate_prior
+from headswap.compare.results import DTYPES, design_of, path_of
+from headswap.compare.variance import replicate_prior
 from headswap.errors import UserError
 from headswap.io import atomic_write, write_csv
 from headswap.paths import IMAGES, PREDICTIONS
@@ -111,10 +110,9 @@ def differences(old: Revision, new: Revision) -> pd.DataFrame:
             pairs[cell] = pair
     rows = []
     for cell, (before, after) in pairs.items():
-        names = [new.groups[image] or f"/{image}" for image in after]
-        found, groups = np.unique(names, return_inverse=True)
-        design = Design(groups if len(found) < len(names) else None, max(old.folds, new.folds))
-        alike = [t for pair in pairs.values() for t in pair if t.shape[1] == len(names)]
+        groups = [new.groups[image] for image in after]
+        design = design_of(groups, max(old.folds, new.folds))
+        alike = [t for pair in pairs.values() for t in pair if t.shape[1] == len(groups)]
         prior = replicate_prior([table.to_numpy(float) for table in alike], design)
         estimate = estimate_difference(after.to_numpy(float) - before, prior, design)
         verdict = len(after) > 1 or (cell.endswith("-probe") and not design.folds)

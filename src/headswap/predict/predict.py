@@ -41,8 +41,11 @@ def classify(
     csv: Path | None = None,
     json: Path | None = None,
     explain: Path | None = None,
+    unsure: float = 0.0,
 ) -> None:
     """Classify photographs; print their `top` classes, write them to files, draw explanations.
+
+    A photograph whose most probable class has less than `unsure` is *unsure*.
 
     `csv` is written batch by batch, after the rows there if a command like this was interrupted;
     `explain` is a folder for pictures. A UserError at the end names what could not be read.
@@ -55,7 +58,9 @@ def classify(
     stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
     stderr.print(describe(folder, networks[0].record, seeds))
     table = csv if csv and not io.is_stream(csv) else None  # a pipe's reader would stop at a pause
-    done, rows = _rows_there(networks, paths, top, table) if table and not explain else (0, [])
+    done, rows = (
+        _rows_there(networks, paths, top, unsure, table) if table and not explain else (0, [])
+    )
     there = {row["path"] for row in rows}
     without = [path for path in paths[:done] if _encodable(path) not in there]
     unreadable = [f"{printable(path)}: has no row in {csv}" for path in without]
@@ -69,7 +74,7 @@ def classify(
         predictions = predict(networks, paths[done:], unreadable.append)
         total = -(-len(paths[done:]) // EVALUATION_BATCH)
         for found in bar.track(predictions, total, description="photographs"):
-            ranked = {path: _rank(networks, path, found[path], top) for path in found}
+            ranked = {path: _rank(networks, path, found[path], top, unsure) for path in found}
             new = sum(ranked.values(), Rows())
             rows += new
             if table:
@@ -89,6 +94,8 @@ def classify(
                     return
     if csv and not table:
         io.write_csv(csv, COLUMNS, [row.values() for row in rows])
+    if count := sum(row["class"] == "unsure" for row in rows if unsure):
+        stderr.print(f"Unsure, below {unsure:.0%}: {count} of {len(paths)} photographs.")
     if explain:
         print(f"Explanations in {explain}: {len(paths) - len(unreadable)}.")
     if json:
@@ -135,7 +142,7 @@ def predict(
 
 
 def _rows_there(
-    networks: Sequence[Classifier], paths: Sequence[Path], top: int, csv: Path
+    networks: Sequence[Classifier], paths: Sequence[Path], top: int, unsure: float, csv: Path
 ) -> tuple[int, Rows]:
     """Return how many photographs a file has that an interrupted command left, and their rows."""
     places = {_encodable(path): place for place, path in enumerate(paths)}
@@ -152,16 +159,19 @@ def _rows_there(
     done = start + EVALUATION_BATCH
     # Where model or options are others, the rows of the last batch are, too.
     (again,) = predict(networks, paths[start:done], lambda why: None)
-    expected = [row for path in again for row in _rank(networks, path, again[path], top)]
+    expected = [row for path in again for row in _rank(networks, path, again[path], top, unsure)]
     return (done, rows) if rows[-len(expected) :] == expected else (0, [])
 
 
-def _rank(networks: Sequence[Classifier], path: Path, values: torch.Tensor, top: int) -> Rows:
-    """Return the rows of a photograph, the most probable class first."""
+def _rank(
+    networks: Sequence[Classifier], path: Path, values: torch.Tensor, top: int, unsure: float
+) -> Rows:
+    """Return the rows of a photograph, the most probable class first; one if that is unsure."""
     values, places = values.sort(descending=True, stable=True)
+    classes = [networks[0].classes[place] for place in places[:top].tolist()]
     rows = [
-        (_encodable(path), rank, networks[0].classes[place], float(f"{values[rank - 1]:.6g}"))
-        for rank, place in enumerate(places[:top].tolist(), 1)
+        (_encodable(path), rank, name, float(f"{values[rank - 1]:.6g}"))
+        for rank, name in enumerate(["unsure"] if values[0] < unsure else classes, 1)
     ]
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 

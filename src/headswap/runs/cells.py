@@ -9,6 +9,8 @@ from operator import mul
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from headswap.images.index import Index, read_index
 from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_json
 from headswap.params import Cell, Params
@@ -18,6 +20,9 @@ from headswap.runs.cluster import run_parallel
 from headswap.runs.provenance import describe_inputs, weights_packages
 from headswap.runs.queue import Run, plan_runs, unfinished_runs
 from headswap.runs.store import RECORD, TRAINED, index_of_run, read_features
+from headswap.runs.temperature import fit_temperature
+
+KEPT_IN_METRICS = ("preprocessing", "folds", "tuning", "temperature")
 
 
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
@@ -83,6 +88,9 @@ def write_outputs(cell: Cell, params: Params) -> None:
         "kept": None,
         **tuning,
     }
+    ended = [one for seed in finished for one in replicates[seed]]
+    if any(one.images for one in ended):
+        record["temperature"] = _temperature(ended, index)
     if kept:
         about = {"seed": kept[0].run.seed, "epoch": kept[0].record["last"]["epoch"]}
         record["kept"] = {**about, "weights": weights[about["seed"]], "why": why}
@@ -90,9 +98,8 @@ def write_outputs(cell: Cell, params: Params) -> None:
         **first["complexity"],
         **{"seeds": len(means), "diverged": len(means) - len(finished)},
         **{f"{name}_digest": digest for name, digest in digests.items()},
-        **{key: record[key] for key in ("preprocessing", "folds", "tuning") if key in record},
+        **{key: record[key] for key in KEPT_IN_METRICS if key in record},
     }
-    ended = [one for seed in finished for one in replicates[seed]]
     timing = {**_timing(replicated, ended), "precision": params.precision}
     if cell.mode != "probe":
         timing["weights_versions"] = weights_packages(cell.model)
@@ -172,6 +179,15 @@ def _predictions(runs: list[_Finished], index: Index) -> Iterator[list[Any]]:
                 name = path if folds else path.removeprefix("val/")
                 about_image = [name, labels[path], index.classes[of_image.argmax()]]
                 yield [*about, *about_image, *(f"{share:.6g}" for share in of_image)]
+
+
+def _temperature(runs: list[_Finished], index: Index) -> float:
+    """Fit the temperature on the images that the runs held out, at their last epochs."""
+    labels = {row.path: index.classes.index(row.label) for row in index.rows}
+    files = (read_tensors(one.run.folder / "probabilities.safetensors")[0] for one in runs)
+    probabilities = np.concatenate([tensors["last"] for tensors in files])
+    of_images = [labels[path] for one in runs for path in one.images]
+    return fit_temperature(probabilities, np.array(of_images))
 
 
 def _tuning(runs: list[Run]) -> dict[str, Any]:
