@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import time
 import sys
 from pathlib import Path
 
@@ -129,8 +130,12 @@ def test_after_a_kill_on_a_cluster(ready, undisturbed, scheduler, what):
     workers = [scheduler.worker(), scheduler.worker()]
     stage = start(*TRAIN, **scheduler.variables)
     read_until(stage, "epoch 2/5")
-    busy = [worker for worker in workers if computing(worker)]
-    of_workers = [child for worker in busy for child in computing(worker)]
+    for _ in range(100):  # the other run may start a little later
+        busy = [worker for worker in workers if computing(worker)]
+        of_workers = [child for worker in busy for child in computing(worker)]
+        if len(of_workers) == 2:
+            break
+        time.sleep(0.1)
     assert len(of_workers) == 2
     if what == "a run":
         of_workers[0].kill()

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import edit, headswap
 from PIL import Image
 from ruamel.yaml import YAML
+from scipy.special import softmax
 
 from headswap import params
 from headswap.compare.outputs import write_comparison
@@ -34,6 +36,12 @@ def refused(*arguments):
     return message
 
 
+def calibrated(cell, probabilities):
+    """Return recorded probabilities as the cell's network gives them to users."""
+    temperature = read_json(f"models/{cell}/model.json")["temperature"]
+    return softmax(np.log(probabilities.to_numpy()) / temperature, axis=1)
+
+
 @pytest.mark.parametrize("cell", ["tiny-finetune", "resnet18-probe"])
 def test_the_validation_images_get_the_classes_that_were_recorded_for_the_run(
     trained, tmp_path, cell
@@ -45,6 +53,8 @@ def test_the_validation_images_get_the_classes_that_were_recorded_for_the_run(
     recorded = pd.read_csv(f"plots/predictions/{cell}.csv").query("which == 'last'")
     recorded = recorded[recorded["seed"] == kept["seed"]].set_index("image")
     assert len(found) == 2 * len(recorded)
+    columns = recorded.filter(regex="^p_").columns
+    recorded[columns] = calibrated(cell, recorded[columns])
     first = found[found["rank"] == 1].set_index("path")
     first.index = first.index.str.removeprefix(f"{VAL}/")
     assert (first["class"].reindex(recorded.index) == recorded["predicted"]).all()
@@ -60,6 +70,7 @@ def test_all_seeds_average_the_probabilities_of_the_runs(trained, tmp_path):
         )
         found = pd.read_csv(tmp_path / "found.csv").query("`class` == 'bees'")
         recorded = pd.read_csv(f"plots/predictions/{name}.csv").query("which == 'last'")
+        recorded["p_bees"] = calibrated(name, recorded[["p_ants", "p_bees"]])[:, 1]
         means = recorded.groupby("image").p_bees.mean()
         images = found.path.str.removeprefix(f"{VAL}/")
         assert found.probability.to_numpy() == pytest.approx(means[images].to_numpy(), abs=1e-4)

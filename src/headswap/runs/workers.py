@@ -145,6 +145,8 @@ def _run_task(task: Task, folder: str, sender: Connection) -> None:
         sender.send(("result", task.run(lambda *message: sender.send(("progress", message)))))
     except UserError as error:
         sender.send(("failure", str(error)))
+    except BrokenPipeError:  # the parent was killed just now
+        os._exit(1)
     except Exception as error:
         text = traceback.format_exc()
         if isinstance(error, OSError) and error.filename:
