@@ -3,8 +3,8 @@
 import shutil
 import signal
 import subprocess
-import time
 import sys
+import time
 from pathlib import Path
 
 import psutil
