@@ -89,7 +89,7 @@ def test_a_picture_is_written_for_each_photograph_beside_the_others(trained, tmp
     paths = [VAL / "ants/003.png", VAL / "bees/003.png", VAL / "bees/004.png"]
     classify(Path("models/resnet18-probe"), paths, explain=tmp_path / "why")
     pictures = sorted(str(path.relative_to(tmp_path / "why")) for path in tmp_path.rglob("*.png"))
-    assert pictures == ["ants/003.png.png", "bees/003.png.png", "bees/004.png.png"]
+    assert pictures == ["ants/003.png", "bees/003.png", "bees/004.png"]
     assert f"Explanations in {tmp_path / 'why'}: 3." in capsys.readouterr().out
     contents = set()
     for name in pictures:
@@ -106,7 +106,7 @@ def test_a_class_name_of_formulas_and_all_seeds_are_drawn(trained, tmp_path):
     record = (folder / "model.json").read_text()
     (folder / "model.json").write_text(record.replace('"ants"', '"$\\\\frac{$_ants"'))
     classify(folder, [VAL / "ants/003.png"], seeds="all", explain=tmp_path / "why")
-    assert (tmp_path / "why/003.png.png").exists()
+    assert (tmp_path / "why/003.png").exists()
     assert read_json(folder / "model.json")["classes"][0] == "$\\frac{$_ants"
 
 

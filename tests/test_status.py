@@ -25,7 +25,7 @@ def test_a_cell_says_what_it_waits_for(workspace):
         "tiny-finetune  0/2 runs  waiting for images and weights",
         "tiny-frozen    0/2 runs  waiting for images and weights",
         "tiny-probe     0/1 runs  waiting for features",
-        "cell 1 of 3, run 1 of 5",
+        "cell 1 of 3, run 1 of 5, very roughly 5 min left",
         "No run is being trained now. To go on: dvc repro",
     ]
 

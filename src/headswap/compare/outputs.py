@@ -120,7 +120,9 @@ def _print(template: str, facts: Mapping[str, Any]) -> None:
 def _table(title: str, lines: pd.DataFrame) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, heading in enumerate(lines):
-        table.add_column(heading.replace(" ", "\n", 1), justify="right" if place else "left")
+        table.add_column(
+            heading.replace(" ", "\n", 1), justify="right" if place else "left", overflow="fold"
+        )
     for row in lines.itertuples(index=False):
         table.add_row(*map(Text, row))
     return table

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ def write_page(output: Path) -> None:
     output = output_path(output, "--output", ".html")
     report, pictures = _render_report()
     before, heading, after = report.partition("<h2>Cautions</h2>")
+    today = date.today()
     environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(TEMPLATES))
     page = environment.get_template("page.html").render(
+        project=Path.cwd().name,
+        date=f"{today.day} {today:%B %Y}",
         before=before,
         after=heading + after,
         wrong=_wrong_images(),
@@ -58,15 +61,12 @@ def _render_report() -> tuple[str, dict[str, dict[str, Any]]]:
         content = base64.b64encode(photographs.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/jpeg;base64,{content}">'
 
-    def fold_if_long(table: re.Match[str]) -> str:
-        scrolling, rows = f'<div class="table">{table[0]}</div>', table[0].count("<tr>") - 1
-        folded = f"<details><summary>{rows} rows</summary>{scrolling}</details>"
-        return folded if rows > 12 else scrolling
-
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("image", picture)
     html = markdown.render(_existing(METRICS / "comparison.md").read_text("utf-8"))
-    return re.sub("<table>.*?</table>", fold_if_long, html, flags=re.DOTALL), pictures
+    html = html.replace(" %", "\N{NO-BREAK SPACE}%")
+    html = html.replace("<table>", '<div class="table"><table>')
+    return html.replace("</table>", "</table></div>"), pictures
 
 
 def _wrong_images() -> dict[str, pd.DataFrame]:

@@ -12,6 +12,7 @@ from headswap.io import atomic_write
 from headswap.predict.model import Classifier
 
 SQUARES = 14  # in a row; one is covered at a time
+LEGEND = "Purple, pink, yellow: the more so, the more the evidence for the class lies there"
 
 
 def heat_map(
@@ -57,5 +58,6 @@ def write_explanation(
     )
     axes[0].set_title(path.name, parse_math=False)
     axes[1].set_title(f"{first.classes[target]} {probabilities[target]:.1%}", parse_math=False)
+    figure.text(0.98, 0.02, LEGEND, ha="right", va="bottom", fontsize=9)
     with atomic_write(picture) as temporary:
         figure.savefig(temporary, dpi=100)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from csv import Error as CsvError
@@ -69,6 +70,7 @@ def classify(
     elif table:
         io.write_csv(table, COLUMNS, [])
     parent = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    same_name = Counter(path.absolute().with_suffix("") for path in paths)
     hidden = not stderr.is_terminal or sys.stdout.isatty()
     with Progress(console=stderr, transient=True, redirect_stdout=False, disable=hidden) as bar:
         predictions = predict(networks, paths[done:], unreadable.append)
@@ -81,7 +83,9 @@ def classify(
                 io.append_csv(table, [row.values() for row in new])
             if explain:
                 for path in found:
-                    picture = explain / f"{path.absolute().relative_to(parent)}.png"
+                    picture = explain / path.absolute().relative_to(parent)
+                    is_only = same_name[path.absolute().with_suffix("")] == 1
+                    picture = picture.with_suffix(".png" if is_only else f"{path.suffix}.png")
                     write_explanation(networks, path, found[path], picture)
             try:
                 for path, classes in ranked.items():
