@@ -16,7 +16,7 @@ from headswap.errors import UserError
 from headswap.images.preprocessing import preprocessing_from_network
 from headswap.train.factories import import_factory, timm_url
 from headswap.train.networks import DEFAULT
-from headswap.train.speed.light_torchvision import torchvision
+from headswap.train.speed import torchvision
 from headswap.train.weights import local_copies, torchvision_preprocessing
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from headswap.errors import UserError
 from headswap.train.factories import check_name, factory_origin, import_factory
-from headswap.train.speed.light_torchvision import torchvision
+from headswap.train.speed import torchvision
 
 DEFAULT = "IMAGENET1K_V1"  # the weights of a network that is named without any
 APPENDED = "appended_head"  # the name of the head of a network that ends in features

@@ -27,7 +27,7 @@ from headswap.paths import WEIGHTS
 from headswap.train import networks
 from headswap.train.factories import check_code, factory_origin, import_factory, timm_url
 from headswap.train.seeds import seeded
-from headswap.train.speed.light_torchvision import torchvision
+from headswap.train.speed import torchvision
 
 
 def write_weights(name: str, params: Params, destination: Path) -> str:
