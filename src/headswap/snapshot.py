@@ -14,8 +14,7 @@ from headswap.errors import UserError, bulleted
 from headswap.io import sha256
 from headswap.params import load
 
-Tree = dict[str, Any]
-"""Values by name, some of them trees; those under ``inputs`` are digests."""
+Tree = dict[str, Any]  # by name, some of them trees; those under ``inputs`` are digests
 
 
 @contextlib.contextmanager

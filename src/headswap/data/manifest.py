@@ -95,10 +95,7 @@ def parse_manifest(content: bytes, name: str, remedy: str) -> Manifest:
 
 
 def check_classes(images: Iterable[Iterable[str]], where: str) -> None:
-    """Check that images, given as (split, class), have two classes or more, in train and in val.
-
-    A split that is not known yet is empty. `where` names the folder or file that lists them.
-    """
+    """Check (split, class) pairs: two classes, each in train and val; an empty split is either."""
     splits: dict[str, set[str]] = defaultdict(set)
     for split, label in images:
         splits[label].add(split)

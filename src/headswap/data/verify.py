@@ -46,10 +46,8 @@ def check_dataset(dataset: Dataset) -> None:
         # In a clone and in a queued experiment DVC has the archive that was packed from the folder.
         packed = recorded_stages().get("fetch", {}).get("params", {}).get("params.yaml", {})
         if packed.get("dataset.url") != dataset.url:
-            raise UserError(
-                f"dataset.url: there is no {dataset.url} here.\n"
-                "Correct params.yaml, then run: headswap check"
-            )
+            text = f"dataset.url: there is no {dataset.url} here."
+            raise UserError(f"{text}\nCorrect params.yaml, then run: headswap check")
     read_manifest(dataset.manifest)
 
 
@@ -183,10 +181,7 @@ def verify_images(
 def match_archive(
     archive: zipfile.ZipFile, manifest: Manifest, has_shrunk: bool
 ) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
-    """Return which members are the images of a manifest, and a line for each difference.
-
-    In an archive that `fetch` packed, shrunk images have the size and digest of the original.
-    """
+    """Return which members are a manifest's images, shrunk ones as originals, and what differs."""
     sizes = {entry.size for entry in manifest.values()}
     members = [
         member
@@ -206,10 +201,8 @@ def _read_member(
     if original := re.fullmatch(SHRUNK.format(r"(\d+)", "([0-9a-f]{64})"), comment):
         return File(file.name, int(original[1]), original[2])
     if member.flag_bits & 0x1:
-        raise UserError(
-            f"{archive.filename} is encrypted.\n"
-            "Unpack it with its password, set dataset.url to the folder, then: dvc repro"
-        )
+        text = f"{archive.filename} is encrypted.\nUnpack it with its password"
+        raise UserError(f"{text}, set dataset.url to the folder, then: dvc repro")
     if member.file_size not in sizes:
         return file
     try:
@@ -221,10 +214,7 @@ def _read_member(
 
 
 def read_facts(images: Mapping[str, Path], where: str, remedy: str) -> pd.DataFrame:
-    """Read images on all cores; return what the index has of them, by their names.
-
-    A UserError names all that cannot be read.
-    """
+    """Read images on all cores for the index, by name; a UserError names all that are damaged."""
     hidden = not console.is_terminal
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(_read_facts, images.values())
@@ -234,10 +224,8 @@ def read_facts(images: Mapping[str, Path], where: str, remedy: str) -> pd.DataFr
         facts = pd.DataFrame(shown, list(images))
     if "why" in facts:
         lines = [f"{printable(name)}: {why}" for name, why in facts["why"].dropna().items()]
-        raise UserError(
-            f"{where} has {len(lines)} images that cannot be read:\n"
-            f"{bulleted(lines, len(lines))}\n{remedy}"
-        )
+        text = f"{where} has {len(lines)} images that cannot be read:"
+        raise UserError(f"{text}\n{bulleted(lines, len(lines))}\n{remedy}")
     if count := facts.pop("animated").sum():
         print(f"Of {count} animated or many-page files the first frame or page is used.")
     return facts

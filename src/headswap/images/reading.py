@@ -17,12 +17,11 @@ MEMORY = 2_000_000_000  # bytes that reading or resizing an image may take
 BYTES_PER_PIXEL = 16  # to decode an image, lay it over white, turn it and hand it on
 STORED_SIDE = 768  # pixels of the shorter side of a stored photograph (docs/photographs.md)
 MAX_INPUT_SIDE = 1024  # pixels of the largest supported network input
-BEGINNINGS = {
+BEGINNINGS = {  # what a file is that is no image, by its beginning in lower case
     **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"<svg"), "a web page or a drawing"),
     b"version https://git-lfs": "a pointer of Git LFS; bring the photograph with: git lfs pull",
     b"/annex/objects/": "a pointer of git-annex; bring the photograph with: git annex get",
 }
-"""What a file is that is no image, by its beginning in lower case."""
 
 
 class UnreadableImage(UserError):

@@ -106,10 +106,8 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
         network = networks.with_head(network, head, tensors[f"{head}.weight"].shape[1])
         load_tensors(network, tensors)
     except (RuntimeError, KeyError) as error:
-        raise UserError(
-            f"{path} does not fit {name}: {error}\n"
-            f"Write it again with: dvc repro --force --single-item weights@{name}"
-        ) from error
+        text = f"{path} does not fit {name}: {error}"
+        raise UserError(f"{text}\nRun: dvc repro --force --single-item weights@{name}") from error
     return network, head
 
 
