@@ -34,10 +34,8 @@ class File(NamedTuple):
 def check_photographs(dataset: Dataset) -> None:
     """Raise a UserError with every difference of the folder, if it is here, from the manifest."""
     if changes := find_changes(dataset):
-        raise UserError(
-            f"{dataset.url} is not as {dataset.manifest} says:\n{bulleted(changes)}\n"
-            f"To take the change in: {manifest_command(dataset)}\nThen: dvc repro"
-        )
+        text = f"{dataset.url} is not as {dataset.manifest} says:\n{bulleted(changes)}\nTo take the"
+        raise UserError(f"{text} change in: {manifest_command(dataset)}\nThen: dvc repro")
 
 
 def note_changes(dataset: Dataset) -> str:

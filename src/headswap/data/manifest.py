@@ -86,10 +86,8 @@ def parse_manifest(content: bytes, name: str, remedy: str) -> Manifest:
             continue
         mistakes.append(f"line {line}: {printable(','.join(row.values()))[:100]} ({why})")
     if mistakes or not manifest:
-        raise UserError(
-            f"{name} is not a manifest of images (columns {', '.join(COLUMNS)}, every path once, "
-            f"as <split>/<class>/<image>).\n{bulleted(mistakes)}\n{remedy}"
-        )
+        text = f"{name} is not a manifest of images (columns {', '.join(COLUMNS)}, every path once"
+        raise UserError(f"{text}, as <split>/<class>/<image>).\n{bulleted(mistakes)}\n{remedy}")
     check_classes((path.split("/")[:2] for path in used_images(manifest)), name)
     return manifest
 

@@ -68,10 +68,8 @@ def _check_url(url: str) -> None:
 def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = False) -> str | None:
     """Write the archive of images; return where it came from, None if it was there already.
 
-    An archive that is there already and holds the images of the manifest is not downloaded again,
-    so that neither an edit of this code nor a new address makes a download necessary. A local zip
-    or folder is copied each time, since the images may have changed; large photographs of a folder
-    are shrunk on the way.
+    One that holds the manifest's images is not downloaded again, whatever the code and the address.
+    A local zip, or folder, whose large photographs are shrunk, is copied each time: it may differ.
     """
     if dataset.url == GENERATED:
         with atomic_write(archive) as temporary:

@@ -113,10 +113,8 @@ def _check_memory(image: Image.Image) -> None:
     resized = MAX_INPUT_SIDE**2 * longer // max(1, shorter) * 12  # floats of three channels
     for act, size in (("decode", needed), ("resize", resized)):
         if size > MEMORY:
-            raise ValueError(
-                f"{image.width} x {image.height} pixels: to {act} it could take {size / 1e9:.0f} "
-                f"GB of memory, more than {MEMORY / 1e9:.0f}"
-            )
+            text = f"{image.width} x {image.height} pixels: to {act} it could take"
+            raise ValueError(f"{text} {size / 1e9:.0f} GB of memory, more than {MEMORY / 1e9:.0f}")
 
 
 def _guess_format(content: bytes) -> str:

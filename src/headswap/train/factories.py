@@ -23,10 +23,8 @@ def import_factory(name: str, factory: str) -> Callable[..., Any]:
         try:
             import timm
         except ImportError:
-            raise UserError(
-                f"factories.{name}: {factory} needs timm, which headswap otherwise does without.\n"
-                "In the project's folder: pip install --constraint constraints.txt timm"
-            ) from None
+            text = f"factories.{name}: {factory} needs timm, which headswap otherwise does without."
+            raise UserError(f"{text}\nRun: pip install --constraint constraints.txt timm") from None
         if not timm.is_model(attribute):
             check_name(f"factories.{name}", attribute, "timm", timm.list_models())
         return functools.partial(timm.create_model, attribute)
@@ -48,10 +46,8 @@ def check_name(where: str, network: str, library: str, known: list[str]) -> None
     if network not in known:
         close = difflib.get_close_matches(network.lower(), known, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(
-            f"{where}: {network} is not a network of {library}; {hint}`headswap networks PATTERN` "
-            "lists all; your own go under factories"
-        )
+        text = f"{where}: {network} is not a network of {library}; {hint}`headswap networks"
+        raise UserError(f"{text} PATTERN` lists all; your own go under factories")
 
 
 def timm_url(factory: str) -> str:

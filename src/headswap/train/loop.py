@@ -185,11 +185,10 @@ def check_batches(
     except ValueError as error:
         valid = (size for size in range(2, images + 1) if images % size != 1)
         nearest = sorted(valid, key=lambda size: (abs(size - batch_size), size))[:2]
-        raise UserError(
-            f"A batch of a single image is too few for batch norm: {error}\n"
-            f"batch_size is {batch_size}, of {images} training images. "
-            f"Set it to {' or '.join(map(str, sorted(nearest)))}."
-        ) from error
+        sizes = " or ".join(map(str, sorted(nearest)))
+        text = f"A batch of a single image is too few for batch norm: {error}\nbatch_size is "
+        text += f"{batch_size}, of {images} training images. Set it to {sizes}."
+        raise UserError(text) from error
 
 
 def make_loss(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
