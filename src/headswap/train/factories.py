@@ -107,8 +107,6 @@ def _scan(name: str, factory: str) -> tuple[str | None, set[str]]:
     elsewhere = {module.partition(".")[0] for module in trees}
     elsewhere -= {module.partition(".")[0] for module in own}
     if misplaced := sorted(f"{top}.py" for top in elsewhere if Path(f"{top}.py").is_file()):
-        text = (
-            f"factories.{name}: DVC sees own networks, and what they import, in {NETWORKS}/ only."
-        )
+        text = f"factories.{name}: DVC sees networks, and what they import, only in {NETWORKS}/."
         raise UserError(f"{text}\nMove them there: mv {' '.join(misplaced)} {NETWORKS}/")
     return digest(own) if own else None, elsewhere
