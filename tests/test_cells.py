@@ -20,8 +20,8 @@ from headswap.io import read_json
 from headswap.runs.cells import write_outputs
 from headswap.runs.store import is_locked
 from headswap.train import training
-from headswap.train.checkpoint import History, save_checkpoint
 from headswap.train.dataset import ImageDataset
+from headswap.train.loop import History, save_checkpoint
 from headswap.train.weights import save_tensors
 
 

@@ -76,7 +76,7 @@ def test_edited_parameters_are_named(workspace):
 @pytest.mark.parametrize(
     ("stage", "function", "edited"),
     [
-        (["fetch"], "headswap.data.fetch.fetch_archive", {"dataset": {"url": "photos.zip"}}),
+        (["fetch"], "headswap.data.verify.fetch_archive", {"dataset": {"url": "photos.zip"}}),
         (["verify"], "headswap.data.verify.verify_images", {"dataset": {"url": "photos.zip"}}),
         (["train", "tiny", "frozen"], "headswap.runs.cells.train_cell", {"train": {"lr": 0.5}}),
     ],

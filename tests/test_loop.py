@@ -13,8 +13,7 @@ from torch.optim import lr_scheduler
 from torchvision import datasets, transforms
 
 from headswap import params
-from headswap.data.fetch import fetch_archive
-from headswap.data.verify import verify_images
+from headswap.data.verify import fetch_archive, verify_images
 from headswap.errors import UserError
 from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing

@@ -9,9 +9,8 @@ from conftest import edit, project
 
 from headswap import load_model, params
 from headswap.compare.comparison import near_duplicates
-from headswap.data.fetch import fetch_archive
 from headswap.data.manifest import count_images
-from headswap.data.verify import verify_images
+from headswap.data.verify import fetch_archive, verify_images
 from headswap.images.index import read_index
 from headswap.io import read_json
 from headswap.paths import WEIGHTS

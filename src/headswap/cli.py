@@ -118,7 +118,7 @@ def check() -> None:
     """Check params.yaml, its networks and its photographs."""
     params = _with_device(_load_current())
     headswap.params.check_round_trip()
-    headswap.data.fetch.check_dataset(params.dataset)
+    headswap.data.verify.check_dataset(params.dataset)
     headswap.data.changes.check_photographs(params.dataset)
     headswap.train.networks.check_models(params.models, params.factories)
     headswap.runs.workers.worker_count()
@@ -133,7 +133,7 @@ def check() -> None:
 def fetch() -> None:
     """Fetch, pack or draw the archive of images."""
     params = _load_current()
-    source = headswap.data.fetch.fetch_archive(params.dataset, shrink=params.shrinks)
+    source = headswap.data.verify.fetch_archive(params.dataset, shrink=params.shrinks)
     there = f"already holds the images of {params.dataset.manifest}; nothing to download."
     print(headswap.paths.ARCHIVE, f"is written, from {source}." if source else there)
 

@@ -73,10 +73,8 @@ def atomic_write(
                 path.rename(f"{name}/old")
             os.replace(written, path)
     except kinds as error:
-        raise UserError(
-            f"{path} could not be written: {getattr(error, 'strerror', None) or error}.\n"
-            "Make room or set the permissions, then run the same command again."
-        ) from error
+        text = f"{path} could not be written: {getattr(error, 'strerror', None) or error}."
+        raise UserError(f"{text}\nMake room or set the permissions, then try again.") from error
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -143,10 +141,8 @@ def local_path(path: StrPath) -> Path:
 def refuse_outputs(path: StrPath, name: str) -> None:
     """Raise a UserError if the user's `path`, called `name`, overlaps one of `paths.OUTPUTS`."""
     if output := _overlap(local_path(path), OUTPUTS):
-        raise UserError(
-            f"{name}: {path} overlaps {output}, which headswap writes and deletes.\n"
-            "Move your own files to another folder, say photos/, and name that."
-        )
+        text = f"{name}: {path} overlaps {output}, which headswap writes and deletes."
+        raise UserError(f"{text}\nMove your files to another folder, say photos/, and name that.")
 
 
 def output_path(
@@ -184,10 +180,8 @@ def output_path(
             wanted = "manifest" if renew_manifest else f"{ending} file"
             why = f"is there already and is no {wanted}"
     if why:
-        raise UserError(
-            f"{name}: {path} {why}; it is not overwritten.\n"
-            f"Name another {'file' if ending else 'folder'}, such as new{ending}."
-        )
+        text = f"{name}: {path} {why}; it is not overwritten."
+        raise UserError(f"{text}\nName another {'file' if ending else 'folder'}, say new{ending}.")
     return target if Path(path).is_symlink() else Path(path)
 
 
@@ -218,9 +212,8 @@ def read_bytes(path: StrPath) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}.\nMake it readable, then run the same again."
-        ) from error
+        text = f"{path} cannot be read: {error.strerror}."
+        raise UserError(f"{text}\nMake it readable, then run the same again.") from error
 
 
 def read_json(path: StrPath) -> Any:
@@ -240,10 +233,7 @@ def explain_damage(path: StrPath, remedy: str) -> Iterator[None]:
 def read_tensors(
     path: StrPath, framework: str = "numpy", only: Collection[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tensors of a safetensors file that headswap wrote, and its metadata.
-
-    The tensors are NumPy's, or with the `framework` ``pt`` torch's: all, or `only` some names.
-    """
+    """Return tensors, all or `only` some, NumPy's or torch's (``pt``), and headswap's metadata."""
     if not os.path.exists(path):
         raise not_made_yet(path)
     with explain_damage(path, "Remove it, then: dvc repro"), safe_open(path, framework) as file:

@@ -23,11 +23,9 @@ from headswap.io import read_bytes, write_text
 from headswap.paths import SHIPPED_MANIFEST
 
 FILE = "params.yaml"
-GENERATED = "generated"
-"""The ``dataset.url`` of the synthetic images."""
+GENERATED = "generated"  # the ``dataset.url`` of the synthetic images
 Mode = Literal["finetune", "frozen", "probe"]
-ALL = -1
-"""No fold is left out: all photographs are trained on."""
+ALL = -1  # no fold is left out: all photographs are trained on
 
 
 def _refuse(find: Callable[[Any], Any], message: str) -> AfterValidator:
@@ -50,8 +48,7 @@ def _written_as(pattern: str, form: str) -> AfterValidator:
     return _refuse(find, f"must be written as {form}, not {{}}")
 
 
-NUMBER, RATES = "[number]", "[rates]"
-"""Tags of alternatives, in the places that pydantic names."""
+NUMBER, RATES = "[number]", "[rates]"  # tags of alternatives, in the places of mistakes
 Distinct = _refuse(
     lambda values: next((repr(value) for value in values if values.count(value) > 1), ""),
     "lists {} more than once",
@@ -212,10 +209,7 @@ class Params(_Section):
         return [0] if cell.mode == "probe" and not self.dataset.folds else sorted(self.seeds)
 
     def runs(self, cell: Cell) -> list[tuple[Cell, int]]:
-        """Return a cell's runs with their seeds.
-
-        In a cross-validation each leaves out a fold, and the last one, whose network is kept, none.
-        """
+        """Return a cell's runs with seeds; with folds one for each, and the kept one, `ALL`."""
         seeds, folds = self.run_seeds(cell), range(self.dataset.folds)
         if not folds:
             return [(cell, seed) for seed in seeds]
@@ -233,10 +227,7 @@ class Params(_Section):
 
 
 def load(path: str | PathLike[str] = FILE) -> Params:
-    """Read and check the parameters, as DVC reads YAML: 1.2, so ``1e-3`` is a number.
-
-    A UserError has a line for every mistake, which names the key and says what is allowed.
-    """
+    """Read the parameters as DVC does, YAML 1.2; a UserError has a line for every mistake."""
     return parse(_read(path, "safe"), str(path))
 
 
@@ -252,9 +243,8 @@ def _read(path: str | PathLike[str], kind: Literal["safe", "rt"]) -> Any:
         return YAML(typ=kind).load(content.decode())
     except (ValueError, RecursionError, YAMLError) as error:  # 2024-13-45: a ValueError
         where, what = _explain_yaml_error(error, content.decode(errors="replace").splitlines())
-        raise UserError(
-            f"{path}{where} cannot be read: {what}.\nCorrect that line, then run: headswap check"
-        ) from None
+        text = f"{path}{where} cannot be read: {what}."
+        raise UserError(f"{text}\nCorrect that line, then run: headswap check") from None
 
 
 def _explain_yaml_error(error: Any, lines: list[str]) -> tuple[str, str]:
@@ -280,10 +270,7 @@ def _explain_yaml_error(error: Any, lines: list[str]) -> tuple[str, str]:
 
 
 def check_round_trip() -> None:
-    """Check that ``dvc exp run --set-param`` can rewrite the parameters, which `load` accepts.
-
-    In braces DVC's writer leaves out quotes that are needed.
-    """
+    """Check that ``dvc exp run --set-param`` keeps the parameters: in braces it drops quotes."""
     load()
     values, tree = _read(FILE, "safe"), _read(FILE, "rt")
     for key, section in tree.items():
@@ -367,17 +354,14 @@ PLAIN = {"list_type": "be a list, as in [a, b]", "model_type": "have its keys in
 def parse(tree: Any, name: str = FILE) -> Params:
     """Check parameters that have been read (see `load`)."""
     if not isinstance(tree, dict):
-        raise UserError(
-            f"{name} has no keys; it needs {', '.join(Params.model_fields)}.\n"
-            "Restore it with `git checkout`, then run: headswap check"
-        )
+        text = f"{name} has no keys; it needs {', '.join(Params.model_fields)}."
+        raise UserError(f"{text}\nRestore it with `git checkout`, then run: headswap check")
     try:
         return Params.model_validate(tree)
     except pydantic.ValidationError as error:
         mistakes = [_describe(mistake) for mistake in error.errors()]
-        raise UserError(
-            f"{name} has mistakes:\n{bulleted(mistakes)}\nCorrect them, then run: headswap check"
-        ) from None
+        text = f"{name} has mistakes:\n{bulleted(mistakes)}"
+        raise UserError(f"{text}\nCorrect them, then run: headswap check") from None
 
 
 def _describe(mistake: ErrorDetails) -> str:

@@ -14,8 +14,7 @@ from headswap.errors import UserError, bulleted
 from headswap.io import sha256
 from headswap.params import load
 
-Tree = dict[str, Any]
-"""Values by name, some of them trees; those under ``inputs`` are digests."""
+Tree = dict[str, Any]  # by name, some of them trees; those under ``inputs`` are digests
 
 
 @contextlib.contextmanager
@@ -27,11 +26,8 @@ def unchanged(
         if changed := differences(before, read()):
             if written and is_over:
                 shutil.rmtree(written)
-            raise UserError(
-                f"Changed since this began:\n{bulleted(changed)}\n"
-                "The result is not recorded, because it would be for what there is now. "
-                "Finished runs are kept.\nRun again: dvc repro"
-            )
+            text = f"Changed since this began:\n{bulleted(changed)}\nThe result is not recorded."
+            raise UserError(f"{text} Finished runs are kept.\nRun again: dvc repro")
         if not is_over:
             yield
 

@@ -84,10 +84,8 @@ def best_models(params: Params, count: int) -> list[str]:
     ranked.sort(key=lambda row: int(row["rank"]))
     best = list(dict.fromkeys(models[row["cell"]] for row in ranked))
     if len(best) < count:
-        raise UserError(
-            f"{table} ranks {len(best)} networks of params.yaml, not {count}.\n"
-            "Choose fewer, or bring it up to date with: dvc repro"
-        )
+        text = f"{table} ranks {len(best)} networks of params.yaml, not {count}."
+        raise UserError(f"{text}\nChoose fewer, or bring it up to date with: dvc repro")
     return best[:count]
 
 

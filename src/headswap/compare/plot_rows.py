@@ -19,13 +19,12 @@ SHOWN_PAIRS = 20  # in the picture of differences, of the best cell, and of the 
 MARKS = 8  # networks that have marks of different shapes
 MODE_COLOURS = {"finetune": "#0072B2", "frozen": "#E69F00", "probe": "#009E73"}
 """The colour of a mode in every picture, from Okabe and Ito's palette for colour-blind readers."""
-QUANTITIES = {
+QUANTITIES = {  # for each `results.Cost` its heading, with the unit, and the unit's size
     "parameters": ("parameters, millions", 1e6),
     "trainable_parameters": ("trained parameters, millions", 1e6),
     "gmacs": ("multiply-accumulates, billions", 1),
     "depth": ("layers", 1),
 }
-"""For each `results.Cost` the heading of its panel, with the unit, and the unit's size."""
 
 
 def with_every_cell(rows: pd.DataFrame, cells: list[Cell], of_all: int) -> pd.DataFrame:

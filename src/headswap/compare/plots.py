@@ -32,10 +32,7 @@ def draw_png(name: str, rows: pd.DataFrame) -> bytes:
 
 
 def write_pictures(rows: dict[str, pd.DataFrame], cells: list[Cell], gallery: pd.DataFrame) -> None:
-    """Write the folder of pictures: each one's rows as ``<name>.json``, and ``<name>.png``.
-
-    The cells are in the order of pictures; where each takes space, only the first are drawn.
-    """
+    """Write each picture's rows and PNG; where cells take space, with the first in order alone."""
     trained = [cell for cell in cells if cell.mode != "probe"]
     with atomic_write(COMPARISON_PLOTS, replace_folder=True) as folder:
         folder.mkdir()

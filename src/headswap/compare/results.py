@@ -21,24 +21,22 @@ from headswap.runs.temperature import cross_fit
 Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
 Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth"]
-TIMING_CONDITIONS = {
+TIMING_CONDITIONS = {  # of a time, besides the cell: by its key, in words of the report
     "processor": "processor",
     "cores": "cores",
     "device": "device",
     "workers": "runs at a time at most:",
     "arithmetic": "arithmetic",
 }
-"""What a time depends on besides the cell, by its key, in the words of the report."""
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
 DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | dict(seed=int, epoch=int, loss=float, accuracy=float)
 """Stated, because an empty table has no types and a class may be called ``01`` or ``None``."""
 RUN_TIMES = ("seconds_per_run", "wall_seconds_per_run")
-COLUMNS = {
+COLUMNS = {  # the required ones of each kind of table
     "summary": ("best_val_accuracy", "train_seconds"),
     "curves": ("epoch", "split", "loss", "accuracy"),
     "predictions": ("seed", "epoch", "which", "image", "label", "predicted"),
 }
-"""The required columns of each kind of table."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,7 @@ class Results:
 
 
 def read_results(params: Params, index: Index | None = None) -> Results:
-    """Read the results of the cells that the parameters name, and of no others.
-
-    A UserError says if a cell has no results yet, a file is damaged, or cells were validated on
-    different images.
-    """
+    """Read the results of the parameters' cells; a UserError says what is missing or damaged."""
     cells = {cell.name: cell for cell in params.cells()}
     if missing := [cell for cell in cells if not (paths.CELL_METRICS / f"{cell}.json").exists()]:
         raise UserError(f"These cells have no results yet: {', '.join(missing)}.\nRun: dvc repro")
@@ -169,18 +163,14 @@ def read_results(params: Params, index: Index | None = None) -> Results:
 def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
     cells = predictions["cell"].unique()
     if (predictions.groupby(["image", "label"])["cell"].nunique() < len(cells)).any():
-        raise UserError(
-            f"These cells were not validated on the same images: {', '.join(cells)}.\n"
-            "Bring all up to date with: dvc repro"
-        )
+        text = f"These cells were not validated on the same images: {', '.join(cells)}."
+        raise UserError(f"{text}\nBring all up to date with: dvc repro")
     names = sorted(predictions["image"].unique())
     of_image = {row.path: row.group for row in index.rows}
     design = design_of([of_image.get(path_of(name, folds), "") for name in names], folds)
     if design.units(len(names)) == 1 < len(names):
-        raise UserError(
-            "All validation images are of one group, which says nothing about others.\n"
-            "Split the photographs into more groups, or leave the manifest's groups out."
-        )
+        text = "All validation images are of one group, which says nothing about others."
+        raise UserError(f"{text}\nSplit them into more groups, or leave the manifest's groups out.")
     return design
 
 

@@ -32,15 +32,10 @@ class File(NamedTuple):
 
 
 def check_photographs(dataset: Dataset) -> None:
-    """Raise a UserError that names every photograph that is not in its folder as in the manifest.
-
-    Where the folder is not here, as in a clone that has DVC's archive, there is nothing to check.
-    """
+    """Raise a UserError with every difference of the folder, if it is here, from the manifest."""
     if changes := find_changes(dataset):
-        raise UserError(
-            f"{dataset.url} is not as {dataset.manifest} says:\n{bulleted(changes)}\n"
-            f"To take the change in: {manifest_command(dataset)}\nThen: dvc repro"
-        )
+        text = f"{dataset.url} is not as {dataset.manifest} says:\n{bulleted(changes)}\nTo take the"
+        raise UserError(f"{text} change in: {manifest_command(dataset)}\nThen: dvc repro")
 
 
 def note_changes(dataset: Dataset) -> str:

@@ -15,13 +15,12 @@ from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import SPLIT_NAMES, is_system_file
 from headswap.io import StrPath, is_address, local_path, read_bytes
 
-NAMES = {
+NAMES = {  # of columns: letters and digits in lower case, for an image the best first
     "image": ("path", "filepath", "file", "filename", "image", "imagename", "photo", "id"),
     "label": ("label", "class", "species", "scientificname", "category", "taxon"),
     "group": ("group", "deploymentid"),
     "split": ("split", "subset"),
 }
-"""How columns are called: letters and digits in lower case, for an image the best first."""
 MISSING = ("", "na", "nan", "n/a", "null")
 UNKNOWN = ("unknown", "unidentified", "unclassified", "undetermined", "unlabeled", "indet.", "?")
 PACKAGE = ("media.csv", "observations.csv")  # of a Camtrap DP, https://camtrap-dp.tdwg.org/data
@@ -42,10 +41,7 @@ class Labels(NamedTuple):
 
 
 def read_labels(path: StrPath, files: Sequence[str], columns: Columns) -> Labels:
-    """Return the labels of photographs, whose paths in their folder are `files`.
-
-    `path` is a CSV, or a Camtrap DP: its folder, or one of its files.
-    """
+    """Return the labels of the photographs `files`, by a CSV or a Camtrap DP (folder or file)."""
     path = local_path(path)
     folder, name = path if path.is_dir() else path.parent, printable(path.name)
     is_package = path.is_dir() or path.name in (*PACKAGE, "datapackage.json")
@@ -53,9 +49,9 @@ def read_labels(path: StrPath, files: Sequence[str], columns: Columns) -> Labels
         try:
             rows = _join_package(*(_read(folder / name) for name in PACKAGE))
         except (LookupError, ValueError, TypeError) as error:
+            text = f"{printable(folder)} is no Camtrap DP 1.0: {type(error).__name__}: {error}."
             raise UserError(
-                f"{printable(folder)} is no Camtrap DP 1.0: {type(error).__name__}: {error}.\n"
-                "Export it as version 1.0, or name a table of another name: --labels labels.csv"
+                f"{text}\nExport it as 1.0, or name a table: --labels TABLE.csv"
             ) from error
         usual = ("filePath", "label", "deploymentID", None)
         columns = Columns(*(one or other for one, other in zip(columns, usual, strict=True)))
@@ -67,11 +63,9 @@ def read_labels(path: StrPath, files: Sequence[str], columns: Columns) -> Labels
     for line, image, why in table.loc[~has_file, ["line", "image", "file"]].itertuples(index=False):
         left_out[why].append(f"line {line}: {printable(image) or 'no path'}")
     if not has_file.any():
-        raise UserError(
-            f"No row of {name} names a photograph of the folder, such as "
-            f"{printable(min(files, default='none'))}.\n"
-            "Name the column of their paths: --image-column NAME"
-        )
+        example = printable(min(files, default="none"))
+        text = f"No row of {name} names a photograph of the folder, such as {example}."
+        raise UserError(f"{text}\nName the column of their paths: --image-column NAME")
     return Labels(*_combine(table[has_file], files), left_out, [note])
 
 
@@ -81,10 +75,7 @@ def _read(path: Path) -> Table:
 
 
 def _join_package(media: Table, observations: Table) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of a Camtrap DP: photographs with their observations, else their events'.
-
-    An animal's label is its scientific name, another's is its type: blank, human, vehicle.
-    """
+    """Return photographs with their observations, else their events'; animals by their species."""
     own, events = defaultdict(list), defaultdict(list)
     for row in observations.values():
         kind = row["observationType"]
@@ -115,10 +106,9 @@ def _choose_columns(
         found = [column for name in names for column in there if _plain(column) == name]
         is_needed = given or role in ("image", "label")
         if (is_needed and not found) or (role == "label" and len(found) > 1):
-            raise UserError(
-                f"Which column has the {role}? The columns of {name} are "
-                f"{', '.join(map(printable, there))}.\nName one of them: --{role}-column NAME"
-            )
+            known = ", ".join(map(printable, there))
+            text = f"Which column has the {role}? The columns of {name} are {known}."
+            raise UserError(f"{text}\nName one of them: --{role}-column NAME")
         chosen[role] = found[0] if found else ""
     table = pd.DataFrame([(line, *(row.get(c, "") for c in chosen.values())) for line, row in rows])
     said = ", ".join(f"{role} {column!r}" for role, column in chosen.items() if column)
@@ -130,11 +120,7 @@ def _plain(name: str) -> str:
 
 
 def _match(paths: Iterable[str], files: Sequence[str]) -> list[str]:
-    """Return the file that each path means, or why it means none.
-
-    It is the one file whose path ends as the given one does, or the other way round; case,
-    backslashes, and the ending where a path has none, do not matter.
-    """
+    """Return each path's file, the one with the same end, or why there is none."""
     tails, wholes = defaultdict(list), defaultdict(list)
     for file in files:
         for place, end in enumerate(_ends(file)):
@@ -176,17 +162,12 @@ def _combine(
         if {*label} & {*"/\\"} or is_system_file(label) or not label.isprintable()
     ]
     if wrong:
-        raise UserError(
-            f"Labels that cannot be the name of a class's folder:\n{bulleted(wrong)}\n"
-            "Write them without / and \\, and with a letter or digit first; then run the same "
-            "command again."
-        )
+        text = f"Labels that cannot be the name of a class's folder:\n{bulleted(wrong)}"
+        raise UserError(f"{text}\nWrite them without / and \\, and with a letter or digit first.")
     said["split"] = said["split"].str.casefold()
     if other := sorted({*said["split"].dropna()} - {*SPLIT_NAMES}):
-        raise UserError(
-            f"Splits that are none of {', '.join(SPLIT_NAMES)}:\n{bulleted(other)}\n"
-            "Correct them, or give the column another name."
-        )
+        text = f"Splits that are none of {', '.join(SPLIT_NAMES)}:\n{bulleted(other)}"
+        raise UserError(f"{text}\nCorrect them, or give the column another name.")
     said["split"] = said["split"].map(SPLIT_NAMES)
     unknown = said["label"].str.casefold().isin(UNKNOWN)
     said["label"] = said["label"].mask(unknown)

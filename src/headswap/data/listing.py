@@ -45,18 +45,12 @@ class Listing:
 def list_images(
     folder: StrPath, layout: Layout = None, table: str | None = None, columns: Columns | None = None
 ) -> Listing:
-    """List the photographs of a user's folder, with classes by its folders or by a `table`.
-
-    `layout` says what folders that are called as a split are, where that could be both.
-    """
+    """List a folder's photographs; `layout` says what folders called as splits are, if unclear."""
     refuse_outputs(folder, "FOLDER")
     place = local_path(folder)
     if not place.is_dir():
-        raise UserError(
-            f"There is no folder {printable(place)} in {Path.cwd()}.\n"
-            "Lay the photographs out as photos/<class>/<image>, unpacked, then: "
-            "headswap manifest photos --val 0.3"
-        )
+        text = f"There is no folder {printable(place)} in {Path.cwd()}.\nLay photographs out,"
+        raise UserError(f"{text} unpacked, as photos/<class>/…: headswap manifest photos --val 0.3")
     images, left_out = scan_folder(place)
     if table:
         labels, unused, lines, notes = read_labels(table, list(images), columns or Columns())
@@ -80,10 +74,8 @@ def list_images(
         if re.search(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]", path)
     ]
     if errors:
-        raise UserError(
-            f"{printable(place)} cannot be listed in a manifest:\n{bulleted(errors)}\n"
-            "Rename them, then run the same command again."
-        )
+        text = f"{printable(place)} cannot be listed in a manifest:\n{bulleted(errors)}"
+        raise UserError(f"{text}\nRename them, then run the same command again.")
     is_split = {"train", "val"} <= {*found["split"]}
     known = found["split"].where(is_split | (found["split"] == "test"), "")
     check_classes(zip(known, found["label"], strict=True), printable(place))
@@ -119,10 +111,7 @@ def _find_splits(folder: Path, files: Iterable[str], layout: Layout) -> dict[str
 def _read_folders(
     folder: Path, files: Iterable[str], splits: dict[str, str], left_out: dict[str, list[str]]
 ) -> tuple[list[tuple[str, ...]], dict[str, str]]:
-    """Return the rows of the photographs below classes' folders, and why others are not used.
-
-    A UserError says that this is much of all, or that `left_out` has much of a class.
-    """
+    """Return the rows of photographs in classes' folders, and why others are not used."""
     rows: list[tuple[str, ...]] = []
     unused = {}
     for path in files:
@@ -152,10 +141,8 @@ def _read_folders(
             total = len(rows) + len(unused)
             much.append(f"{count} of {total} photographs are {why}, such as {example}")
     if much:
-        raise UserError(
-            f"Much of {printable(folder)} would be left out:\n{bulleted(much)}\n"
-            "Lay them out as <class>/…, or move them out; then run the same command again."
-        )
+        text = f"Much of {printable(folder)} would be left out:\n{bulleted(much)}"
+        raise UserError(f"{text}\nLay them out as <class>/…, or move them out; then try again.")
     return rows, unused
 
 
@@ -171,10 +158,7 @@ def print_left_out(listing: Listing) -> None:
 
 
 def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> None:
-    """Put photographs into groups: by their folders below a class's, a pattern, or their times.
-
-    Folders of the same name in two classes are one group: a site, a day, a burst of frames.
-    """
+    """Group photographs by their folders below a class's, whichever class, a pattern, or times."""
     if pattern and minutes:
         raise UserError("--group and --group-minutes are two ways.\nLeave one of them out.")
     paths = list(listing.photographs.index)
@@ -207,20 +191,15 @@ def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
     except re.error as error:
         why = f"is no regular expression: {error}"
     if not any(groups):
-        raise UserError(
-            f"--group {quote(pattern)} {why}.\n"
-            "Type, for instance, --group '(site[0-9]+)/', or --group folder."
-        )
+        text = f"--group {quote(pattern)} {why}."
+        raise UserError(f"{text}\nType, for instance, --group '(site[0-9]+)/', or --group folder.")
     return groups
 
 
 def groups_by_time(
     paths: Sequence[str], times: Sequence[datetime | None], minutes: float
 ) -> list[str]:
-    """Return the burst of each photograph: in one folder, each at most `minutes` after another.
-
-    A burst's name is its folder and first time; a photograph without a time is alone.
-    """
+    """Return each photograph's burst, by its folder and first time; empty without a time."""
     folders = [str(PurePosixPath(path).parent) for path in paths]
     groups, last, name = [""] * len(paths), ("", datetime.min), ""
     shots = [(folders[place], time, place) for place, time in enumerate(times) if time]

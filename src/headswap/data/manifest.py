@@ -86,19 +86,14 @@ def parse_manifest(content: bytes, name: str, remedy: str) -> Manifest:
             continue
         mistakes.append(f"line {line}: {printable(','.join(row.values()))[:100]} ({why})")
     if mistakes or not manifest:
-        raise UserError(
-            f"{name} is not a manifest of images (columns {', '.join(COLUMNS)}, every path once, "
-            f"as <split>/<class>/<image>).\n{bulleted(mistakes)}\n{remedy}"
-        )
+        text = f"{name} is not a manifest of images (columns {', '.join(COLUMNS)}, every path once"
+        raise UserError(f"{text}, as <split>/<class>/<image>).\n{bulleted(mistakes)}\n{remedy}")
     check_classes((path.split("/")[:2] for path in used_images(manifest)), name)
     return manifest
 
 
 def check_classes(images: Iterable[Iterable[str]], where: str) -> None:
-    """Check that images, given as (split, class), have two classes or more, in train and in val.
-
-    A split that is not known yet is empty. `where` names the folder or file that lists them.
-    """
+    """Check (split, class) pairs: two classes, each in train and val; an empty split is either."""
     splits: dict[str, set[str]] = defaultdict(set)
     for split, label in images:
         splits[label].add(split)

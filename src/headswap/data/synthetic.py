@@ -32,12 +32,7 @@ def draw_archive(path: StrPath) -> None:
 
 
 def draw_insect(label: str, random: np.random.Generator) -> Image.Image:
-    """Draw an insect on a blurred background: RGB, `SIDE` × `SIDE` pixels.
-
-    Ants are dark and thin, with three segments and long legs, on a pale background; bees are thick,
-    striped yellow and black, with wings, on a green background. Colours, position, size and
-    direction are random.
-    """
+    """Draw an insect: RGB, `SIDE` × `SIDE` pixels, of random colours, place, size and direction."""
     side = SIDE * SCALE
     background = (196, 178, 150) if label == "ants" else (92, 140, 84)
     noise = random.normal(0, 30, (12, 12, 3)) + background + random.normal(0, 22, 3)

@@ -1,5 +1,6 @@
-"""Verify the images of the archive against the manifest, and unpack them."""
+"""The archive of images: fetched (downloaded, packed or drawn), verified, and unpacked."""
 
+import contextlib
 import hashlib
 import lzma
 import os
@@ -8,22 +9,24 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.progress import track
 
-from headswap.data.changes import File, manifest_command, match_files
+from headswap.data.changes import File, listed_names, manifest_command, match_files
 from headswap.data.manifest import Manifest, parse_manifest, read_manifest, used_images
-from headswap.data.synthetic import MANIFEST
+from headswap.data.synthetic import MANIFEST, draw_archive
+from headswap.download import download_file
 from headswap.errors import UserError, bulleted, printable
-from headswap.images.folders import is_image
+from headswap.images.folders import find_images, is_image
 from headswap.images.index import Row, write_index
 from headswap.images.near_duplicates import near_duplicate_groups, perceptual_hash
 from headswap.images.reading import decode_image, shrink_image
-from headswap.io import StrPath, atomic_write, is_address, read_bytes
-from headswap.params import GENERATED, Dataset
+from headswap.io import StrPath, atomic_write, is_address, local_path, read_bytes, refuse_outputs
+from headswap.params import GENERATED, Dataset, recorded_stages
 from headswap.paths import ARCHIVE, IMAGES, TEST
 from headswap.progress import console
 
@@ -31,6 +34,88 @@ FETCH = "dvc repro --force --single-item fetch"
 DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError
 """What `zipfile` raises for a damaged archive or member."""
 SHRUNK = "shrunk from {} bytes with SHA-256 {}"  # the comment of a member that is no original
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Check that the parameters name images that can be fetched and a correct manifest."""
+    if dataset.url == GENERATED:
+        return
+    _check_url(dataset.url)
+    refuse_outputs(dataset.manifest, "dataset.manifest")
+    if not is_address(dataset.url) and not local_path(dataset.url).exists():
+        # In a clone and in a queued experiment DVC has the archive that was packed from the folder.
+        packed = recorded_stages().get("fetch", {}).get("params", {}).get("params.yaml", {})
+        if packed.get("dataset.url") != dataset.url:
+            text = f"dataset.url: there is no {dataset.url} here."
+            raise UserError(f"{text}\nCorrect params.yaml, then run: headswap check")
+    read_manifest(dataset.manifest)
+
+
+def _check_url(url: str) -> None:
+    is_web = url.lower().startswith(("https://", "http://"))
+    others = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+    if url.lower().endswith(others) or (is_address(url) and not is_web):
+        raise UserError(
+            f"dataset.url: {url} cannot be fetched; allowed are an https:// or http:// address of "
+            "a zip, a local zip, a local folder with train/ and val/ or the classes in it, and "
+            f"{GENERATED}.\n"
+            "Fetch and unpack it yourself, set dataset.url to the folder, then run: headswap check"
+        )
+    if not is_web:
+        refuse_outputs(url, "dataset.url")
+
+
+def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = False) -> str | None:
+    """Write the archive of images; return where it came from, None if it was there already.
+
+    One that holds the manifest's images is not downloaded again, whatever the code and the address.
+    A local zip, or folder, whose large photographs are shrunk, is copied each time: it may differ.
+    """
+    if dataset.url == GENERATED:
+        with atomic_write(archive) as temporary:
+            draw_archive(temporary)
+        return GENERATED
+    _check_url(dataset.url)
+    folder, is_web = local_path(dataset.url), is_address(dataset.url)
+    if is_web or not folder.exists():
+        manifest = read_manifest(dataset.manifest)
+        with contextlib.suppress(*DAMAGE), zipfile.ZipFile(archive) as file:
+            if not match_archive(file, manifest, shrink and not is_web)[1]:
+                return None
+    elif folder.is_dir():
+        manifest, images = read_manifest(dataset.manifest), find_images(folder)
+        sizes = {entry.size for entry in manifest.values()}
+        packed = {
+            printable(name): path
+            for name, path in zip(listed_names(images, manifest), images.values(), strict=True)
+            if name in manifest or path.stat().st_size in sizes
+        }
+        members = list(packed.items())
+        with (
+            atomic_write(archive) as temporary,
+            zipfile.ZipFile(temporary, "w") as file,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            for start in range(0, len(members), 64):  # a few at a time, for they may be large
+                for member in pool.map(partial(_stored, shrink), members[start : start + 64]):
+                    file.writestr(*member)
+        return str(folder)
+    return download_file(dataset.url, archive, _check_zip)
+
+
+def _stored(shrink: bool, named: tuple[str, Path]) -> tuple[zipfile.ZipInfo, bytes]:
+    """Return what is stored of a photograph, with a comment that names the original if need be."""
+    member, content = zipfile.ZipInfo(named[0]), read_bytes(named[1])
+    stored = shrink_image(content) if shrink else content
+    if stored is not content:
+        digest = hashlib.sha256(content).hexdigest()
+        member.comment = SHRUNK.format(len(content), digest).encode()
+    return member, stored
+
+
+def _check_zip(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a zip archive (a web page perhaps), or an incomplete one")
 
 
 def verify_images(
@@ -94,10 +179,7 @@ def verify_images(
 def match_archive(
     archive: zipfile.ZipFile, manifest: Manifest, has_shrunk: bool
 ) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
-    """Return which members are the images of a manifest, and a line for each difference.
-
-    In an archive that `fetch` packed, shrunk images have the size and digest of the original.
-    """
+    """Return which members are a manifest's images, shrunk ones as originals, and what differs."""
     sizes = {entry.size for entry in manifest.values()}
     members = [
         member
@@ -117,10 +199,8 @@ def _read_member(
     if original := re.fullmatch(SHRUNK.format(r"(\d+)", "([0-9a-f]{64})"), comment):
         return File(file.name, int(original[1]), original[2])
     if member.flag_bits & 0x1:
-        raise UserError(
-            f"{archive.filename} is encrypted.\n"
-            "Unpack it with its password, set dataset.url to the folder, then: dvc repro"
-        )
+        text = f"{archive.filename} is encrypted.\nUnpack it with its password"
+        raise UserError(f"{text}, set dataset.url to the folder, then: dvc repro")
     if member.file_size not in sizes:
         return file
     try:
@@ -132,10 +212,7 @@ def _read_member(
 
 
 def read_facts(images: Mapping[str, Path], where: str, remedy: str) -> pd.DataFrame:
-    """Read images on all cores; return what the index has of them, by their names.
-
-    A UserError names all that cannot be read.
-    """
+    """Read images on all cores for the index, by name; a UserError names all that are damaged."""
     hidden = not console.is_terminal
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(_read_facts, images.values())
@@ -145,10 +222,8 @@ def read_facts(images: Mapping[str, Path], where: str, remedy: str) -> pd.DataFr
         facts = pd.DataFrame(shown, list(images))
     if "why" in facts:
         lines = [f"{printable(name)}: {why}" for name, why in facts["why"].dropna().items()]
-        raise UserError(
-            f"{where} has {len(lines)} images that cannot be read:\n"
-            f"{bulleted(lines, len(lines))}\n{remedy}"
-        )
+        text = f"{where} has {len(lines)} images that cannot be read:"
+        raise UserError(f"{text}\n{bulleted(lines, len(lines))}\n{remedy}")
     if count := facts.pop("animated").sum():
         print(f"Of {count} animated or many-page files the first frame or page is used.")
     return facts

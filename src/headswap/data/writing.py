@@ -44,14 +44,11 @@ def write_manifest(
     folder, table = printable(listing.folder), listing.photographs
     shares, ready = {"val": val, "test": test}, {*table["split"]}
     if twice := [name for name in ready if shares.get(name) is not None]:
-        raise UserError(
-            f"{folder} is split already; it has {twice[0]}/.\nRun the same without --{twice[0]}."
-        )
+        text = f"{folder} is split already; it has {twice[0]}/."
+        raise UserError(f"{text}\nRun the same without --{twice[0]}.")
     if val is None and "val" not in ready and not old:
-        raise UserError(
-            f"{folder} has classes, but no photographs to validate on.\n"
-            f"To split them: headswap manifest {folder} --val 0.3 --seed 0"
-        )
+        text = f"{folder} has classes, but no photographs to validate on."
+        raise UserError(f"{text}\nTo split them: headswap manifest {folder} --val 0.3 --seed 0")
     remedy = "Replace or remove them, then run the same command again."
     table = table.join(read_facts({one: listing.files[one] for one in table.index}, folder, remedy))
     wide = table[["width", "height"]].max(axis=1) > 1.5 * table[["width", "height"]].min(axis=1)
@@ -89,11 +86,7 @@ def write_manifest(
 
 
 def _find_copies(listing: Listing, table: pd.DataFrame) -> dict[str, str]:
-    """Return the images to leave out as near-duplicates, each with one that it is a copy of.
-
-    In one class the first in order of name is kept; of copies in two classes none is, because one
-    of their classes is wrong.
-    """
+    """Return copies, with what they copy: all but a class's first; both if of two classes."""
     labels, found = table["label"].to_dict(), near_duplicate_pairs(table["phash"].tolist())
     pairs = [(table.index[one], table.index[other]) for one, other, _ in found]
     wrong = [pair for pair in pairs if labels[pair[0]] != labels[pair[1]]]

@@ -10,31 +10,27 @@ from typing import NamedTuple
 from headswap.errors import UserError, printable
 
 SPLITS = ("train", "val")
-SPLIT_NAMES = {
+SPLIT_NAMES = {  # the folders that are taken for a split, in lower case
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "val", "valid": "val", "validation": "val"},
 }
-"""The folders that are taken for a split, in lower case."""
 READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 HEIC = (".heic", ".heif")
-EXTENSIONS = (
+EXTENSIONS = (  # of images: the list of torchvision's ``ImageFolder``, and some more
     *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
     *(".avif", ".jfif", *(HEIC if READS_HEIC else ())),
 )
-"""What counts as an image: the list of torchvision's ``ImageFolder``, and some more."""
-OTHER_FORMATS = {
+OTHER_FORMATS = {  # why photographs are left out, by the ending of their names
     **dict.fromkeys(HEIC, "HEIC: save them as JPEG, or pip install pillow-heif"),
     **dict.fromkeys((".gif", ".jp2", ".psd", ".svg"), "of a format that is not read: save as JPEG"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw"), "raw: save them as JPEG"),
 }
-"""Why photographs of other formats are left out, by the ending of their names."""
-SYSTEM_FILES = {
+SYSTEM_FILES = {  # what systems and tools leave, besides hidden files, in lower case
     *("__macosx", "temporary items", "network trash folder", "icon\r"),  # macOS
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
     *("system volume information", "lost.dir", "lost+found", "__pycache__"),  # and others
     *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),  # storage
 }
-"""What systems and tools leave among a user's files, besides hidden files, in lower case."""
 
 
 class Contents(NamedTuple):
@@ -66,10 +62,8 @@ def scan_folder(folder: str | PathLike[str]) -> Contents:
                 elif os.path.realpath(entry.path) not in above:
                     pending.append((entry.path, f"{name}/", above))
         except OSError as error:
-            raise UserError(
-                f"{printable(error.filename or path)} cannot be read: {error.strerror}.\n"
-                "Make it readable or move it away, then run the same command again."
-            ) from error
+            text = f"{printable(error.filename or path)} cannot be read: {error.strerror}."
+            raise UserError(f"{text}\nMake it readable or move it away, then try again.") from error
     return Contents(dict(sorted(images.items())), {k: sorted(v) for k, v in left_out.items()})
 
 

@@ -114,8 +114,6 @@ def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
             if sizes.get(name, size) != size
         ]
     if changes:
-        raise UserError(
-            f"{folder} is not as it was verified:\n{bulleted(changes)}\n"
-            "Restore the images with: dvc repro verify"
-        )
+        text = f"{folder} is not as it was verified:\n{bulleted(changes)}"
+        raise UserError(f"{text}\nRestore the images with: dvc repro verify")
     return Index(folder, rows)

@@ -47,10 +47,8 @@ def read_preprocessing(record: Mapping[str, Any], path: Path, remedy: str) -> Pr
     try:
         return Preprocessing(**record["preprocessing"])
     except (TypeError, LookupError) as error:
-        raise UserError(
-            f"{path} does not say how images are to be prepared as this version of headswap reads "
-            f"it: {error}. Another version wrote it.\n{remedy}"
-        ) from error
+        text = f"{path} does not say how images are prepared: {error}. Another version wrote it."
+        raise UserError(f"{text}\n{remedy}") from error
 
 
 def preprocessing_from_network(network: object, name: str) -> Preprocessing:

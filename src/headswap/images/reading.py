@@ -17,12 +17,11 @@ MEMORY = 2_000_000_000  # bytes that reading or resizing an image may take
 BYTES_PER_PIXEL = 16  # to decode an image, lay it over white, turn it and hand it on
 STORED_SIDE = 768  # pixels of the shorter side of a stored photograph (docs/photographs.md)
 MAX_INPUT_SIDE = 1024  # pixels of the largest supported network input
-BEGINNINGS = {
+BEGINNINGS = {  # what a file is that is no image, by its beginning in lower case
     **dict.fromkeys((b"<!doctype", b"<html", b"<?xml", b"<svg"), "a web page or a drawing"),
     b"version https://git-lfs": "a pointer of Git LFS; bring the photograph with: git lfs pull",
     b"/annex/objects/": "a pointer of git-annex; bring the photograph with: git annex get",
 }
-"""What a file is that is no image, by its beginning in lower case."""
 
 
 class UnreadableImage(UserError):
@@ -114,10 +113,8 @@ def _check_memory(image: Image.Image) -> None:
     resized = MAX_INPUT_SIDE**2 * longer // max(1, shorter) * 12  # floats of three channels
     for act, size in (("decode", needed), ("resize", resized)):
         if size > MEMORY:
-            raise ValueError(
-                f"{image.width} x {image.height} pixels: to {act} it could take {size / 1e9:.0f} "
-                f"GB of memory, more than {MEMORY / 1e9:.0f}"
-            )
+            text = f"{image.width} x {image.height} pixels: to {act} it could take"
+            raise ValueError(f"{text} {size / 1e9:.0f} GB of memory, more than {MEMORY / 1e9:.0f}")
 
 
 def _guess_format(content: bytes) -> str:

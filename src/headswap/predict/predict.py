@@ -26,7 +26,7 @@ from headswap.predict.model import Classifier, load_model
 from headswap.runs.workers import worker_count
 from headswap.train.dataset import EVALUATION_BATCH
 from headswap.train.devices import resolve_device
-from headswap.train.speed.memory import keep_freed_memory
+from headswap.train.speed import keep_freed_memory
 
 COLUMNS = ("path", "rank", "class", "probability")
 Rows = list[dict[str, Any]]

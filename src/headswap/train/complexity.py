@@ -16,7 +16,7 @@ from headswap.errors import UserError
 from headswap.images.preprocessing import preprocessing_from_network
 from headswap.train.factories import import_factory, timm_url
 from headswap.train.networks import DEFAULT
-from headswap.train.speed.light_torchvision import torchvision
+from headswap.train.speed import torchvision
 from headswap.train.weights import local_copies, torchvision_preprocessing
 
 
@@ -40,11 +40,7 @@ def measure_complexity(network: nn.Module, size: int) -> dict[str, Any]:
 
 
 def _longest_path(last: Any) -> int:
-    """Count the weight layers on the longest path that ends in a node of the autograd graph.
-
-    A node counts if it is a convolution or a matrix product and one of its inputs comes from a
-    parameter of two or more dimensions and from nothing else.
-    """
+    """Count, on the longest path, the products of a weight alone and something else."""
     products = ("Convolution", "Addmm", "Mm", "Bmm", "Linear")
     from_weight: dict[Any, bool] = {}
     depth: dict[Any, int] = {}

@@ -23,10 +23,8 @@ def import_factory(name: str, factory: str) -> Callable[..., Any]:
         try:
             import timm
         except ImportError:
-            raise UserError(
-                f"factories.{name}: {factory} needs timm, which headswap otherwise does without.\n"
-                "In the project's folder: pip install --constraint constraints.txt timm"
-            ) from None
+            text = f"factories.{name}: {factory} needs timm, which headswap otherwise does without."
+            raise UserError(f"{text}\nRun: pip install --constraint constraints.txt timm") from None
         if not timm.is_model(attribute):
             check_name(f"factories.{name}", attribute, "timm", timm.list_models())
         return functools.partial(timm.create_model, attribute)
@@ -35,10 +33,9 @@ def import_factory(name: str, factory: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the user's module may fail in any way
-        raise UserError(
-            f"factories.{name}: {factory} cannot be imported: {type(error).__name__}: {error}; "
-            f"mine:net would be net of {NETWORKS}/mine.py or of an installed package"
-        ) from error
+        text = f"factories.{name}: {factory} cannot be imported: {type(error).__name__}: {error}"
+        hint = f"mine:net would be net of {NETWORKS}/mine.py or of an installed package"
+        raise UserError(f"{text}; {hint}") from error
     if not callable(found):
         raise UserError(f"factories.{name}: {factory} is not callable")
     return found
@@ -49,10 +46,8 @@ def check_name(where: str, network: str, library: str, known: list[str]) -> None
     if network not in known:
         close = difflib.get_close_matches(network.lower(), known, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(
-            f"{where}: {network} is not a network of {library}; {hint}`headswap networks PATTERN` "
-            "lists all; your own go under factories"
-        )
+        text = f"{where}: {network} is not a network of {library}; {hint}`headswap networks"
+        raise UserError(f"{text} PATTERN` lists all; your own go under factories")
 
 
 def timm_url(factory: str) -> str:
@@ -74,10 +69,8 @@ def factory_origin(name: str, factory: str) -> dict[str, Any]:
     import_factory(name, factory)
     installed = packages_distributions()
     if code is None and factory.partition(":")[0].partition(".")[0] not in installed:
-        raise UserError(
-            f"factories.{name}: {factory} is neither in {NETWORKS}/ nor an installed package's, so "
-            f"DVC sees no edit to it.\nCopy its module into {NETWORKS}/, then: headswap check"
-        )
+        text = f"factories.{name}: {factory} is neither in {NETWORKS}/ nor an installed package's."
+        raise UserError(f"{text}\nCopy its module into {NETWORKS}/, then: headswap check")
     names = {"torch", "torchvision"}.union(*(installed.get(path, ()) for path in imported))
     return {"factory": factory, "code": code, "packages": {name: version(name) for name in names}}
 
@@ -85,10 +78,8 @@ def factory_origin(name: str, factory: str) -> dict[str, Any]:
 def check_code(name: str, factory: str, code: str | None) -> None:
     """Raise a UserError unless the code of a factory has the digest that it had, `code`."""
     if _scan(name, factory)[0] != code:
-        raise UserError(
-            f"{factory} is other code than when the weights of {name} were written, so it may be "
-            f"another network.\nBring back {NETWORKS}/ as it was, or train it anew with: dvc repro"
-        )
+        text = f"{factory} is other code than when the weights of {name} were written."
+        raise UserError(f"{text}\nBring back {NETWORKS}/ as it was, or train it anew: dvc repro")
 
 
 def _scan(name: str, factory: str) -> tuple[str | None, set[str]]:
@@ -116,8 +107,6 @@ def _scan(name: str, factory: str) -> tuple[str | None, set[str]]:
     elsewhere = {module.partition(".")[0] for module in trees}
     elsewhere -= {module.partition(".")[0] for module in own}
     if misplaced := sorted(f"{top}.py" for top in elsewhere if Path(f"{top}.py").is_file()):
-        raise UserError(
-            f"factories.{name}: DVC sees edits to own networks, and to what they import, in "
-            f"{NETWORKS}/ alone.\nMove them there: mv {' '.join(misplaced)} {NETWORKS}/"
-        )
+        text = f"factories.{name}: DVC sees networks, and what they import, only in {NETWORKS}/."
+        raise UserError(f"{text}\nMove them there: mv {' '.join(misplaced)} {NETWORKS}/")
     return digest(own) if own else None, elsewhere

@@ -1,25 +1,45 @@
 """The training loop: one network, one recipe, one seed, epoch by epoch."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import nn, optim
 from torch.nn.functional import cross_entropy
+from torch.optim import lr_scheduler
+from torch.utils.serialization import config
 
 from headswap.errors import UserError
+from headswap.io import atomic_write
 from headswap.params import Recipe
 from headswap.progress import OnProgress
-from headswap.train.checkpoint import History, load_checkpoint, save_checkpoint
 from headswap.train.dataset import Batches, ImageDataset
 from headswap.train.devices import Stopwatch
 from headswap.train.networks import cast_frozen_weights
-from headswap.train.recipe import make_loss, make_optimizer, make_schedule
 from headswap.train.seeds import derive
 from headswap.train.speed.low_rank import LowRankUpdates
 
 Result = tuple[float, float, torch.Tensor]
 """Loss and accuracy, 0 without images, and probabilities, float32, shape (images, classes)."""
+Parts = dict[str, Any]  # each with `state_dict` and `load_state_dict`
+
+
+@dataclass
+class History:
+    """The results of a run so far; epochs count from 0.
+
+    In `seconds`, ``checkpoint`` is what it took to save the epoch before. `best` and `last` have
+    ``epoch``, ``accuracy``, and ``probabilities``, float32, shape (images, classes).
+    """
+
+    curves: list[tuple[int, str, float, float]] = field(default_factory=list)
+    """(epoch, split, loss, accuracy), two per epoch."""
+    seconds: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)  # the first of equal validation accuracy
+    last: dict[str, Any] = field(default_factory=dict)
+    diverged: int | None = None  # the epoch whose loss was not finite, where the run ended
 
 
 def train(
@@ -165,8 +185,70 @@ def check_batches(
     except ValueError as error:
         valid = (size for size in range(2, images + 1) if images % size != 1)
         nearest = sorted(valid, key=lambda size: (abs(size - batch_size), size))[:2]
-        raise UserError(
-            f"A batch of a single image is too few for batch norm: {error}\n"
-            f"batch_size is {batch_size}, of {images} training images. "
-            f"Set it to {' or '.join(map(str, sorted(nearest)))}."
-        ) from error
+        sizes = " or ".join(map(str, sorted(nearest)))
+        text = f"A batch of a single image is too few for batch norm: {error}\nbatch_size is "
+        text += f"{batch_size}, of {images} training images. Set it to {sizes}."
+        raise UserError(text) from error
+
+
+def make_loss(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
+    """Return cross-entropy; balanced weights are n / (classes * images of the class)."""
+    weights = None
+    if recipe.class_weights == "balanced":
+        counts = dataset.labels["train"].bincount(minlength=len(dataset.classes))
+        weights = counts.sum() / (len(counts) * counts.clamp(min=1))
+    return nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing)
+
+
+def make_optimizer(recipe: Recipe, network: nn.Module) -> optim.Optimizer:
+    """Return the optimizer of all parameters that require gradients."""
+    assert isinstance(recipe.lr, float)  # a list has been tuned
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if recipe.optimizer == "adamw":
+        return optim.AdamW(trained, recipe.lr, weight_decay=recipe.weight_decay)
+    return optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def make_schedule(recipe: Recipe, optimizer: optim.Optimizer) -> lr_scheduler.LRScheduler:
+    """Return the schedule of the learning rate, to be stepped after each epoch."""
+    warmup = recipe.warmup_epochs
+    schedule: lr_scheduler.LRScheduler
+    if recipe.schedule == "cosine":
+        schedule = lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs - warmup)
+    else:
+        schedule = lr_scheduler.StepLR(optimizer, recipe.lr_step, recipe.lr_gamma)
+    if not warmup:
+        return schedule
+    rise = lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warmup)  # as torchvision's references
+    return lr_scheduler.SequentialLR(optimizer, [rise, schedule], [warmup])
+
+
+def trainable_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what training can change: trained parameters and all buffers, as batch norm's."""
+    fixed = {name for name, value in network.named_parameters() if not value.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if name not in fixed}
+
+
+def save_checkpoint(path: Path, network: nn.Module, parts: Parts, history: History) -> None:
+    """Save a run after an epoch."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    content = {"network": trainable_state(network), **states, **vars(history)}
+    # Speed: `torch.load` does not read the checksums that `torch.save` computes.
+    no_checksums = config.patch({"save.compute_crc32": False})  # type: ignore[attr-defined]
+    with atomic_write(path, RuntimeError, durable=False) as temporary, no_checksums:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, network: nn.Module, parts: Parts) -> History:
+    """Restore network and parts, and return the history; ValueError if a power cut damaged it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        states = {name: content.pop(name) for name in ("network", *parts)}
+        history = History(**content)
+    except Exception as error:  # the file may have any content
+        kind = type(error).__name__
+        raise ValueError(f"the checkpoint in {path.parent} is damaged ({kind})") from error
+    network.load_state_dict(states["network"], strict=False)
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return history

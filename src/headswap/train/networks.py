@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from headswap.errors import UserError
 from headswap.train.factories import check_name, factory_origin, import_factory
-from headswap.train.speed.light_torchvision import torchvision
+from headswap.train.speed import torchvision
 
 DEFAULT = "IMAGENET1K_V1"  # the weights of a network that is named without any
 APPENDED = "appended_head"  # the name of the head of a network that ends in features
@@ -93,10 +93,7 @@ def reset_weights(network: nn.Module, name: str) -> None:
 
 
 def find_head(network: nn.Module, name: str, size: int = 224) -> tuple[nn.Module, str]:
-    """Return a network with a head, and its name.
-
-    The head is the linear layer that returns the network's output, else one that is appended.
-    """
+    """Return a network with a head, and its name: the linear layer of its output, or a new one."""
     try:
         with torch.no_grad():
             output, calls = _run(network.eval(), 1, size, nn.Linear)
@@ -203,10 +200,7 @@ def freeze_all_but(network: nn.Module, head: str) -> None:
 
 
 def cast_frozen_weights(network: nn.Module) -> None:
-    """Cast the frozen weights that autocast would cast to bfloat16 in every step.
-
-    Speed: saves 30 % of an epoch of AlexNet's `frozen` in bfloat16.
-    """
+    """Cast what autocast would. Speed: saves 30 % of AlexNet's `frozen` in bfloat16."""
     for module in network.modules():
         if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear):  # subclasses may differ
             for parameter in module.parameters(recurse=False):

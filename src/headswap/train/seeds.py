@@ -8,10 +8,7 @@ import torch
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
-    """Return a seed for one purpose of a run: ``head``, ``order``, ``augmentation``, ``dropout``.
-
-    `numbers` distinguish its draws: epoch, image.
-    """
+    """Return a seed for a purpose of a run, such as ``order``, and for a draw: epoch, image."""
     text = "/".join(map(str, (seed, purpose, *numbers)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -15,12 +15,12 @@ from headswap.progress import OnProgress
 from headswap.runs import provenance, store
 from headswap.runs.features import BATCH, feature_key
 from headswap.snapshot import unchanged
-from headswap.train import checkpoint, devices, networks, seeds, weights
+from headswap.train import devices, networks, seeds, weights
 from headswap.train.complexity import measure_complexity
 from headswap.train.dataset import ImageDataset, evaluation_batch
-from headswap.train.loop import make_autocast, train
+from headswap.train.loop import make_autocast, train, trainable_state
 from headswap.train.probe import fit_probe
-from headswap.train.speed.memory import keep_freed_memory
+from headswap.train.speed import keep_freed_memory
 
 Parts = Mapping[Path, list[str]]
 Tensors = Iterable[torch.Tensor]
@@ -49,7 +49,7 @@ def train_network(
         accuracy = epoch["accuracy"] if epoch and len(dataset.labels["val"]) else None
         record[which] = {"epoch": epoch["epoch"], "accuracy": accuracy} if epoch else None
     if history.diverged is None:
-        weights.save_tensors(folder / store.TRAINED, checkpoint.trainable_state(network))
+        weights.save_tensors(folder / store.TRAINED, trainable_state(network))
         probabilities = {which: epoch["probabilities"] for which, epoch in epochs.items()}
         weights.save_tensors(folder / "probabilities.safetensors", probabilities)
     return {**record, "curves": history.curves}, history.seconds

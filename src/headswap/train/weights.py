@@ -27,7 +27,7 @@ from headswap.paths import WEIGHTS
 from headswap.train import networks
 from headswap.train.factories import check_code, factory_origin, import_factory, timm_url
 from headswap.train.seeds import seeded
-from headswap.train.speed.light_torchvision import torchvision
+from headswap.train.speed import torchvision
 
 
 def write_weights(name: str, params: Params, destination: Path) -> str:
@@ -106,10 +106,8 @@ def load_pretrained(name: str, params: Params, folder: Path = WEIGHTS) -> tuple[
         network = networks.with_head(network, head, tensors[f"{head}.weight"].shape[1])
         load_tensors(network, tensors)
     except (RuntimeError, KeyError) as error:
-        raise UserError(
-            f"{path} does not fit {name}: {error}\n"
-            f"Write it again with: dvc repro --force --single-item weights@{name}"
-        ) from error
+        text = f"{path} does not fit {name}: {error}"
+        raise UserError(f"{text}\nRun: dvc repro --force --single-item weights@{name}") from error
     return network, head
 
 
