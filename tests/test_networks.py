@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, TESTS
+from conftest import BIN, MODES, ROOT, TESTS, edit, headswap, sh
 from torch import nn
 
 from headswap import params
@@ -165,7 +165,9 @@ def test_an_image_size_that_a_network_does_not_accept_is_refused():
 
 
 def test_a_new_head_depends_on_the_seed_and_has_pytorchs_bounds():
+    state = torch.random.get_rng_state()
     first, same, other = (backbones.new_head(50, 2, generator(s, "head")) for s in (0, 0, 1))
+    assert torch.random.get_rng_state().equal(state)
     assert first.weight.equal(same.weight) and first.bias.equal(same.bias)
     assert not first.weight.equal(other.weight)
     assert 0.9 / 50**0.5 < first.weight.abs().max() <= 1 / 50**0.5
@@ -189,3 +191,34 @@ def test_a_layer_that_cannot_be_reset_is_named(place, named):
     network.get_submodule(place).register_parameter("scale", nn.Parameter(torch.ones(1)))
     with pytest.raises(UserError, match=f"for mine: its {named} layer, a Sequential, has no"):
         backbones.reset_weights(network, "mine")
+
+
+@pytest.mark.slow
+def test_the_weights_of_an_own_network_import_no_symbolic_algebra(workspace):
+    plain = "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2))\n"
+    Path("networks/plain.py").write_text(f"from torch import nn\n\n\n{plain}")
+    edit(models=["plain"], factories={"plain": "plain:net"})
+    code = "import sys; from headswap.cli import app; app(sys.argv[1:], standalone_mode=False); "
+    code += "print({'torch', 'sympy', 'torch._dynamo'} & sys.modules.keys())"
+    assert "{'torch'}" in sh(BIN / "python", "-c", code, "weights", "plain")
+
+
+FAMILIES = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s"),
+    *("googlenet", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf"),
+    *("regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1"),
+    *("swin_t", "swin_v2_t", "vgg11", "wide_resnet50_2"),
+)
+AT_THEIR_OWN_SIZE = ("inception_v3", "maxvit_t", "vit_b_32")
+STAGES = (("weights",), ("embed",), ("probe",), ("train", "finetune"), ("train", "frozen"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, *AT_THEIR_OWN_SIZE])
+def test_one_of_each_family_passes_every_stage(prepared, name):
+    edit(models=[name], factories={}, seeds=[0], train={"epochs": 1})
+    if name in AT_THEIR_OWN_SIZE:
+        edit(image={"size": "auto", "resize": "auto"})
+    for stage, *mode in STAGES:
+        headswap(stage, name, *mode)
+    assert all(Path(f"models/{name}-{mode}/model.json").exists() for mode in MODES)

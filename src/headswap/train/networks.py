@@ -186,7 +186,8 @@ def replace_layer(network: nn.Module, path: str, layer: nn.Module) -> None:
 
 def new_head(features: int, classes: int, generator: torch.Generator) -> nn.Linear:
     """Return a linear layer, initialised as ``torch.nn.Linear`` is: uniform in ±1/√features."""
-    head = nn.Linear(features, classes, device="meta").to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]):  # to_empty() from "meta" would import SymPy: 0.3 s
+        head = nn.Linear(features, classes)
     bound = 1 / math.sqrt(features)
     for values in (head.weight, head.bias):
         nn.init.uniform_(values, -bound, bound, generator)
