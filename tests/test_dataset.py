@@ -19,9 +19,10 @@ from PIL import ExifTags, Image
 
 from headswap import download, params
 from headswap.data import synthetic
+from headswap.data.changes import check_dataset
 from headswap.data.listing import list_images
 from headswap.data.manifest import count_images, parse_manifest
-from headswap.data.verify import check_dataset, fetch_archive, find_quality_issues, verify_images
+from headswap.data.verify import fetch_archive, find_quality_issues, verify_images
 from headswap.data.writing import write_manifest
 from headswap.errors import UserError
 from headswap.images.folders import find_images

@@ -11,11 +11,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from headswap import params
-from headswap.data.changes import check_photographs
+from headswap.data.changes import check_dataset, check_photographs
 from headswap.data.listing import list_images
 from headswap.data.manifest import parse_manifest, read_manifest
 from headswap.data.synthetic import draw_insect
-from headswap.data.verify import check_dataset, fetch_archive, verify_images
+from headswap.data.verify import fetch_archive, verify_images
 from headswap.data.writing import write_manifest
 from headswap.errors import UserError
 from headswap.images.index import read_index

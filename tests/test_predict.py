@@ -1,5 +1,6 @@
 """`headswap predict`: the validated classes again, for files, folders and patterns; messages."""
 
+import copy
 import csv
 import hashlib
 import os
@@ -14,17 +15,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import edit, headswap
 from PIL import Image
 from ruamel.yaml import YAML
 from scipy.special import softmax
+from torch import nn
 
 from headswap import params
 from headswap.compare.outputs import write_comparison
 from headswap.errors import UserError
+from headswap.images.preprocessing import Preprocessing
 from headswap.io import read_json, write_csv, write_json
 from headswap.predict.folders import best_cell, describe
-from headswap.predict.model import Classifier
+from headswap.predict.model import Classifier, logits_of_runs, share_backbone
 
 VAL = "data/images/val"
 
@@ -76,6 +80,23 @@ def test_all_seeds_average_the_probabilities_of_the_runs(trained, tmp_path):
         assert found.probability.to_numpy() == pytest.approx(means[images].to_numpy(), abs=1e-4)
     message = refused("predict", "tiny-finetune", VAL, "--seeds", "all")
     assert "does not have the weights of seed" in message and "or --seeds all" in message
+
+
+def test_runs_that_differ_in_their_heads_alone_share_a_pass_of_the_backbone():
+    record = {"classes": ["a", "b"], "preprocessing": vars(Preprocessing())}
+    record |= {"precision": "float32", "backbone": {"head": "3"}}
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
+    runs = [Classifier(copy.deepcopy(body), record) for _ in range(3)]
+    for run in runs:
+        run.network[3].reset_parameters()
+    batch, passes = torch.rand(5, 3, 8, 8), []
+    expected = torch.stack([run(batch) for run in runs])
+    shared = share_backbone(copy.deepcopy(runs))
+    shared[0].network[0].register_forward_hook(lambda *_: passes.append(1))
+    assert logits_of_runs(shared, batch).equal(expected)
+    assert passes == [1]
+    runs[2].network[1].running_mean += 1
+    assert share_backbone(runs) == runs
 
 
 def test_files_folders_and_patterns_are_taken_in_order_and_each_image_once(trained, tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from rich.progress import track
 
-from headswap.data.changes import File, listed_names, manifest_command, match_files
+from headswap.data.changes import File, check_url, listed_names, manifest_command, match_files
 from headswap.data.manifest import Manifest, parse_manifest, read_manifest, used_images
 from headswap.data.synthetic import MANIFEST, draw_archive
 from headswap.download import download_file
@@ -25,8 +25,8 @@ from headswap.images.folders import find_images, is_image
 from headswap.images.index import Row, write_index
 from headswap.images.near_duplicates import near_duplicate_groups, perceptual_hash
 from headswap.images.reading import decode_image, shrink_image
-from headswap.io import StrPath, atomic_write, is_address, local_path, read_bytes, refuse_outputs
-from headswap.params import GENERATED, Dataset, recorded_stages
+from headswap.io import StrPath, atomic_write, is_address, local_path, read_bytes
+from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE, IMAGES, TEST
 from headswap.progress import console
 
@@ -34,35 +34,6 @@ FETCH = "dvc repro --force --single-item fetch"
 DAMAGE = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError
 """What `zipfile` raises for a damaged archive or member."""
 SHRUNK = "shrunk from {} bytes with SHA-256 {}"  # the comment of a member that is no original
-
-
-def check_dataset(dataset: Dataset) -> None:
-    """Check that the parameters name images that can be fetched and a correct manifest."""
-    if dataset.url == GENERATED:
-        return
-    _check_url(dataset.url)
-    refuse_outputs(dataset.manifest, "dataset.manifest")
-    if not is_address(dataset.url) and not local_path(dataset.url).exists():
-        # In a clone and in a queued experiment DVC has the archive that was packed from the folder.
-        packed = recorded_stages().get("fetch", {}).get("params", {}).get("params.yaml", {})
-        if packed.get("dataset.url") != dataset.url:
-            text = f"dataset.url: there is no {dataset.url} here."
-            raise UserError(f"{text}\nCorrect params.yaml, then run: headswap check")
-    read_manifest(dataset.manifest)
-
-
-def _check_url(url: str) -> None:
-    is_web = url.lower().startswith(("https://", "http://"))
-    others = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-    if url.lower().endswith(others) or (is_address(url) and not is_web):
-        raise UserError(
-            f"dataset.url: {url} cannot be fetched; allowed are an https:// or http:// address of "
-            "a zip, a local zip, a local folder with train/ and val/ or the classes in it, and "
-            f"{GENERATED}.\n"
-            "Fetch and unpack it yourself, set dataset.url to the folder, then run: headswap check"
-        )
-    if not is_web:
-        refuse_outputs(url, "dataset.url")
 
 
 def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = False) -> str | None:
@@ -75,7 +46,7 @@ def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = F
         with atomic_write(archive) as temporary:
             draw_archive(temporary)
         return GENERATED
-    _check_url(dataset.url)
+    check_url(dataset.url)
     folder, is_web = local_path(dataset.url), is_address(dataset.url)
     if is_web or not folder.exists():
         manifest = read_manifest(dataset.manifest)

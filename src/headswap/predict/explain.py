@@ -9,7 +9,7 @@ from captum.attr import Occlusion, visualization
 from numpy.typing import NDArray
 
 from headswap.io import atomic_write
-from headswap.predict.model import Classifier
+from headswap.predict.model import Classifier, logits_of_runs
 
 SQUARES = 14  # in a row; one is covered at a time
 LEGEND = "Purple, pink, yellow: the more so, the more the evidence for the class lies there"
@@ -26,7 +26,7 @@ def heat_map(
     side = max(1, image.shape[-1] // SQUARES)
 
     def log_odds(batch: torch.Tensor) -> torch.Tensor:
-        logits = torch.stack([network(batch) for network in networks])
+        logits = logits_of_runs(networks, batch)
         others = torch.cat([logits[..., :target], logits[..., target + 1 :]], dim=-1)
         return (logits[..., target] - others.logsumexp(-1)).mean(0)
 

@@ -1,5 +1,6 @@
 """A trained network, loaded from its model folder, with its classes and its preprocessing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,36 @@ class Classifier(torch.nn.Module):
         """Return logits as when the cell was validated: float32, shape (batch, classes)."""
         with loop.make_autocast(self.record["precision"], batch.device.type):
             return self.network(batch).float()
+
+
+class _Heads(torch.nn.Module):
+    def __init__(self, heads: list[torch.nn.Module]):
+        super().__init__()
+        self.heads = torch.nn.ModuleList(heads)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.stack([head(features) for head in self.heads])
+
+
+def share_backbone(runs: list[Classifier]) -> list[Classifier]:
+    """Return the runs of a cell as one network with all heads if they differ in these alone.
+
+    Speed: then `logits_of_runs` takes one pass. Batch norm, where it was trained, makes others.
+    """
+    first, name = runs[0], runs[0].record["backbone"]["head"]
+    states = [run.network.state_dict() for run in runs]
+    rest = [key for key in states[0] if not key.startswith(f"{name}.")]
+    if len(runs) == 1 or any(not torch.equal(s[k], states[0][k]) for k in rest for s in states):
+        return runs
+    heads = _Heads([run.network.get_submodule(name) for run in runs])
+    networks.replace_layer(first.network, name, heads)
+    return [first]
+
+
+def logits_of_runs(runs: Sequence[Classifier], batch: torch.Tensor) -> torch.Tensor:
+    """Return logits, shape (runs, batch, classes)."""
+    shape = (-1, len(batch), len(runs[0].classes))
+    return torch.cat([run(batch).reshape(shape) for run in runs])
 
 
 def load_model(folder: StrPath, seed: int | None = None) -> Classifier:

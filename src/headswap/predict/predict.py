@@ -22,7 +22,7 @@ from headswap.images.index import NAME, Row, read_index
 from headswap.images.reading import UnreadableImage, read_image
 from headswap.paths import IMAGES, METRICS
 from headswap.predict.folders import Seeds, describe, read_record, require
-from headswap.predict.model import Classifier, load_model
+from headswap.predict.model import Classifier, load_model, logits_of_runs, share_backbone
 from headswap.runs.workers import worker_count
 from headswap.train.dataset import EVALUATION_BATCH
 from headswap.train.devices import resolve_device
@@ -55,7 +55,8 @@ def classify(
         require("captum")
         from headswap.predict.explain import write_explanation
     finished = [run["seed"] for run in read_record(folder)["runs"] if run["diverged"] is None]
-    networks = [load_model(folder, seed) for seed in (seeds == "all" and finished) or [None]]
+    runs = [load_model(folder, seed) for seed in (seeds == "all" and finished) or [None]]
+    networks = share_backbone(runs)
     stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
     stderr.print(describe(folder, networks[0].record, seeds))
     table = csv if csv and not io.is_stream(csv) else None  # a pipe's reader would stop at a pause
@@ -134,7 +135,7 @@ def predict(
         if not crops:
             return {}, unreadable
         inputs = networks[0].normalize(list(crops.values())).to(device)
-        outputs = torch.stack([network(inputs).softmax(1) for network in networks]).mean(0).cpu()
+        outputs = logits_of_runs(networks, inputs).softmax(-1).mean(0).cpu()
         return dict(zip(crops, outputs, strict=True)), unreadable
 
     batches = (paths[i : i + EVALUATION_BATCH] for i in range(0, len(paths), EVALUATION_BATCH))
