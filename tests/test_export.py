@@ -170,7 +170,7 @@ def test_an_image_of_16_bits_is_refused_by_the_exported_code(tmp_path):
 
 def test_an_export_that_differs_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
     other = load_model("models/tiny-probe")
-    torch.nn.init.normal_(other.network.network[6].weight, std=2)
+    torch.nn.init.normal_(other.network[6].weight, std=2)
     program = write_program(other, tmp_path / "other.pt2")
     with monkeypatch.context() as patch:
         patch.setattr(

@@ -17,17 +17,6 @@ from headswap.train.weights import load_tensors
 PROGRAM = "model.pt2"  # of an exported folder: its network, code and weights
 
 
-class _Calibrated(torch.nn.Module):
-    """A network whose logits are divided by the temperature that its cell's record has."""
-
-    def __init__(self, network: torch.nn.Module, temperature: float):
-        super().__init__()
-        self.network, self.temperature = network, temperature
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images).float() / self.temperature
-
-
 class Classifier(torch.nn.Module):
     """A trained network in eval mode, with all that it needs to classify photographs.
 
@@ -118,8 +107,7 @@ def load_model(folder: StrPath, seed: int | None = None) -> Classifier:
         )
     file = folder / files[seed]
     if file.name != PROGRAM:
-        network = _Calibrated(_load_weights(file, record), record.get("temperature", 1.0))
-        return Classifier(network, record)
+        return Classifier(_load_weights(file, record), record)
     remedy = (
         f"torch {record['torch']} wrote it; another may not read it. Install that one with: "
         f"pip install torch=={record['torch']}\nor export the network again."
@@ -147,6 +135,9 @@ def _load_weights(file: Path, record: dict[str, Any]) -> torch.nn.Module:
         layer = networks.new_head(features, len(record["classes"]), torch.Generator())
         networks.replace_layer(network, head, layer)
         load_tensors(network, network.state_dict() | trained if pretrained else trained)
+    with torch.no_grad():  # divide the logits by the temperature
+        layer.weight /= record.get("temperature", 1.0)
+        layer.bias /= record.get("temperature", 1.0)
     return network
 
 
