@@ -242,7 +242,7 @@ def test_a_model_folder_of_other_versions_is_told_or_refused_in_words(trained, t
     for values in ({**record["preprocessing"], "shape": "round"}, ["size"], None):
         write_json(folder / "model.json", {**record, "preprocessing": values})
         message = refused("predict", folder, f"{VAL}/ants/003.png")
-        assert f"{folder}/model.json does not say how images are to be prepared" in message
+        assert f"{folder}/model.json does not say how images are prepared" in message
         assert "Another version wrote it.\n" in message
 
 

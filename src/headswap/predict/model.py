@@ -136,8 +136,8 @@ def _load_weights(file: Path, record: dict[str, Any]) -> torch.nn.Module:
         networks.replace_layer(network, head, layer)
         load_tensors(network, network.state_dict() | trained if pretrained else trained)
     with torch.no_grad():  # divide the logits by the temperature
-        layer.weight /= record.get("temperature", 1.0)
-        layer.bias /= record.get("temperature", 1.0)
+        for parameter in layer.parameters():
+            parameter.div_(record.get("temperature", 1.0))
     return network
 
 
