@@ -19,7 +19,8 @@ from PIL import ExifTags, Image
 
 from headswap import download, params
 from headswap.data import synthetic
-from headswap.data.fetch import check_dataset, fetch_archive
+from headswap.data.changes import check_dataset
+from headswap.data.fetch import fetch_archive
 from headswap.data.listing import list_images
 from headswap.data.manifest import count_images, parse_manifest
 from headswap.data.verify import find_quality_issues, verify_images

@@ -11,8 +11,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from headswap import params
-from headswap.data.changes import check_photographs
-from headswap.data.fetch import check_dataset, fetch_archive
+from headswap.data.changes import check_dataset, check_photographs
+from headswap.data.fetch import fetch_archive
 from headswap.data.listing import list_images
 from headswap.data.manifest import parse_manifest, read_manifest
 from headswap.data.synthetic import draw_insect

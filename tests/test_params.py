@@ -1,15 +1,19 @@
 """Every mistake in params.yaml is reported with its key and the allowed values."""
 
 import copy
+import shutil
+import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, sh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from torchvision import models as networks
 
 from headswap import params
 from headswap.errors import UserError
+from headswap.train.factories import torchvision_names
 from headswap.train.networks import check_models
 
 TREE = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -194,6 +198,14 @@ def test_any_value_anywhere_is_accepted_or_refused_with_a_message(where, value):
 def test_an_unknown_network_or_factory_is_refused(models, factories, message):
     with pytest.raises(UserError, match=message):
         check_models(models, factories)
+
+
+def test_the_networks_of_torchvision_are_known_without_its_import(workspace):
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    code = "import sys; from headswap import cli; cli.check(); print('torch' in sys.modules)"
+    output = sh(sys.executable, "-c", code)
+    assert output.splitlines()[-1] == "False"
+    assert torchvision_names() == {*networks.list_models(networks)}
 
 
 def test_all_unknown_networks_and_factories_are_named_at_once():

@@ -116,11 +116,13 @@ def options(version: Annotated[bool, Option("--version", help="Print it.")] = Fa
 @command
 def check() -> None:
     """Check params.yaml, its networks and its photographs."""
-    params = _with_device(_load_current())
+    params = _load_current()
+    if params.device != "auto":
+        headswap.train.devices.resolve_device(params.device)
     headswap.params.check_round_trip()
-    headswap.data.fetch.check_dataset(params.dataset)
-    headswap.data.changes.check_photographs(params.dataset)
-    headswap.train.networks.check_models(params.models, params.factories)
+    headswap.data.changes.check_dataset(params.dataset)
+    if params.factories or set(params.models) - headswap.train.factories.torchvision_names():
+        headswap.train.networks.check_models(params.models, params.factories)
     headswap.runs.workers.worker_count()
     cells = params.cells()
     seeds = f"{len(params.seeds)} seed{'s' * (len(params.seeds) > 1)}"

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from headswap.data.manifest import Manifest, read_manifest, used_images
 from headswap.errors import UserError, bulleted
 from headswap.images.folders import SPLIT_NAMES, find_images, is_image
-from headswap.io import is_address, local_path, read_bytes, read_json, write_json
-from headswap.params import GENERATED, Dataset
+from headswap.io import is_address, local_path, read_bytes, read_json, refuse_outputs, write_json
+from headswap.params import GENERATED, Dataset, recorded_stages
 from headswap.paths import RUNS
 
 COMMANDS = RUNS / "manifests.json"  # what wrote each, without what splits all photographs anew
 KNOWN = RUNS / "photographs.json"  # their sizes, times and digests, so that none is read again
+IN_SPLIT = re.compile(rf"(?:^|/)({'|'.join(SPLIT_NAMES)})/(.+/.+)", re.IGNORECASE)
 
 
 class File(NamedTuple):
@@ -29,6 +30,41 @@ class File(NamedTuple):
     size: int
     sha256: str = ""  # empty where no listed image has this size, or it cannot be read
     damage: str = ""  # why it cannot
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Check that the parameters name images that can be fetched and their correct manifest."""
+    if dataset.url == GENERATED:
+        return
+    check_url(dataset.url)
+    refuse_outputs(dataset.manifest, "dataset.manifest")
+    if not is_address(dataset.url) and not local_path(dataset.url).exists():
+        # In a clone and in a queued experiment DVC has the archive that was packed from the folder.
+        packed = recorded_stages().get("fetch", {}).get("params", {}).get("params.yaml", {})
+        if packed.get("dataset.url") != dataset.url:
+            raise UserError(
+                f"dataset.url: there is no {dataset.url} here.\n"
+                "Correct params.yaml, then run: headswap check"
+            )
+    if _is_folder(dataset):
+        check_photographs(dataset)
+    else:
+        read_manifest(dataset.manifest)
+
+
+def check_url(url: str) -> None:
+    """Raise a UserError unless images can be fetched from an address or a path."""
+    is_web = url.lower().startswith(("https://", "http://"))
+    others = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+    if url.lower().endswith(others) or (is_address(url) and not is_web):
+        raise UserError(
+            f"dataset.url: {url} cannot be fetched; allowed are an https:// or http:// address of "
+            "a zip, a local zip, a local folder with train/ and val/ or the classes in it, and "
+            f"{GENERATED}.\n"
+            "Fetch and unpack it yourself, set dataset.url to the folder, then run: headswap check"
+        )
+    if not is_web:
+        refuse_outputs(url, "dataset.url")
 
 
 def check_photographs(dataset: Dataset) -> None:
@@ -71,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def find_changes(dataset: Dataset) -> list[str]:
     """Return a line for each difference between a local folder, if it is one, and its manifest."""
-    if dataset.url == GENERATED or is_address(dataset.url) or not local_path(dataset.url).is_dir():
+    if not _is_folder(dataset):
         return []
     manifest = read_manifest(dataset.manifest)
     files = _read_files(find_images(local_path(dataset.url)))
@@ -80,19 +116,26 @@ def find_changes(dataset: Dataset) -> list[str]:
     labels = {name.split("/")[1] for name in used}
     paths = [files[place].name for place in found]
     for path, name, listed in zip(paths, found.values(), listed_names(paths, used), strict=True):
+        if listed != path:
+            continue
         split, label, _ = name.split("/", 2)
         folders = from_split(path).split("/")[:-1][:2]
         in_other = label not in folders or {*folders} & ({*SPLIT_NAMES} - {split})
-        if listed == path and in_other and labels.intersection(folders):
+        if in_other and labels.intersection(folders):
             lines.append(f"moved: {name} is in {'/'.join(folders)} now")
     return lines
 
 
+def _is_folder(dataset: Dataset) -> bool:
+    special = dataset.url == GENERATED or is_address(dataset.url)
+    return not special and local_path(dataset.url).is_dir()
+
+
 def _read_files(images: dict[str, Path]) -> list[File]:
     """Return size and digest of the images; only those that are new or were touched are read."""
-    known, seen, files = _read(KNOWN), {}, []
+    known, seen, files, here = _read(KNOWN), {}, [], os.getcwd()
     for name, path in images.items():
-        status, where = os.stat(path), str(path.absolute())
+        status, where = os.stat(path), os.path.join(here, path)
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         *before, digest = known.get(where, [""])
         if before != stamp:
@@ -140,8 +183,9 @@ def match_files(
         why = file.damage or (f"{file.size} bytes, not {size}" if file.size != size else why)
         lines.append(f"{'damaged' if file.damage else 'changed'}: {name} ({why})")
     lines += [f"missing: {name}" for name in missing if name not in changed]
-    places = {PurePosixPath(files[place].name).parent for place in found}
     everywhere = all_extra or bool(missing)
+    at = () if everywhere else found
+    places = {PurePosixPath(files[place].name).parent for place in at}
     lines += [
         f"extra: {file.name}"
         for file in extra.values()
@@ -160,8 +204,10 @@ def listed_names(paths: Iterable[str], manifest: Manifest) -> list[str]:
     names = []
     for path in paths:
         plain = unicodedata.normalize("NFC", path)
-        keys = [plain, from_split(plain), from_split(plain).removeprefix("train/")]
-        names.append(next((ends[key] for key in keys if key in ends), path))
+        if not (name := ends.get(plain)):
+            plain = from_split(plain)
+            name = ends.get(plain) or ends.get(plain.removeprefix("train/"), path)
+        names.append(name)
     return names
 
 
@@ -171,5 +217,5 @@ def from_split(path: str) -> str:
     >>> from_split("set/Train/bee/2024/1.jpg"), from_split("photos/bee/1.jpg")
     ('train/bee/2024/1.jpg', 'photos/bee/1.jpg')
     """
-    found = re.search(rf"(?:^|/)({'|'.join(SPLIT_NAMES)})/(.+/.+)", path, re.IGNORECASE)
+    found = IN_SPLIT.search(path)
     return f"{SPLIT_NAMES[found[1].lower()]}/{found[2]}" if found else path

@@ -8,48 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from headswap.data.changes import listed_names
+from headswap.data.changes import check_url, listed_names
 from headswap.data.manifest import read_manifest
 from headswap.data.synthetic import draw_archive
 from headswap.data.verify import DAMAGE, SHRUNK, match_archive
 from headswap.download import download_file
-from headswap.errors import UserError, printable
+from headswap.errors import printable
 from headswap.images.folders import find_images
 from headswap.images.reading import shrink_image
-from headswap.io import StrPath, atomic_write, is_address, local_path, read_bytes, refuse_outputs
-from headswap.params import GENERATED, Dataset, recorded_stages
+from headswap.io import StrPath, atomic_write, is_address, local_path, read_bytes
+from headswap.params import GENERATED, Dataset
 from headswap.paths import ARCHIVE
-
-
-def check_dataset(dataset: Dataset) -> None:
-    """Check that the parameters name images that can be fetched and a correct manifest."""
-    if dataset.url == GENERATED:
-        return
-    _check_url(dataset.url)
-    refuse_outputs(dataset.manifest, "dataset.manifest")
-    if not is_address(dataset.url) and not local_path(dataset.url).exists():
-        # In a clone and in a queued experiment DVC has the archive that was packed from the folder.
-        packed = recorded_stages().get("fetch", {}).get("params", {}).get("params.yaml", {})
-        if packed.get("dataset.url") != dataset.url:
-            raise UserError(
-                f"dataset.url: there is no {dataset.url} here.\n"
-                "Correct params.yaml, then run: headswap check"
-            )
-    read_manifest(dataset.manifest)
-
-
-def _check_url(url: str) -> None:
-    is_web = url.lower().startswith(("https://", "http://"))
-    others = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-    if url.lower().endswith(others) or (is_address(url) and not is_web):
-        raise UserError(
-            f"dataset.url: {url} cannot be fetched; allowed are an https:// or http:// address of "
-            "a zip, a local zip, a local folder with train/ and val/ or the classes in it, and "
-            f"{GENERATED}.\n"
-            "Fetch and unpack it yourself, set dataset.url to the folder, then run: headswap check"
-        )
-    if not is_web:
-        refuse_outputs(url, "dataset.url")
 
 
 def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = False) -> str | None:
@@ -64,7 +33,7 @@ def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = F
         with atomic_write(archive) as temporary:
             draw_archive(temporary)
         return GENERATED
-    _check_url(dataset.url)
+    check_url(dataset.url)
     folder, is_web = local_path(dataset.url), is_address(dataset.url)
     if is_web or not folder.exists():
         manifest = read_manifest(dataset.manifest)

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from collections import defaultdict
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from headswap.errors import UserError, printable
@@ -74,7 +74,7 @@ def scan_folder(folder: str | PathLike[str]) -> Contents:
 
 
 def _why_left_out(entry: os.DirEntry[str]) -> str:
-    ending = PurePosixPath(entry.name).suffix.lower()
+    ending = os.path.splitext(entry.name)[1].lower()
     if is_system_file(entry.name):
         return "hidden, or left by a system or a tool"
     if entry.is_dir() or (entry.is_file() and ending in EXTENSIONS):
@@ -99,5 +99,5 @@ def is_system_file(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Return whether a path has the name of an image, and no part of it a system file's."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and not any(map(is_system_file, path.parts))
+    parts = (part for part in name.split("/") if part != ".")
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not any(map(is_system_file, parts))

@@ -4,10 +4,11 @@ import ast
 import difflib
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import packages_distributions, version
-from importlib.util import resolve_name
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def import_factory(name: str, factory: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"factories.{name}: {factory} is not callable")
     return found
+
+
+def torchvision_names() -> set[str]:
+    """Return torchvision's networks as its code registers them: to import it takes seconds."""
+    package: Any = find_spec("torchvision")
+    files = Path(package.origin).parent.glob("models/*.py")
+    register = re.compile(r"^@register_model\(\)\n(?:.*\n)*?def (\w+)", re.MULTILINE)
+    return {name for file in files for name in register.findall(file.read_text("utf-8"))}
 
 
 def check_name(where: str, network: str, library: str, known: list[str]) -> None:
