@@ -110,20 +110,21 @@ def main() -> None:
         for figure in ("seconds", "GiB"):
             for row in of.to_dict("records"):
                 texts[f"{figure}, {row['photographs']:,}"] = f"{row[figure]:.3g}"
-            last = of.tail(2)
-            growth = math.log(last[figure].iloc[1] / last[figure].iloc[0])
-            exponent = growth / math.log(last["photographs"].iloc[1] / last["photographs"].iloc[0])
-            texts[f"exponent of {figure}"] = f"{exponent:.2f}"
+            first, last = of.iloc[-2:].iloc[0], of.iloc[-1]
+            growth = math.log(last[figure] / first[figure])
+            if size_ratio := math.log(last["photographs"] / first["photographs"]):
+                texts[f"exponent of {figure}"] = f"{growth / size_ratio:.2f}"
         lines.append(texts)
     arguments_given = " ".join(sys.argv[2:])
     write_text(
         ROOT / "benchmarks/GROWTH.md",
         "# How time and memory grow with the number of photographs\n\n"
         "Processor seconds and the peak memory of all processes of each command, on photographs of "
-        "40 pixels, a tiny network and one epoch; exponents are between the two largest sets: 1 is "
-        f"proportional. Made by `python benchmarks/growth.py FOLDER {arguments_given}`".rstrip()
+        "40 pixels, a tiny network and one epoch; exponents are between the two largest sets "
+        "measured: 1 is proportional. Empty: not measured. "
+        f"Made by `python benchmarks/growth.py FOLDER {arguments_given}`"
         + f" on {CORES} cores of {machine('')['processor']}.\n\n"
-        + pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+        + pd.DataFrame(lines).fillna("").to_markdown(index=False, disable_numparse=True)
         + "\n",
     )
 
