@@ -1,8 +1,6 @@
 """Near-duplicates: the same photograph again, as it is, saved anew, resized or slightly edited."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 import imagehash
 import numpy as np
@@ -24,34 +22,13 @@ def perceptual_hash(image: Image.Image) -> str:
 def near_duplicate_pairs(
     hashes: Sequence[str], others: Sequence[str] | None = None
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield the places of each pair, the second in `others` or later, and the bits that differ.
-
-    Of eight bytes that differ in six bits, two are the same: only such hashes are compared.
-    """
-    later, start = (others, 0) if others is not None else (hashes, 1)
-    values = np.unique(np.array([int(one, 16) for one in (*hashes, *later)], np.uint64))
-    octets = values[:, None].view(np.uint8).astype(np.uint16)
-    near = {value: {value} for value in values.tolist()}
-    for one, other in combinations(octets.T, 2):
-        order = (keys := one << 8 | other).argsort(kind="stable")
-        keys, ordered, at, lag = keys[order], values[order], np.arange(len(values)), 0
-        while at.size:
-            lag += 1
-            at = at[at < len(values) - lag]
-            at = at[keys[at] == keys[at + lag]]
-            found = at[np.bitwise_count(ordered[at] ^ ordered[at + lag]) <= MOST_BITS]
-            for pair in zip(ordered[found].tolist(), ordered[found + lag].tolist(), strict=True):
-                near[pair[0]].add(pair[1])
-                near[pair[1]].add(pair[0])
-    places = defaultdict[int, list[int]](list)
-    for place, text in enumerate(later):
-        places[int(text, 16)].append(place)
-    for first, text in enumerate(hashes):
-        value = int(text, 16)
-        pairs = ((place, (value ^ to).bit_count()) for to in near[value] for place in places[to])
-        for second, bits in sorted(pairs):
-            if second >= start * (first + 1):
-                yield first, second, bits
+    """Yield the places of each pair, the second in `others` or later, and the bits that differ."""
+    columns = np.array([int(one, 16) for one in (hashes if others is None else others)], np.uint64)
+    for place, one in enumerate(hashes):
+        start = place + 1 if others is None else 0
+        bits = np.bitwise_count(columns[start:] ^ np.uint64(int(one, 16)))
+        for other in np.flatnonzero(bits <= MOST_BITS).tolist():
+            yield place, start + other, int(bits[other])
 
 
 def near_duplicate_groups(hashes: Sequence[str]) -> NDArray[np.int64]:
