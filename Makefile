@@ -10,6 +10,8 @@ install = $(UV) $(WHAT) $(1) $(if $(CPU),,|| $(PIP))
 # Two processes; one thread each, as the processes that train.
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Where this is set, as in many containers, each process would compile torch anew: seconds.
+export PYTHONDONTWRITEBYTECODE :=
 ifdef HEADSWAP_MIRROR
 # A relative path would break inside `dvc exp run --temp`; an address is left as it is.
 export HEADSWAP_MIRROR := $(if $(findstring ://,$(HEADSWAP_MIRROR)),$(HEADSWAP_MIRROR),$(abspath $(HEADSWAP_MIRROR)))
