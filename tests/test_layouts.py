@@ -199,6 +199,8 @@ def test_photographs_of_one_folder_that_follow_each_other_are_a_burst():
 
 
 def test_a_pattern_that_is_none_or_matches_nothing_is_refused():
+    paths = ["bee/id7_1.jpg", "bee/id7_2.jpg", "bee/new.jpg"]
+    assert groups_by_pattern(paths, "id([0-9]+)_") == ["7", "7", ""]
     with pytest.raises(UserError, match=r"is no regular expression: missing \).*\nType, for"):
         groups_by_pattern(["bee/1.jpg"], "(s")
     with pytest.raises(UserError, match=r"matches none of the 1 paths, such as bee/1\.jpg"):

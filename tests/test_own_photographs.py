@@ -206,7 +206,7 @@ def test_a_local_archive_is_not_shadowed_by_the_mirrors(empty, monkeypatch):
     "url", ["file:///x.zip", "s3://b/x.zip", "ftp://x/x.zip", "x.tar.gz", "~nosuchuser/x"]
 )
 def test_an_address_that_cannot_be_fetched_is_refused_with_a_remedy(empty, url):
-    with pytest.raises(UserError, match="Fetch and unpack it yourself|there is no ~nosuch"):
+    with pytest.raises(UserError, match="Fetch and unpack it, set|there is no ~nosuch"):
         check_dataset(params.Dataset(folds=0, url=url, manifest="m.csv"))
 
 

@@ -42,10 +42,8 @@ def check_dataset(dataset: Dataset) -> None:
         # In a clone and in a queued experiment DVC has the archive that was packed from the folder.
         packed = recorded_stages().get("fetch", {}).get("params", {}).get("params.yaml", {})
         if packed.get("dataset.url") != dataset.url:
-            raise UserError(
-                f"dataset.url: there is no {dataset.url} here.\n"
-                "Correct params.yaml, then run: headswap check"
-            )
+            text = f"dataset.url: there is no {dataset.url} here."
+            raise UserError(f"{text}\nCorrect params.yaml, then run: headswap check")
     if _is_folder(dataset):
         check_photographs(dataset)
     else:
@@ -57,12 +55,9 @@ def check_url(url: str) -> None:
     is_web = url.lower().startswith(("https://", "http://"))
     others = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
     if url.lower().endswith(others) or (is_address(url) and not is_web):
-        raise UserError(
-            f"dataset.url: {url} cannot be fetched; allowed are an https:// or http:// address of "
-            "a zip, a local zip, a local folder with train/ and val/ or the classes in it, and "
-            f"{GENERATED}.\n"
-            "Fetch and unpack it yourself, set dataset.url to the folder, then run: headswap check"
-        )
+        allowed = f"a zip, local or at https:// or http://, a folder of classes, and {GENERATED}"
+        remedy = "Fetch and unpack it, set dataset.url to the folder, then run: headswap check"
+        raise UserError(f"dataset.url: {url} cannot be fetched; allowed are {allowed}.\n{remedy}")
     if not is_web:
         refuse_outputs(url, "dataset.url")
 
@@ -90,8 +85,8 @@ def manifest_command(dataset: Dataset, plain: bool = False) -> str:
 def remember_command(dataset: Dataset, options: dict[str, object]) -> None:
     """Remember the options that a dataset's manifest was written with."""
     command = manifest_command(dataset, plain=True)
-    words = [f"--{name} {quote(str(value))}" for name, value in options.items() if value]
-    write_json(COMMANDS, {**_read(COMMANDS), command: " ".join([command, *words])})
+    words = [f" --{name} {quote(str(value))}" for name, value in options.items() if value]
+    write_json(COMMANDS, _read(COMMANDS) | {command: command + "".join(words)})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -122,8 +117,7 @@ def find_changes(dataset: Dataset) -> list[str]:
 
 
 def _is_folder(dataset: Dataset) -> bool:
-    special = dataset.url == GENERATED or is_address(dataset.url)
-    return not special and local_path(dataset.url).is_dir()
+    return dataset.url != GENERATED and local_path(dataset.url).is_dir()
 
 
 def _read_files(images: dict[str, Path]) -> list[File]:
@@ -145,12 +139,11 @@ def _read_files(images: dict[str, Path]) -> list[File]:
 def match_files(
     files: Sequence[File], manifest: Manifest, all_extra: bool = False
 ) -> tuple[dict[int, str], list[str]]:
-    """Return which files are images of a manifest, by their content, and a line for what differs.
+    """Return a manifest's images by the places of their files, found by content; what differs.
 
-    Images are returned by the places of their files. Of several files with the same content, as
-    many are images as are listed, first those that have a listed name. Extra ones are named beside
-    a listed image or, where one is missing or it is said so, anywhere. Images that the manifest
-    leaves out may be there or not.
+    Of files of the same content as many are images as are listed, first those of a listed name.
+    Extra ones are told beside a listed image or, if one is missing or `all_extra`, anywhere; those
+    that the manifest leaves out nowhere.
     """
     left_out = {entry[:2] for entry in manifest.values() if entry.left_out}
     manifest = used_images(manifest)
@@ -158,17 +151,14 @@ def match_files(
     for name, entry in manifest.items():
         unfound[entry[:2]].append(name)
     named = listed_names((file.name for file in files), manifest)
-    keys = [(file.size, file.sha256) for file in files]
+    keys = [file[1:3] for file in files]
     found: dict[int, str] = {}
     for place in sorted(range(len(files)), key=lambda p: named[p] not in unfound[keys[p]]):
         if names := unfound[keys[place]]:
             found[place] = named[place] if named[place] in names else names[0]
             names.remove(found[place])
-    extra = {
-        named[place]: file
-        for place, file in enumerate(files)
-        if place not in found and keys[place] not in left_out
-    }
+    others = [p for p, key in enumerate(keys) if p not in found and key not in left_out]
+    extra = {named[place]: files[place] for place in others}
     missing = sorted(name for names in unfound.values() for name in names)
     changed = {name: extra.pop(name) for name in missing if name in extra}
     lines = []
@@ -178,15 +168,11 @@ def match_files(
         why = file.damage or (f"{file.size} bytes, not {size}" if file.size != size else why)
         lines.append(f"{'damaged' if file.damage else 'changed'}: {name} ({why})")
     lines += [f"missing: {name}" for name in missing if name not in changed]
-    everywhere = all_extra or bool(missing)
-    at = () if everywhere else found
-    places = {PurePosixPath(files[place].name).parent for place in at}
-    lines += [
-        f"extra: {file.name}"
-        for file in extra.values()
-        if is_image(file.name) and (everywhere or PurePosixPath(file.name).parent in places)
-    ]
-    return found, lines
+    names = [file.name for file in extra.values() if is_image(file.name)]
+    if not (all_extra or missing):
+        folders = {PurePosixPath(files[place].name).parent for place in found}
+        names = [name for name in names if PurePosixPath(name).parent in folders]
+    return found, lines + [f"extra: {name}" for name in names]
 
 
 def listed_names(paths: Iterable[str], manifest: Manifest) -> list[str]:
@@ -194,9 +180,8 @@ def listed_names(paths: Iterable[str], manifest: Manifest) -> list[str]:
 
     A path may have folders before the split, or lack the split, and the class where a table has it.
     """
-    parts = [(name, name.split("/")) for name in reversed(manifest)]
-    ends = {"/".join(of[start:]): name for start in (2, 1, 0) for name, of in parts}
-    names = []
+    names, listed = [], [*reversed(manifest)]
+    ends = {name.split("/", start)[-1]: name for start in (2, 1, 0) for name in listed}
     for path in paths:
         plain = unicodedata.normalize("NFC", path)
         if not (name := ends.get(plain)):
@@ -207,10 +192,6 @@ def listed_names(paths: Iterable[str], manifest: Manifest) -> list[str]:
 
 
 def from_split(path: str) -> str:
-    """Return a path from its split on, if it has one.
-
-    >>> from_split("set/Train/bee/2024/1.jpg"), from_split("photos/bee/1.jpg")
-    ('train/bee/2024/1.jpg', 'photos/bee/1.jpg')
-    """
+    """Return a path from its split on, if it has one: train/bee/1.jpg of set/Train/bee/1.jpg."""
     found = IN_SPLIT.search(path)
     return f"{SPLIT_NAMES[found[1].lower()]}/{found[2]}" if found else path

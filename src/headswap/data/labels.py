@@ -24,10 +24,8 @@ NAMES = {  # of columns: letters and digits in lower case, for an image the best
 MISSING = ("", "na", "nan", "n/a", "null")
 UNKNOWN = ("unknown", "unidentified", "unclassified", "undetermined", "unlabeled", "indet.", "?")
 PACKAGE = ("media.csv", "observations.csv")  # of a Camtrap DP, https://camtrap-dp.tdwg.org/data
-Columns = namedtuple(
-    "Columns", ("image", "label", "group", "split"), defaults=(None, None, None, None)
-)
-"""The names of a table's columns; None is found by name, or there is none."""
+# The names of a table's columns; None is found by name, or there is none.
+Columns = namedtuple("Columns", "image label group split", defaults=(None, None, None, None))
 Table = dict[int, dict[str, str]]
 
 
@@ -49,10 +47,9 @@ def read_labels(path: StrPath, files: Sequence[str], columns: Columns) -> Labels
         try:
             rows = _join_package(*(_read(folder / name) for name in PACKAGE))
         except (LookupError, ValueError, TypeError) as error:
-            text = f"{printable(folder)} is no Camtrap DP 1.0: {type(error).__name__}: {error}."
-            raise UserError(
-                f"{text}\nExport it as 1.0, or name a table: --labels TABLE.csv"
-            ) from error
+            why = f"is no Camtrap DP 1.0: {type(error).__name__}: {error}"
+            remedy = "Export it as 1.0, or name a table: --labels TABLE.csv"
+            raise UserError(f"{printable(folder)} {why}.\n{remedy}") from error
         usual = ("filePath", "label", "deploymentID", None)
         columns = Columns(*(one or other for one, other in zip(columns, usual, strict=True)))
     else:
@@ -156,13 +153,10 @@ def _combine(
     said = table.set_index("file")[["label", "group", "split"]]
     said = said.map(lambda text: unicodedata.normalize("NFC", text))
     said = said.mask(said.map(str.casefold).isin(MISSING))
-    wrong = [
-        printable(label)
-        for label in sorted(said["label"].dropna().unique())
-        if {*label} & {*"/\\"} or is_system_file(label) or not label.isprintable()
-    ]
-    if wrong:
-        text = f"Labels that cannot be the name of a class's folder:\n{bulleted(wrong)}"
+    names = sorted(said["label"].dropna().unique())
+    wrong = [of for of in names if {*of} & {*"/\\"} or is_system_file(of) or not of.isprintable()]
+    if lines := [*map(printable, wrong)]:
+        text = f"Labels that cannot be the name of a class's folder:\n{bulleted(lines)}"
         raise UserError(f"{text}\nWrite them without / and \\, and with a letter or digit first.")
     said["split"] = said["split"].str.casefold()
     if other := sorted({*said["split"].dropna()} - {*SPLIT_NAMES}):

@@ -27,14 +27,11 @@ MUCH = 0.25  # the share, of all photographs or of a class, that is not left out
 
 @dataclass
 class Listing:
-    """What lies in a folder of photographs.
-
-    ``photographs`` has a row for each that is used, by its path in the folder, in order: ``label``,
-    ``name`` (the path below the class's folder), ``group`` and ``split``, empty where not known.
-    """
+    """What lies in a folder of photographs."""
 
     folder: Path
     files: dict[str, Path]
+    # Those used, by path, in order: label, name (the path below the class), group, split or empty
     photographs: pd.DataFrame
     unused: dict[str, str]  # why other photographs that can be read are not used
     left_out: dict[str, list[str]]  # the names of all that is not used, by reason
@@ -68,11 +65,9 @@ def list_images(
         found[column] = [unicodedata.normalize("NFC", text) for text in found[column]]
     twice = found.index[found.duplicated(["split", "label", "name"])]
     errors = [f"{printable(path)} is there twice, in another spelling" for path in twice]
-    errors += [
-        f"{printable(path)} is not UTF-8, or has a backslash or a control character"
-        for path in found.index
-        if re.search(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]", path)
-    ]
+    is_odd = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]").search
+    why = "is not UTF-8, or has a backslash or a control character"
+    errors += [f"{printable(path)} {why}" for path in filter(is_odd, found.index)]
     if errors:
         text = f"{printable(place)} cannot be listed in a manifest:\n{bulleted(errors)}"
         raise UserError(f"{text}\nRename them, then run the same command again.")
@@ -94,13 +89,12 @@ def _find_splits(folder: Path, files: Iterable[str], layout: Layout) -> dict[str
     if not splits or layout == "splits" or {"train", "val"} <= deep or (deep and not others):
         return splits
     names = " and ".join(f"{top}/" for top in splits)
+    command = f"headswap manifest {quote(str(folder))}"
     if not others:
-        raise UserError(
-            f"{printable(folder)} has photographs in {names}, but no folders of classes there.\n"
-            "Lay them out as train/<class>/<image>, or, if a table has their labels: "
-            f"headswap manifest {quote(printable(folder))} --labels TABLE.csv"
-        )
-    command = f"headswap manifest {quote(str(folder))} --val 0.3 --layout"
+        text = f"{printable(folder)} has photographs in {names}, but no folders of classes there."
+        remedy = "Lay them out as train/<class>/<image>, or, if a table has their labels"
+        raise UserError(f"{text}\n{remedy}: {printable(command)} --labels TABLE.csv")
+    command += " --val 0.3 --layout"
     raise UserError(
         f"{printable(folder)} has {names} beside {', '.join(others[:5])}: classes, or splits?\n"
         f"If {names} hold photographs of a class called so: {command} classes\n"
@@ -135,10 +129,10 @@ def _read_folders(
         for label, count in by_class(left_out[why]).items()
         if count > MUCH * (count + used[label])
     ]
+    total = len(rows) + len(unused)
     for why, count in Counter(unused.values()).items():
-        if count > MUCH * (len(rows) + len(unused)):
+        if count > MUCH * total:
             example = printable(next(path for path in unused if unused[path] == why))
-            total = len(rows) + len(unused)
             much.append(f"{count} of {total} photographs are {why}, such as {example}")
     if much:
         text = f"Much of {printable(folder)} would be left out:\n{bulleted(much)}"
@@ -149,10 +143,8 @@ def _read_folders(
 def print_left_out(listing: Listing) -> None:
     """Print how many photographs were left out, and all files and folders, by reason."""
     formats = {*OTHER_FORMATS.values()} & listing.left_out.keys()
-    left = len(listing.unused) + sum(len(listing.left_out[why]) for why in formats)
-    if left:
-        total = left + len(listing.hashes)
-        print(f"{left} of {total} photographs left out, for the reasons below.")
+    if out := len(listing.unused) + sum(len(listing.left_out[why]) for why in formats):
+        print(f"{out} of {out + len(listing.hashes)} photographs left out, for the reasons below.")
     for why, names in listing.left_out.items():
         print(f"Left out, {why} ({len(names)}):\n{bulleted(names, limit=5)}")
 
@@ -178,11 +170,7 @@ def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> 
 
 
 def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
-    """Return what a regular expression finds in each path: its first group, if it has one.
-
-    >>> groups_by_pattern(["bee/id7_1.jpg", "bee/id7_2.jpg", "bee/new.jpg"], "id([0-9]+)_")
-    ['7', '7', '']
-    """
+    """Return what a regular expression finds in each path: its first group, if it has one."""
     why = f"matches none of the {len(paths)} paths, such as {printable(paths[0])}"
     groups: list[str] = []
     try:

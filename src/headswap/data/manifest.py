@@ -5,7 +5,7 @@ import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -113,20 +113,12 @@ def check_classes(images: Iterable[Iterable[str]], where: str) -> None:
         return
     raise UserError(
         f"{where} has {wrong}.\nLay the images out as <class>/<image>, or as train/<class>/<image> "
-        "and val/<class>/<image>, every class in both and under one name; then run the same "
-        "command again."
+        "and val/<class>/<image>, every class in both under one name; then run the same again."
     )
 
 
 def count_images(manifest: Manifest) -> dict[str, int]:
-    """Count the images by split, and by split and class, without those to test on.
-
-    >>> manifest = {f"{name}.jpg": Entry(9, "c0") for name in ("train/a/1", "val/a/2", "val/b/3")}
-    >>> count_images(manifest)
-    {'images': 3, 'train': 1, 'train_a': 1, 'val': 2, 'val_a': 1, 'val_b': 1}
-    """
-    counts: Counter[str] = Counter()
-    for split, label, *_ in (name.split("/", 2) for name in manifest):
-        if split in SPLITS:
-            counts.update(["images", split, f"{split}_{label}"])
-    return dict(sorted(counts.items()))
+    """Count the images by split, and by split and class, without those to test on."""
+    parts = [name.split("/")[:2] for name in manifest]
+    keys = [("images", at, f"{at}_{label}") for at, label in parts if at in SPLITS]
+    return dict(sorted(Counter(chain(*keys)).items()))

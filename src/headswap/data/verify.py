@@ -56,19 +56,15 @@ def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = F
     elif folder.is_dir():
         manifest, images = read_manifest(dataset.manifest), find_images(folder)
         sizes = {entry.size for entry in manifest.values()}
-        packed = {
-            printable(name): path
-            for name, path in zip(listed_names(images, manifest), images.values(), strict=True)
-            if name in manifest or path.stat().st_size in sizes
-        }
-        members = list(packed.items())
+        named = zip(listed_names(images, manifest), images.values(), strict=True)
+        packed = [(printable(n), p) for n, p in named if n in manifest or p.stat().st_size in sizes]
         with (
             atomic_write(archive) as temporary,
             zipfile.ZipFile(temporary, "w") as file,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
-            for start in range(0, len(members), 64):  # a few at a time, for they may be large
-                for member in pool.map(partial(_stored, shrink), members[start : start + 64]):
+            for start in range(0, len(packed), 64):  # a few at a time, for they may be large
+                for member in pool.map(partial(_stored, shrink), packed[start : start + 64]):
                     file.writestr(*member)
         return str(folder)
     return download_file(dataset.url, archive, _check_zip)
@@ -98,11 +94,9 @@ def verify_images(
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them, those to test on apart.
 
-    An image is identified by its content. The manifest, not the archive, decides which files are
-    written, where, and how large each may be: nothing is written outside the folder, and a small
-    archive cannot fill the disk. Generated images have their manifest in the archive.
-
-    A UserError names every image that is missing, extra, changed, or cannot be read.
+    The manifest, not the archive, decides which files are written, where, and how large: nothing
+    gets outside the folder, and a small archive cannot fill the disk. A UserError names every image
+    that is missing, extra, changed, or cannot be read.
     """
     is_own = not is_address(dataset.url) and dataset.url != GENERATED
     folder = dataset.url if Path(dataset.url).is_dir() else "FOLDER"
@@ -114,24 +108,20 @@ def verify_images(
             atomic_write(images, replace_folder=True) as used,
             atomic_write(test, replace_folder=True) as tested,
         ):
-            if dataset.url == GENERATED:
+            if dataset.url == GENERATED:  # its manifest is in the archive
                 content = file.read(MANIFEST) if MANIFEST in file.namelist() else b""
                 manifest = parse_manifest(content, MANIFEST, f"Draw the images with: {FETCH}")
             else:
                 manifest = read_manifest(dataset.manifest)
             members, differences = match_archive(file, manifest, shrink and is_own)
             if differences:
-                raise UserError(
-                    f"{archive} does not hold the images of {dataset.manifest}:\n"
-                    f"{bulleted(differences)}\n{again}"
-                    + f"\nIf you changed your own images, first run: {renew}"
-                    * is_own
-                )
-            files = {
-                path: tested / path[5:] if path.startswith("test/") else used / path
-                for path in sorted(members)
-            }
-            for path, target in files.items():
+                text = f"{archive} does not hold the images of {dataset.manifest}:"
+                first = f"\nIf you changed your own images, first run: {renew}" * is_own
+                raise UserError(f"{text}\n{bulleted(differences)}\n{again}{first}")
+            files = {}
+            for path in sorted(members):
+                target = tested / path[5:] if path.startswith("test/") else used / path
+                files[path] = target
                 target.parent.mkdir(parents=True, exist_ok=True)
                 content = file.read(members[path])
                 target.write_bytes(shrink_image(content) if shrink else content)
@@ -152,11 +142,8 @@ def match_archive(
 ) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
     """Return which members are a manifest's images, shrunk ones as originals, and what differs."""
     sizes = {entry.size for entry in manifest.values()}
-    members = [
-        member
-        for member in archive.infolist()
-        if not member.is_dir() and (is_image(member.filename) or member.file_size in sizes)
-    ]
+    there = [member for member in archive.infolist() if not member.is_dir()]
+    members = [one for one in there if is_image(one.filename) or one.file_size in sizes]
     files = [_read_member(archive, member, sizes, has_shrunk) for member in members]
     places, differences = match_files(files, manifest)
     return {name: members[place] for place, name in places.items()}, differences
@@ -206,10 +193,9 @@ def _read_facts(path: Path) -> dict[str, Any]:
         image = decode_image(content, path)
     except UserError as error:
         return {"why": getattr(error, "why", str(error).splitlines()[0])}
-    digest = hashlib.sha256(content).hexdigest()
     size = {"width": image.width, "height": image.height, "bytes": len(content)}
-    animated = image.info["animated"]
-    return {**size, "sha256": digest, "phash": perceptual_hash(image), "animated": animated}
+    digests = {"sha256": hashlib.sha256(content).hexdigest(), "phash": perceptual_hash(image)}
+    return {**size, **digests, "animated": image.info["animated"]}
 
 
 def read_unpacked(
@@ -218,27 +204,18 @@ def read_unpacked(
     """Return a row of the index for each image; the files are by their paths in the manifest."""
     rows = []
     for name, width, height, *stored, phash in read_facts(files, where, remedy).itertuples():
-        entry, (split, label, _) = manifest[name], name.split("/", 2)
-        facts = (width, height, entry.size, entry.sha256, phash, *stored)
-        rows.append(Row(name, split, label, entry.group, *facts))
+        (size, digest, group, _), (split, label, _) = manifest[name], name.split("/", 2)
+        rows.append(Row(name, split, label, group, width, height, size, digest, phash, *stored))
     return rows
 
 
 def find_quality_issues(hashes: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return what makes a comparison on these images less reliable, by kind, the worst first.
-
-    `hashes` has the perceptual hash of each image by its path.
-
-    >>> hashes = {"train/a/1.jpg": "c0" * 8, "val/a/2.jpg": "c0" * 8, "val/a/3.jpg": "f1" * 8}
-    >>> find_quality_issues(hashes)
-    {'near-duplicates in two splits': ['train/a/1.jpg, val/a/2.jpg'], 'a class of one image': \
-['train/a']}
-    """
+    """Return what makes a comparison less reliable, by kind, from perceptual hashes by path."""
     names = pd.Series(sorted(hashes))
     parts = names.str.split("/", n=2, expand=True)
     sizes = (parts[0] + "/" + parts[1]).value_counts()
     several, single = "near-duplicates", sorted(sizes.index[sizes == 1])
-    kinds = (f"{several} in two splits", f"{several} in two classes")
+    kinds = (f"{several} in two splits", f"{several} in two classes")  # the worst first
     issues = {kinds[0]: [], kinds[1]: [], "a class of one image": single, several: []}
     for _, group in names.groupby(near_duplicate_groups([hashes[name] for name in names])):
         if len(group) > 1:

@@ -31,10 +31,9 @@ def write_manifest(
 ) -> manifest.Manifest:
     """Read all images of a user's folder; write its manifest, and return the images to use.
 
-    `val` and `test` are the shares of the images to validate and to test on, where the folder does
-    not say which these are. If `val` is None and `path` is an older manifest, images that it lists
-    stay in their splits and groups, and its shares are used for the others. If that left
-    near-duplicates out, they are left out again.
+    `val` and `test` are shares of the images, where the folder does not say which these are. If
+    `val` is None and `path` is an older manifest, its images keep their splits and groups, and
+    others are split by its shares. If it left near-duplicates out, this does, too.
     """
     target = output_path(path, "--output", ".csv", renew_manifest=True)
     listed: manifest.Manifest = {}
@@ -53,11 +52,9 @@ def write_manifest(
     table = table.join(read_facts({one: listing.files[one] for one in table.index}, folder, remedy))
     wide = table[["width", "height"]].max(axis=1) > 1.5 * table[["width", "height"]].min(axis=1)
     if wide.mean() > 0.1:
-        print(
-            f"Of {wide.sum():,} of {len(table):,} images the centre crop discards more than a "
-            "third.\nTo let networks see all of them, write into params.yaml, under image: "
-            "fit: pad (or squash)"
-        )
+        some = f"{wide.sum():,} of {len(table):,} images"
+        print(f"Of {some} the centre crop discards more than a third.")
+        print("To let networks see all, write into params.yaml, under image: fit: pad (or squash)")
     again = any(entry.left_out.startswith("near-duplicate") for entry in listed.values())
     copies = _find_copies(listing, table) if drop_duplicates or again else {}
     used = table.drop(list(copies))
@@ -69,16 +66,15 @@ def write_manifest(
     listing.hashes = dict(zip(names[used.index], used["phash"], strict=True))
     rows = used[["bytes", "sha256", "group"]].itertuples(index=False)
     images = {name: manifest.Entry(*row) for name, row in zip(listing.hashes, rows, strict=True)}
-    others = {}
+    entries = {**images}
     for one, other in copies.items():
         why = f"near-duplicate of {names[other] if other in used.index else other}"
         size, digest = table.loc[one, ["bytes", "sha256"]]
-        others[names[one]] = manifest.Entry(size, digest, "", why)
+        entries[names[one]] = manifest.Entry(size, digest, "", why)
     for one, why in listing.unused.items():
         content = read_bytes(listing.files[one])
         digest = hashlib.sha256(content).hexdigest()
-        others[printable(one)] = manifest.Entry(len(content), digest, "", why)
-    entries = images | others
+        entries[printable(one)] = manifest.Entry(len(content), digest, "", why)
     lines = pd.DataFrame(entries.values(), list(entries)).sort_index()
     lines = lines.drop(columns=[name for name in ("group", "left_out") if not lines[name].any()])
     write_csv(target, (*manifest.COLUMNS, *lines.columns[2:]), lines.itertuples())
@@ -141,9 +137,8 @@ def _split(
             splits, missed = split_items(items, same, of_val, of_test, seed)
         except UserError:
             splits, missed = split_items(items, [*used["sha256"]], of_val, of_test, seed)
-            listing.notes.append(
-                "Near-duplicates are in several splits: a class could not be validated on else."
-            )
+            note = "Near-duplicates are in several splits: a class could not be validated on else."
+            listing.notes.append(note)
     groups = name_groups(items, [*zip(same, splits, strict=True)])
     if near := sum(bool(group) and group != of for group, of in zip(groups, given, strict=True)):
         listing.notes.append(f"{near} near-identical photographs count as of one group with others")
@@ -166,12 +161,10 @@ def split_items(
 ) -> tuple[list[str], list[str]]:
     """Return the split of each photograph, and a line for each share of a class that is missed.
 
-    Photographs with the `same` value count as of one group: their content, or what they are copies
-    of. The order in which groups are taken depends on content and seed alone, so that a further
-    photograph moves few others; a test set is taken from what would be trained on. If `val` is 0,
-    nothing joins those that are known to be validated on.
-
-    A UserError names the classes that cannot be both trained and validated on.
+    Those with the `same` value, what they are copies of, count as of one group. The order of groups
+    depends on content and seed alone, so that a further photograph moves few others; a test set is
+    taken from what would be trained on. If `val` is 0, nothing joins those known to be in val. A
+    UserError names the classes that cannot be both trained and validated on.
     """
     ids = join_groups([one.group for one in items], same)
     labels, classes = np.unique([one.label for one in items], return_inverse=True)
@@ -190,12 +183,9 @@ def split_items(
     if lacking := np.flatnonzero((reached[[0, 2]] == 0).any(axis=0)).tolist():
         groups = column_sums(counts > 0)
         lines = [f"{labels[c]} (images: {size[c]}, groups: {groups[c]})" for c in lacking]
-        raise UserError(
-            "These classes cannot be both trained and validated on, since identical images, and "
-            f"those of a group, stay together:\n{bulleted(lines)}\n"
-            "Add images of other groups to them, or leave these classes out; then run the same "
-            "command again."
-        )
+        text = "Copies and groups stay together, so these classes cannot be in both train and val"
+        remedy = "Add images of other groups to them, or leave them out; then run the same again."
+        raise UserError(f"{text}:\n{bulleted(lines)}\n{remedy}")
     off = np.abs(reached - targets)[:2] / size
     missed = [
         f"{PARTS[part]}: {reached[part, c] / size[c]:.1%} of {labels[c]} "
@@ -225,7 +215,5 @@ def print_classes(names: Iterable[str]) -> None:
     print(ranked.head(30).rename_axis(index=None, columns=None).to_string())
     if len(ranked) > 30:
         print(f"… and {len(ranked) - 30} more")
-    print(
-        f"{len(ranked)} classes. Always answering {largest}, the largest there, would be right for "
-        f"{share:.1%} of the validation images."
-    )
+    answer = f"{len(ranked)} classes. Always answering {largest}, the largest there"
+    print(f"{answer}, would be right for {share:.1%} of the validation images.")

@@ -32,9 +32,6 @@ class Row(NamedTuple):
     stored_sha256: str
 
 
-KINDS = [*Row.__annotations__.values()]
-
-
 @dataclass(frozen=True)
 class Index:
     """The verified images of a folder, sorted by their paths in it."""
@@ -82,9 +79,8 @@ class Index:
         return self._validate(self.quarters, quarter)
 
     def _validate(self, parts: dict[str, int], on: int) -> "Index":
-        splits = {path: "val" if part == on else "train" for path, part in parts.items()}
-        rows = [row._replace(split=splits.get(row.path, "")) for row in self.rows]
-        return Index(self.folder, rows)
+        at = {path: "val" if part == on else "train" for path, part in parts.items()}
+        return Index(self.folder, [row._replace(split=at.get(row.path, "")) for row in self.rows])
 
 
 def write_index(folder: str | PathLike[str], rows: Iterable[Row]) -> None:
@@ -99,8 +95,9 @@ def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
     if not folder.exists():
         raise not_made_yet(folder)
     sizes = {name: path.stat().st_size for name, path in find_images(folder).items()}
+    kinds = Row.__annotations__.values()
     try:
-        table = [zip(KINDS, row.values(), strict=True) for row in read_csv(folder / NAME)]
+        table = [zip(kinds, row.values(), strict=True) for row in read_csv(folder / NAME)]
         rows = [Row(*(kind(text) for kind, text in row)) for row in table]
     except (FileNotFoundError, ValueError, csv.Error) as error:
         changes = [f"{'missing' if isinstance(error, OSError) else 'changed'}: {NAME}"]
@@ -108,11 +105,8 @@ def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
         expected = {row.path: row.stored_bytes for row in rows}
         changes = [f"missing: {name}" for name in expected if name not in sizes]
         changes += [f"extra: {name}" for name in sizes if name not in expected]
-        changes += [
-            f"changed: {name} ({sizes[name]} bytes, not {size})"
-            for name, size in expected.items()
-            if sizes.get(name, size) != size
-        ]
+        other = [name for name, size in expected.items() if sizes.get(name, size) != size]
+        changes += [f"changed: {n} ({sizes[n]} bytes, not {expected[n]})" for n in other]
     if changes:
         text = f"{folder} is not as it was verified:\n{bulleted(changes)}"
         raise UserError(f"{text}\nRestore the images with: dvc repro verify")

@@ -60,10 +60,9 @@ def preprocessing_from_network(network: object, name: str) -> Preprocessing:
                 values = dict(given if isinstance(given, Mapping) else vars(given))
                 return _check_values(values if attribute == "preprocessing" else _from_timm(values))
             except (TypeError, ValueError, ZeroDivisionError) as error:
-                raise UserError(
-                    f"factories.{name}: its network's {attribute} cannot be used: {error}.\n"
-                    f"Let the factory set, for instance, network.preprocessing = {OF_NETWORK}"
-                ) from error
+                text = f"factories.{name}: its network's {attribute} cannot be used: {error}."
+                remedy = f"Let the factory set, for instance, network.preprocessing = {OF_NETWORK}"
+                raise UserError(f"{text}\n{remedy}") from error
     return Preprocessing()
 
 

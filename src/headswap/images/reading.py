@@ -35,8 +35,7 @@ class UnreadableImage(UserError):
 def read_image(path: str | PathLike[str]) -> Image.Image:
     """Read an image of any kind: RGB, 8 bits a channel, upright, over white where transparent.
 
-    Of several frames it is the first, and ``info["animated"]`` is true. `UnreadableImage` says what
-    is damaged, of an unknown format, too deep, or too large for `MEMORY`.
+    Of several frames it is the first, and ``info["animated"]`` true; else `UnreadableImage`.
     """
     return decode_image(read_bytes(path), path)
 
