@@ -7,7 +7,9 @@ import pandas as pd
 from conftest import headswap
 from pytest import approx
 
-from headswap.compare.revisions import Revision, differences, report
+from headswap import params
+from headswap.compare.results import read_results
+from headswap.compare.revisions import Revision, differences, read_revision, report
 
 random = np.random.default_rng(0)
 NAMES = [f"digest{number}" for number in range(200)]
@@ -59,6 +61,14 @@ def test_what_differs_is_printed_and_written(tmp_path, monkeypatch, capsys):
     assert "Only in better: other-probe" in printed and "differs" in printed
     assert len(pd.read_csv(tmp_path / "d.csv")) == 1
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_workspace_is_read_as_the_comparison_reads_it(own_trained):
+    results, found = read_results(params.load()), read_revision("workspace")
+    assert found.correct.keys() == results.cells.keys()
+    for cell, table in found.correct.items():
+        assert np.array_equal(table, results.correct[cell, "last"])
+        assert found.groups.keys() >= set(table)
 
 
 def test_a_name_that_is_no_revision_is_said(own_trained):

@@ -23,14 +23,13 @@ def read_results(folder: str | PathLike[str] = ".") -> SimpleNamespace:
     validation image, ``curves`` a row per run, epoch and split; their first column is ``cell``.
     A UserError says if `folder` has no comparison.
     """
+    from headswap import errors, paths
     from headswap.compare import results  # only here: pandas takes a second to import
-    from headswap.errors import UserError
-    from headswap.paths import CURVES, METRICS, PREDICTIONS
 
-    if not (path := Path(folder, METRICS, "comparison.csv")).exists():
-        raise UserError(f"There is no {path}.\nIn the project's folder, run: dvc repro")
+    if not (path := Path(folder, paths.METRICS, "comparison.csv")).exists():
+        raise errors.UserError(f"There is no {path}.\nIn the project's folder, run: dvc repro")
     found = SimpleNamespace(comparison=results.read_table(path, ["cell"]))
-    for name, kind in (("predictions", PREDICTIONS), ("curves", CURVES)):
+    for name, kind in (("predictions", paths.PREDICTIONS), ("curves", paths.CURVES)):
         files = {cell: Path(folder, kind, f"{cell}.csv") for cell in found.comparison.cell}
         tables = {cell: results.read_table(file, ["seed"]) for cell, file in files.items()}
         setattr(found, name, results.stack_tables(tables))

@@ -76,27 +76,22 @@ def evaluate_claim(claim: Claim, results: Results) -> dict[str, Any]:
     """
     reason = _reason_not_tested(claim, results)
     effects = [] if reason else [_effect(claim, weights, results) for weights in claim.compare]
-    claimed = 1 if claim.direction == "above" else -1
-    signs = [claimed * estimate.sign for estimate, _ in effects]
+    signs = [e.sign if claim.direction == "above" else -e.sign for e, _ in effects]
+    names, entries = ("effect", "low", "high", "published"), []
     by_ratio = f"power of {claim.per}" if claim.per else "times"
     unit = "points" if claim.quantity == "accuracy" else by_ratio
     convert = {"points": lambda effect: 100 * effect, "times": math.exp}.get(unit, float)
+    for estimate, published in effects:
+        figures = [round(convert(figure), 4) for figure in (*estimate[:3], published)]
+        needed = None if estimate.sign else estimate.images_needed
+        entries.append(dict(zip(names, figures, strict=True)) | {"images_needed": needed})
     return {
         "id": claim.id,
         "says": claim.says,
         "verdict": VERDICTS[min(signs, default=0)] if signs or reason == ONE_RUN else "not tested",
         "why": reason,
         "unit": unit,
-        "effects": [
-            {
-                "effect": round(convert(estimate.value), 4),
-                "low": round(convert(estimate.low), 4),
-                "high": round(convert(estimate.high), 4),
-                "published": round(convert(published), 4),
-                "images_needed": None if estimate.sign else estimate.images_needed,
-            }
-            for estimate, published in effects
-        ],
+        "effects": entries,
     }
 
 

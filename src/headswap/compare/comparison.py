@@ -10,17 +10,16 @@ from headswap.compare import intervals, plot_rows
 from headswap.compare.claims import evaluate_claim, read_claims
 from headswap.compare.intervals import Estimate
 from headswap.compare.results import EPOCHS, Results, path_of
-from headswap.compare.variance import Array, priors_without
+from headswap.compare.variance import Prior, priors_without
 from headswap.images.index import Index
 from headswap.images.near_duplicates import near_duplicate_pairs
 
-UNKNOWN = Estimate(np.nan, np.nan, np.nan)
-RANKED_BY = {
+UNKNOWN = Estimate(np.nan)
+RANKED_BY = {  # what decides which cell is the best, in the report's words; the first counts most
     "last_val_accuracy_mean": "its last epoch",
     "val_loss_last_mean": "its loss",
     "seconds_per_run_mean": "its time",
 }
-"""What decides which cell is the best, in the words of the report; the first counts most."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ def compare(results: Results) -> Comparison:
 def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
     """Return the pairs of a validation and a training image that are near-duplicates.
 
-    ``val`` and ``train`` are their paths in `paths.IMAGES`, with folds those of any two images;
-    ``bits``, by which the rows are sorted, is how many of their hashes' 64 bits differ.
+    ``val`` and ``train`` are their paths (with folds, of any two); ``bits`` of 64 bits differ.
     """
     val, train = ([row for row in index.rows if row.split == split] for split in ("val", "train"))
     if folds:
@@ -78,10 +76,9 @@ def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
 def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:
     """Return the figures of all cells, next to the write-up's.
 
-    `repeated` has the paths of images that are near-duplicates. The ``expected_accuracy`` of the
-    best cell is corrected for its having been chosen. An ``_alone_ci`` follows from the cell alone.
-    ``selection_optimism`` is the accuracy at the best epoch less that at the last; its interval is
-    for other replicates on the same images, because the choice of the epoch depends on these.
+    `repeated` are the paths of near-duplicates. The ``expected_accuracy`` of the best cell allows
+    for its having been chosen. An ``_alone_ci`` follows from the cell alone. ``selection_optimism``
+    is the accuracy at the best epoch less that at the last, its interval for other seeds alone.
     """
     tables: dict[str, dict[str, pd.DataFrame]] = {
         which: {cell: results.correct[cell, which] for cell in results.cells} for which in EPOCHS
@@ -90,10 +87,7 @@ def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:
         cell: best.astype(float) - tables["last"][cell] for cell, best in tables["best"].items()
     }
     priors = {kind: priors_without(of_kind, results.design) for kind, of_kind in tables.items()}
-    of_cells = [
-        _figures(results, cell, {kind: of_kind[cell] for kind, of_kind in priors.items()}, repeated)
-        for cell in results.cells
-    ]
+    of_cells = [_figures(results, cell, priors, repeated) for cell in results.cells]
     figures = results.figures.drop(columns=["preprocessing", "tuning"], errors="ignore")
     table = pd.concat([pd.DataFrame(of_cells).round(6), figures.reset_index(drop=True)], axis=1)
     ranked = table.dropna(subset="last_val_accuracy_mean")
@@ -117,7 +111,7 @@ def _limits(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _figures(
-    results: Results, cell: str, priors: dict[str, Array | None], repeated: list[str]
+    results: Results, cell: str, priors: dict[str, dict[str, Prior]], repeated: list[str]
 ) -> dict[str, Any]:
     design = results.design
     best, last = (results.correct[cell, which] for which in EPOCHS)
@@ -127,7 +121,7 @@ def _figures(
     for which, correct in zip(EPOCHS, (best, last), strict=True):
         estimate, alone = UNKNOWN, UNKNOWN
         if len(last):
-            estimate = intervals.estimate_accuracy(correct, priors[which], design)
+            estimate = intervals.estimate_accuracy(correct, priors[which][cell], design)
             alone = intervals.estimate_accuracy(correct, design=design)
         name = f"{which}_val_accuracy"
         row |= _limits(name, estimate) | _limits(f"{name}_alone", alone)
@@ -135,9 +129,9 @@ def _figures(
     balanced, optimism, errors = UNKNOWN, UNKNOWN, {}
     if len(last):
         labels = results.labels.reindex(last.columns)
-        balanced = intervals.estimate_balanced_accuracy(last, labels, priors["last"], design)
-        difference = best.astype(float) - last
-        optimism = intervals.estimate_mean_of_replicates(difference, priors["optimism"])
+        prior, difference = priors["optimism"][cell], best.astype(float) - last
+        balanced = intervals.estimate_balanced_accuracy(last, labels, priors["last"][cell], design)
+        optimism = intervals.estimate_mean_of_replicates(difference, prior)
         errors = {
             name: intervals.reliability(at_last[of], at_last["correct"])[1]
             for name, of in (("", "confidence"), ("_with_temperature", "calibrated"))
@@ -165,8 +159,8 @@ def _figures(
 def most_misclassified(results: Results) -> pd.DataFrame:
     """Return the validation images that a run misclassifies at its last epoch, the worst first.
 
-    ``wrong`` is the number of runs of all cells that did, of ``runs``; ``probability`` that of the
-    image's own class, the mean over them; ``predicted`` the class that most took it for.
+    ``wrong`` of ``runs`` of all cells did; ``probability`` is the own class's, the mean over runs;
+    ``predicted`` the class that most took it for.
     """
     last = results.last.assign(wrong=~results.last["correct"])
     mistakes = last[last["wrong"]].groupby(["image", "predicted"], as_index=False).size()

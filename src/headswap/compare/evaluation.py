@@ -17,8 +17,7 @@ from headswap.compare.variance import Array, Design
 from headswap.io import atomic_write, write_csv, write_json
 from headswap.progress import console
 
-MOST_CLASSES = 8
-"""Columns of a confusion matrix that fit a terminal; of more, the confused pairs are listed."""
+MOST_CLASSES = 8  # columns that fit a terminal; of more, the confused pairs are listed
 
 
 def report(
@@ -83,10 +82,10 @@ def estimate_recall(correct: ArrayLike, design: Design, prior: Array | None = No
 
 
 def _figures(estimate: Estimate) -> dict[str, float | None]:
-    figures = pd.Series({name: getattr(estimate, name) for name in ("value", "low", "high")})
-    return figures.round(6).astype(object).where(figures.notna(), None).to_dict()
+    figures = pd.Series(estimate[:3], ["value", "low", "high"]).round(6)
+    return figures.astype(object).where(figures.notna(), None).to_dict()
 
 
-def _text(figure: Mapping[str, float | None]) -> str:
-    value, low, high = (figure[key] for key in ("value", "low", "high"))
-    return f"{value:.1%}" + ("" if low is None else f" ({low:.1%} to {high:.1%})")
+def _text(figure: Mapping[str, Any]) -> str:
+    interval = "" if figure["low"] is None else " ({low:.1%} to {high:.1%})".format(**figure)
+    return f"{figure['value']:.1%}{interval}"

@@ -9,7 +9,8 @@ Statistics 1, 2007; `benchmarks/COVERAGE.md` compares both). With a prior from o
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,8 +23,7 @@ MARGIN = 0.01  # a cell at most so much less accurate than the best is good enou
 SURE = 0.9  # the probability from which a cell is said to be good enough
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """An estimate and its 95 % interval, NaN where it is not known."""
 
     value: float
@@ -140,8 +140,7 @@ def probability_good_enough(
 ) -> tuple[float, int | None]:
     """Return the probability that the best cell is better than another by at most `MARGIN`.
 
-    The values are their differences; the prior of their mean is flat. With it comes how many images
-    would make it `SURE`; None if no number would.
+    The prior of the mean of their differences is flat. With it: how many images make it `SURE`.
     """
     values = np.asarray(values, dtype=float)
     error = error_distribution(components(values, design, 0.25), prior)
@@ -159,22 +158,18 @@ def _images_needed(excess: Callable[[float], float], images: int) -> int | None:
 
 def estimate_mean_of_replicates(values: ArrayLike, prior: Prior = None) -> Estimate:
     """Estimate the mean of values of shape (replicates, images) over replicates on these images."""
-    values, parts = np.asarray(values, dtype=float), components(values)
-    mean = float(values.mean())
+    mean, parts = float(np.asarray(values, dtype=float).mean()), components(values)
     half = error_distribution(replace(parts, of_images=parts.interaction), prior).half_width
     return Estimate(mean, mean - half, mean + half)
 
 
-def estimate_log_ratio(
-    numerator: Sequence[ArrayLike], denominator: Sequence[ArrayLike]
-) -> Estimate:
+def estimate_log_ratio(over: Sequence[ArrayLike], under: Sequence[ArrayLike]) -> Estimate:
     """Estimate the logarithm of a ratio of times, each a sum of the means of some cells.
 
-    Each has two or more replicates. Student's interval is by the delta method, with Satterthwaite's
-    degrees of freedom.
+    Each has two or more replicates. By the delta method, with Satterthwaite's degrees of freedom.
     """
     value, sources = 0.0, []
-    for sign, cells in ((1, numerator), (-1, denominator)):
+    for sign, cells in ((1, over), (-1, under)):
         seconds = [np.asarray(cell, dtype=float) for cell in cells]
         total = sum(float(cell.mean()) for cell in seconds)
         value += sign * math.log(total)
@@ -191,8 +186,8 @@ def reliability(
 ) -> tuple[list[tuple[float, float, int]], float]:
     """Compare the predicted class's probability with the accuracy, both of shape (predictions,).
 
-    Return for each tenth that is not empty the mean confidence, the accuracy and the number of
-    predictions; and the expected calibration error (C. Guo et al., ICML 2017, equation 3).
+    Return of each tenth that is not empty the mean confidence, the accuracy and the number; and the
+    expected calibration error (C. Guo et al., ICML 2017, equation 3).
     """
     place = np.clip(np.ceil(np.asarray(confidence) * 10).astype(int) - 1, 0, 9)
     _, place, counts = np.unique(place, return_inverse=True, return_counts=True)

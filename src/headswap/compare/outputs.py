@@ -23,8 +23,7 @@ from headswap.paths import METRICS
 from headswap.progress import console
 
 OPTIONAL_COLUMNS = ["parameters", "trained", "last loss", "without near-duplicates, %"]
-OPTIONAL_COLUMNS += ["balanced, % (95 %)"]
-"""The columns that a narrow terminal does without, the first of them first."""
+OPTIONAL_COLUMNS += ["balanced, % (95 %)"]  # a narrow terminal lacks these, the first one first
 
 
 def write_comparison(params: Params) -> None:
@@ -47,11 +46,7 @@ def write_comparison(params: Params) -> None:
 
 
 def delete_other_results(params: Params) -> None:
-    """Delete what is left of cells that the parameters no longer name.
-
-    A clone does not have them, and there the stage, which depends on their folders, would not be up
-    to date. DVC's cache and ``runs/`` keep them.
-    """
+    """Delete files of cells that the parameters no longer name, which a clone would not have."""
     expected = {cell.name for cell in params.cells()}
     embedded = {f"{model}-embed" for model in params.models}
     for folder in (paths.CELL_METRICS, paths.CURVES, paths.PREDICTIONS, paths.TIMING):
@@ -118,9 +113,8 @@ def _print(template: str, facts: Mapping[str, Any]) -> None:
 def _table(title: str, lines: pd.DataFrame) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, heading in enumerate(lines):
-        table.add_column(
-            heading.replace(" ", "\n", 1), justify="right" if place else "left", overflow="fold"
-        )
+        justify: Any = "right" if place else "left"
+        table.add_column(heading.replace(" ", "\n", 1), justify=justify, overflow="fold")
     for row in lines.itertuples(index=False):
         table.add_row(*map(Text, row))
     return table

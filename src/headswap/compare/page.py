@@ -20,8 +20,7 @@ from headswap.errors import UserError
 from headswap.io import output_path, write_text
 from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
-MOST_WRONG = 50
-"""How many rows of misclassified images are shown of a cell."""
+MOST_WRONG = 50  # rows of misclassified images that are shown of a cell
 
 
 def write_page(output: Path) -> None:
@@ -29,11 +28,10 @@ def write_page(output: Path) -> None:
     output = output_path(output, "--output", ".html")
     report, pictures = _render_report()
     before, heading, after = report.partition("<h2>Cautions</h2>")
-    today = date.today()
     environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(TEMPLATES))
     page = environment.get_template("page.html").render(
         project=Path.cwd().name,
-        date=f"{today.day} {today:%B %Y}",
+        date=f"{date.today():%-d %B %Y}",
         before=before,
         after=heading + after,
         wrong=_wrong_images(),

@@ -14,9 +14,6 @@ from headswap.compare.results import Results
 from headswap.compare.variance import LEVEL
 from headswap.params import Cell
 
-MOST_CLASSES = 20  # in a confusion matrix
-SHOWN_PAIRS = 20  # in the picture of differences, of the best cell, and of the modes of one network
-MARKS = 8  # networks that have marks of different shapes
 MODE_COLOURS = {"finetune": "#0072B2", "frozen": "#E69F00", "probe": "#009E73"}
 """The colour of a mode in every picture, from Okabe and Ito's palette for colour-blind readers."""
 QUANTITIES = {  # for each `results.Cost` its heading, with the unit, and the unit's size
@@ -30,15 +27,14 @@ QUANTITIES = {  # for each `results.Cost` its heading, with the unit, and the un
 def with_every_cell(rows: pd.DataFrame, cells: list[Cell], of_all: int) -> pd.DataFrame:
     """Complete the rows of a picture that is made of cells, in their order.
 
-    ``network`` is the model unless there are more of them than marks; ``note`` says where these are
-    not all cells. A cell without rows gets an empty one.
+    ``network`` is the model unless they are too many. A cell without rows gets an empty one.
     """
-    models = len({cell.model for cell in cells})
+    models = len({cell.model for cell in cells})  # there are eight marks
     note = f"The {len(cells)} most accurate of {of_all} cells." if len(cells) < of_all else ""
     columns = ["cell", "model", "network", "mode", "recipe", "heading", "colour", "note"]
     named = []
     for cell in cells:
-        network = cell.model if models <= MARKS else f"one of {models}"
+        network = cell.model if models <= 8 else f"one of {models}"
         rate = [f"learning rate {cell.lr:g}"] if cell.lr else []
         heading = "\n".join([*wrap(cell.model), cell.listed_as, *rate])
         names = (cell.name, cell.model, network, cell.mode, cell.recipe, heading)
@@ -83,9 +79,8 @@ def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
 def curves(results: Results) -> pd.DataFrame:
     """Return the learning curves; ``what`` is ``replicates`` or ``write-up``, epochs are from 1.
 
-    ``loss`` and ``accuracy`` are means over the replicates, with ``_low`` and ``_high``. Losses are
-    drawn up to ``loss_limit``, so that one cell whose loss explodes leaves the others readable:
-    twice the loss of guessing, unless every cell's is higher.
+    ``loss`` and ``accuracy`` are means over the replicates, with ``_low`` and ``_high``; losses are
+    drawn up to ``loss_limit``, twice that of guessing, unless every cell's highest is above it.
     """
     published = results.published["curves"].query("split == 'val'").assign(what="write-up")
     everything = pd.concat([results.curves.assign(what="replicates"), published])
@@ -103,11 +98,11 @@ def differences(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     """Return how much more accurate the best cell is than each other, and a mode than another.
 
     The modes are those of one network, the accuracies those at the last epochs; ``seeds`` counts
-    those that both cells finished, if any. With a ``verdict`` (see `Results.has_verdict`)
-    ``differ`` says whether the interval excludes zero; ``holm``, whether it also does so with
-    Holm's correction (Scandinavian Journal of Statistics 6, 1979) for all pairs of cells, since the
-    best was chosen; ``images_needed`` would make it do so. ``good_enough`` is the probability that
-    the best cell is at most `intervals.MARGIN` better: sure with ``images_for_good_enough``.
+    those that both cells finished, if any. With a ``verdict`` (not of one run that a seed changes)
+    ``differ`` says whether the interval excludes zero, as it would with ``images_needed``; ``holm``
+    whether it also does with Holm's correction (Scandinavian Journal of Statistics 6, 1979) for all
+    pairs, since the best was chosen. ``good_enough`` is the probability that the best cell is at
+    most `intervals.MARGIN` better: sure with ``images_for_good_enough``.
     """
     ranked = table.dropna(subset="rank").sort_values("rank")["cell"].tolist()
     prior, rows = results.replicate_prior(), []
@@ -116,15 +111,15 @@ def differences(results: Results, table: pd.DataFrame) -> pd.DataFrame:
         if not shown or not len(values := results.weighted_correct({cell: 1, other: -1})):
             continue
         estimate = estimate_difference(values, prior, results.design)
-        verdict = results.has_verdict((cell, other), len(values))
+        verdict = len(values) > 1 or all(map(results.stands_for_every_seed, (cell, other)))
         differ = verdict and estimate.sign != 0
         needed = None if differ or not verdict else estimate.images_needed
         good_enough: tuple[float | None, int | None] = (None, None)
         if verdict and cell == ranked[0]:
             good_enough = probability_good_enough(values, prior, results.design)
+        figures = (len(values), *estimate[:3], verdict, differ, needed, *good_enough)
         p_value = estimate.p_value if verdict else None
-        figures = (len(values), estimate.value, estimate.low, estimate.high, verdict, differ)
-        rows.append((f"{cell} − {other}", cell, other, *figures, needed, *good_enough, p_value))
+        rows.append((f"{cell} − {other}", cell, other, *figures, p_value))
     columns = ["pair", "cell", "other", "seeds", "difference", "low", "high", "verdict", "differ"]
     numbers = ["images_needed", "good_enough", "images_for_good_enough", "p_value"]
     found = pd.DataFrame(rows, columns=[*columns, *numbers])
@@ -134,7 +129,7 @@ def differences(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     adjusted = p_values * (all_pairs + 1 - p_values.rank(method="min"))
     found["holm"] = adjusted[p_values.sort_values().index].cummax() < 1 - LEVEL
     places = found.groupby(found["cell"] == "".join(ranked[:1])).cumcount()
-    return found.assign(shown=places < SHOWN_PAIRS).round(6)
+    return found.assign(shown=places < 20).round(6)  # of the best cell, and of the modes
 
 
 def confusions(last: pd.DataFrame) -> pd.DataFrame:
@@ -146,7 +141,7 @@ def confusions(last: pd.DataFrame) -> pd.DataFrame:
     confused = pd.concat([wrong["label"], wrong["predicted"]]).value_counts()
     all_classes = sorted(set(last["label"]) | set(last["predicted"]))
     ranked = sorted(all_classes, key=lambda name: -confused.get(name, 0))
-    classes = sorted(ranked[:MOST_CLASSES])
+    classes = sorted(ranked[:20])
     pairs = pd.MultiIndex.from_product([last["cell"].unique(), classes, classes], names=keys)
     replicates = last.groupby("cell")["seed"].nunique()
     images = last.groupby(keys).size().reindex(pairs, fill_value=0).div(replicates, level="cell")
@@ -165,9 +160,8 @@ def times(results: Results, table: pd.DataFrame) -> pd.DataFrame:
 def costs(table: pd.DataFrame, same_conditions: bool) -> pd.DataFrame:
     """Return the costs that might explain a cell's run time, with the time.
 
-    ``amount`` has three digits, because smaller differences do not change the time; ``quantity``
-    names the unit of ``in_unit``. ``rank_correlation`` is Spearman's, over cells with a finished
-    run: empty if one does not vary, or if the runs were timed under different conditions.
+    ``amount`` has three digits, as less changes no time; ``quantity`` names ``in_unit``'s unit.
+    Spearman's ``rank_correlation`` is empty if one does not vary, or the conditions of timing did.
     """
     seconds, tables = table["seconds_per_run_mean"], []
     for cost, (quantity, unit) in QUANTITIES.items():

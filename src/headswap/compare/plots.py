@@ -19,8 +19,8 @@ from headswap.paths import COMPARISON_PLOTS, IMAGES
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CELLS = 20  # in tables and in the picture of their accuracies
+# How many cells a picture shows; others have a point for each.
 MOST = {"accuracy": MOST_CELLS, "confusion": 12, "curves": 12, "reliability": 12, "unsure": 12}
-"""How many cells a picture shows; others have a point for each."""
 
 
 def draw_png(name: str, rows: pd.DataFrame) -> bytes:
@@ -51,8 +51,7 @@ def write_pictures(rows: dict[str, pd.DataFrame], cells: list[Cell], gallery: pd
 def gallery_rows(misclassified: pd.DataFrame, folds: int) -> pd.DataFrame:
     """Return the first misclassified validation images, small and upright, with a caption each.
 
-    ``url`` has the image in it; ``width`` and ``height`` are shares of the longer of them. A
-    UserError says if an image is missing or damaged.
+    ``width`` and ``height`` are shares of the longer. A UserError says if an image is damaged.
     """
     rows = []
     for row in misclassified.head(12).itertuples():

@@ -65,7 +65,8 @@ def number(value: float, form: str = ",.0f") -> str:
 
 def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
     """Return all facts of the report: numbers, rows of tables, and the table of accuracies."""
-    table, params, folds = comparison.table, results.params, results.design.folds
+    table, cells = comparison.table, results.cells.values()
+    params, folds = results.params, results.design.folds
     same_conditions = results.timed_under_same_conditions(results.cells)
     wall = table["wall_seconds_per_run_mean"] / table["seconds_per_run_mean"]
     repeated = table[~table["cell"].map(results.stands_for_every_seed)]
@@ -80,13 +81,11 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         "rows": results.index.rows,
         "recipes": group_names(
             (cell.listed_as, params.recipe(replace(cell, lr=None)))
-            for cell in results.cells.values()
+            for cell in cells
             if cell.model == params.models[0] and cell.mode != "probe"
         ),
         "tuning": results.figures.get("tuning", pd.Series(dtype=str)).dropna().to_dict(),
-        "preprocessing": group_names(
-            {cell.model: ways[name] for name, cell in results.cells.items()}.items()
-        ),
+        "preprocessing": group_names({cell.model: ways[cell.name] for cell in cells}.items()),
         "one_run_each": replicates.max() == 1,
         "single_replicate": (replicates == 1).any(),
         "diverged": int(table["diverged"].sum()),
@@ -100,10 +99,10 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         "busy": table["cell"][wall >= 1.25].tolist(),
         "misclassified": list(wrong.assign(always=wrong["wrong"] == wrong["runs"]).itertuples()),
         "near_duplicates": list(comparison.near_duplicates.drop_duplicates("val").itertuples()),
-        "change": (table["accuracy_without_near_duplicates"] - table["last_val_accuracy_mean"]),
+        "change": table["accuracy_without_near_duplicates"] - table["last_val_accuracy_mean"],
         "most_bits": MOST_BITS,
         "made_with": group_names(made_with(results).items()),
-        "outdated": outdated_cells(results.cells.values()),
+        "outdated": outdated_cells(cells),
     }
 
 
@@ -118,8 +117,7 @@ def group_names(values: Iterable[tuple[str, Any]]) -> list[tuple[list[str], Any]
 def summarize_accuracies(results: Results, comparison: Comparison) -> dict[str, Any]:
     """Return the table of accuracies, without empty columns, and what to note about it.
 
-    It has the first cells; its last rows are what to expect of the best one, and the accuracy of
-    the largest class, which is None if no run finished.
+    Its last rows are what to expect of the best cell, and the largest class (None without a run).
     """
     table = comparison.in_order
     shares = results.labels.value_counts(normalize=True).sort_index()
@@ -132,10 +130,10 @@ def summarize_accuracies(results: Results, comparison: Comparison) -> dict[str, 
         always = {"cell": f"(always {shares.idxmax()})", "balanced_accuracy": 1 / len(shares)}
         always["last_val_accuracy_mean"] = shares.max()
         rows += [expected] * (len(table) > 1) + [always]
+    lost = " ({0.diverged:.0f} of {0.seeds:.0f} diverged)"
     lines = pd.DataFrame(
         {
-            "cell": row.cell
-            + (f" ({row.diverged:.0f} of {row.seeds:.0f} diverged)" if row.diverged > 0 else ""),
+            "cell": row.cell + (lost.format(row) if row.diverged > 0 else ""),
             "last epoch, %": _mean_and_std(row, "last"),
             "interval (95 %)": f"{percent(row.last_val_accuracy_ci_low)} to "
             + percent(row.last_val_accuracy_ci_high),
@@ -167,14 +165,12 @@ def _mean_and_std(row: Any, which: str) -> str:
     return percent(mean) + ("" if pd.isna(std) else f" ± {percent(std)}")
 
 
-def recommend(
-    results: Results, comparison: Comparison, same_conditions: bool
-) -> dict[str, Any] | None:
+def recommend(results: Results, comparison: Comparison, same: bool) -> dict[str, Any] | None:
     """Return which cell is the best, and what it is compared with; None if no run finished.
 
-    ``tied`` names the cells that are as accurate, ``tied_by`` what ranks it before them; ``pairs``
-    are its rows of differences. ``cheaper`` is the cheapest cell that is good enough, or the one
-    that most probably is; cheaper are less multiply-accumulates, or as many and less time.
+    ``tied`` are as accurate, ``tied_by`` is what ranks it before them. ``cheaper`` is the cheapest
+    that is good enough, or likeliest is: of less multiply-accumulates, or as many and, in the
+    `same` conditions, less time.
     """
     ranked = comparison.in_order.dropna(subset="rank")
     if ranked.empty:
@@ -185,12 +181,10 @@ def recommend(
     different = (words for column, words in RANKED_BY.items() if best[column] != second[column])
     pairs = comparison.rows["differences"].query("cell == @best.cell")
     cheaper = ranked.merge(pairs.drop(columns="cell"), left_on="cell", right_on="other")
-    faster = (cheaper["seconds_per_run_mean"] < best.seconds_per_run_mean) & same_conditions
-    as_much = cheaper["work"] == best.work
-    cheaper = cheaper[(cheaper["work"] < best.work) | (as_much & faster)]
-    cheaper = cheaper.dropna(subset="good_enough").sort_values(
-        "good_enough", ascending=False, kind="stable"
-    )
+    faster = (cheaper["seconds_per_run_mean"] < best.seconds_per_run_mean) & same
+    less = (cheaper["work"] < best.work) | ((cheaper["work"] == best.work) & faster)
+    cheaper = cheaper[less].dropna(subset="good_enough")
+    cheaper = cheaper.sort_values("good_enough", ascending=False, kind="stable")
     enough = cheaper[cheaper["good_enough"] >= SURE].sort_values(["gmacs", "seconds_per_run_mean"])
     return {
         "best": best,
@@ -205,16 +199,15 @@ def recommend(
 def summarize_classes(results: Results, comparison: Comparison) -> dict[str, Any] | None:
     """Return what is known by class at the last epochs; None if no run finished.
 
-    ``recalls`` has the images and recalls in the best ``cells`` of the classes with the lowest;
-    ``confused`` what the best cell confuses most, in images per run and of the class; ``constant``
-    the cells of which some runs answer a single class; ``surest`` its accuracy where it leaves out
-    the least sure fifth.
+    ``recalls`` has those in the best ``cells``, of the classes with the lowest; ``confused`` what
+    the best cell confuses most, in images per run and of the class; ``constant`` the cells of which
+    runs answer a single class; ``surest`` the best's accuracy without the least sure fifth.
     """
     last, images = results.last, results.labels.value_counts()
     if last.empty:
         return None
     cells = comparison.in_order.dropna(subset="rank")["cell"].tolist()
-    best = last[last["cell"] == cells[0]]
+    best, shown = last[last["cell"] == cells[0]], cells[:6]
     confused = best[~best["correct"]].value_counts(["label", "predicted"]).head(5)
     answers = last.groupby(["cell", "seed"], sort=False)["predicted"].agg(["first", "nunique"])
     answers = answers["first"][(answers["nunique"] == 1) & (len(images) > 1)]
@@ -225,11 +218,9 @@ def summarize_classes(results: Results, comparison: Comparison) -> dict[str, Any
         design = results.design.only(of_class)
         tables = {cell: results.correct[cell, "last"].loc[:, of_class] for cell in in_matrix}
         priors = priors_without(tables, design) if design.units(images[label]) > 1 else {}
-        recalls[label] = [
-            estimate_recall(tables[cell], design, priors.get(cell)) for cell in cells[:6]
-        ]
+        recalls[label] = [estimate_recall(tables[one], design, priors.get(one)) for one in shown]
     return {
-        "cells": cells[:6],
+        "cells": shown,
         "recalls": recalls,
         "images": images,
         "confused": [
@@ -244,10 +235,9 @@ def summarize_classes(results: Results, comparison: Comparison) -> dict[str, Any
 def summarize_differences(results: Results, comparison: Comparison) -> dict[str, Any]:
     """Return how many cells differ, and which modes of a network do.
 
-    ``all_pairs`` of cells count in Holm's correction, ``pairs`` have an interval and a verdict.
-    ``better`` are the pairs of modes that differ, the clearest first; ``not_better`` names the
-    networks that training makes no better than the probe. ``half_width`` is an interval's mean,
-    ``images_needed`` what the clearest pair would take where none differ.
+    ``all_pairs`` count in Holm's correction, ``pairs`` have a verdict. ``better`` are the pairs of
+    modes that differ, the clearest first; ``not_better`` names the networks that training makes no
+    better than the probe; ``images_needed`` is what the clearest pair would take.
     """
     rows = comparison.rows["differences"]
     known = rows[rows["verdict"]]
@@ -274,11 +264,8 @@ def made_with(results: Results) -> dict[str, dict[str, list[Any]]]:
     found = {}
     for cell, timing in results.timing.items():
         edited = " with uncommitted changes" if any(as_list(timing["dirty"])) else ""
-        values = {
-            **timing["versions"],
-            **{name: timing[key] for key, name in TIMING_CONDITIONS.items()},
-            "revision": [one and one[:12] + edited for one in as_list(timing["revision"])],
-        }
+        values = timing["versions"] | {name: timing[key] for key, name in TIMING_CONDITIONS.items()}
+        values["revision"] = [one and one[:12] + edited for one in as_list(timing["revision"])]
         found[cell] = {
             name: [one for one in as_list(value) if one not in (None, "")]
             for name, value in values.items()

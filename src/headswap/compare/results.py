@@ -1,5 +1,6 @@
 """Read what the other stages wrote about every cell."""
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -21,13 +22,8 @@ from headswap.runs.temperature import cross_fit
 Epoch = Literal["best", "last"]
 EPOCHS: tuple[Epoch, ...] = get_args(Epoch)
 Cost = Literal["parameters", "trainable_parameters", "gmacs", "depth"]
-TIMING_CONDITIONS = {  # of a time, besides the cell: by its key, in words of the report
-    "processor": "processor",
-    "cores": "cores",
-    "device": "device",
-    "workers": "runs at a time at most:",
-    "arithmetic": "arithmetic",
-}
+TIMING_CONDITIONS = {key: key for key in ("processor", "cores", "device", "workers", "arithmetic")}
+TIMING_CONDITIONS["workers"] = "runs at a time at most:"  # by its key, in words of the report
 TEXT_COLUMNS = ("cell", "split", "which", "image", "label", "predicted")
 DTYPES = dict.fromkeys(TEXT_COLUMNS, str) | dict(seed=int, epoch=int, loss=float, accuracy=float)
 """Stated, because an empty table has no types and a class may be called ``01`` or ``None``."""
@@ -52,13 +48,10 @@ class Results:
     curves: pd.DataFrame
     predictions: pd.DataFrame
     """With ``confidence``, the predicted class's probability, at last epochs ``calibrated`` by a
-    temperature that other images gave, ``probability``, the image's own class's, and ``correct``
-    in place of all probabilities."""
+    temperature that other images gave, ``probability``, the image's own class's, ``correct``."""
     counts: dict[str, int]  # of images: metrics/dataset.json
-    published: dict[str, pd.DataFrame]
-    """The write-up's ``summary`` and ``curves``; empty if it used other images or weights."""
-    correct: dict[tuple[str, str], pd.DataFrame]
-    """By cell and epoch: whether each finished seed (row) classified each image (column) right."""
+    published: dict[str, pd.DataFrame]  # the write-up's; empty if of other images or weights
+    correct: dict[tuple[str, str], pd.DataFrame]  # by cell and epoch: see `pivot_correct`
     index: Index
     design: Design
 
@@ -80,8 +73,7 @@ class Results:
     def weighted_correct(self, weights: Mapping[str, float], which: Epoch = "last") -> Array:
         """Return a weighted sum of several cells' correct predictions, shape (replicates, images).
 
-        The replicates are those of the seeds that all of the cells finished, maybe none; the one
-        run of a probe stands for each.
+        Replicates are of seeds that all cells finished, maybe none; a probe's run stands for each.
         """
         tables = {cell: self.correct[cell, which] for cell in weights}
         varied = {cell for cell in weights if not self.stands_for_every_seed(cell)}
@@ -93,10 +85,6 @@ class Results:
             for cell, weight in weights.items()
         ]
         return np.sum(np.broadcast_arrays(*values), axis=0)
-
-    def has_verdict(self, cells: Iterable[str], replicates: int) -> bool:
-        """Return whether so many replicates say something about others, or none could differ."""
-        return replicates > 1 or all(map(self.stands_for_every_seed, cells))
 
     def replicate_prior(self, which: Epoch = "last") -> Array | None:
         """Return what the cells say about the replicates (see `variance`)."""
@@ -131,20 +119,11 @@ def read_results(params: Params, index: Index | None = None) -> Results:
     figures = {name: _read_json(paths.CELL_METRICS / f"{name}.json", keys) for name in cells}
     cells = {name: replace(cell, lr=figures[name].get("lr")) for name, cell in cells.items()}
     timing = {name: _read_timing(cell) for name, cell in cells.items()}
-    tables = {
-        name: _read_predictions(name, figures[name], len(timing[name]["seconds_per_run"]))
-        for name in cells
-    }
+    tables = {name: _read_predictions(name, figures[name], timing[name]) for name in cells}
     curves = {name: _read_curves(cell, tables[name]["seed"]) for name, cell in cells.items()}
     predictions = stack_tables(tables)
     index, folds = index or read_index(), next(iter(figures.values())).get("folds", 0)
-    correct: dict[tuple[str, str], pd.DataFrame] = {
-        (cell, which): rows[rows["which"] == which].pivot(
-            index="seed", columns="image", values="correct"
-        )
-        for cell, rows in tables.items()
-        for which in EPOCHS
-    }
+    pairs = itertools.product(tables, EPOCHS)
     return Results(
         params,
         cells,
@@ -154,10 +133,16 @@ def read_results(params: Params, index: Index | None = None) -> Results:
         predictions,
         counts,
         {name: rows[rows["cell"].isin(comparable)] for name, rows in published.items()},
-        correct,
+        {(cell, which): pivot_correct(tables[cell], which) for cell, which in pairs},
         index,
         _design(predictions, index, folds),
     )
+
+
+def pivot_correct(predictions: pd.DataFrame, which: str) -> pd.DataFrame:
+    """Return whether each finished seed (row) classified each image (column) right."""
+    rows = predictions[predictions["which"] == which]
+    return rows.pivot(index="seed", columns="image", values="correct")
 
 
 def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
@@ -188,12 +173,12 @@ def path_of(image: str, folds: int) -> str:
 
 def _read_timing(cell: Cell) -> dict[str, Any]:
     keys = (*TIMING_CONDITIONS, "versions")
-    path = paths.TIMING / f"{cell.name}.json"
-    timing = _read_json(path, (*RUN_TIMES, *keys, "revision", "dirty"))
+    needed = (*RUN_TIMES, *keys, "revision", "dirty")
+    timing = _read_json(paths.TIMING / f"{cell.name}.json", needed)
     if cell.mode != "probe":
         return timing | {"versions": merge_versions(timing)}
-    path = paths.TIMING / f"{cell.model}-embed.json"
-    embedding = _read_json(path, ("seconds", "wall_seconds", *keys))
+    needed = ("seconds", "wall_seconds", *keys)
+    embedding = _read_json(paths.TIMING / f"{cell.model}-embed.json", needed)
     for name in RUN_TIMES:
         share = embedding[name.removesuffix("_per_run")] / max(1, len(timing[name]))
         timing[name] = [seconds + share for seconds in timing[name]]
@@ -216,21 +201,19 @@ def _read_curves(cell: Cell, seeds: Iterable[int]) -> pd.DataFrame:
     return table
 
 
-def _read_predictions(cell: str, figures: dict[str, Any], timed: int) -> pd.DataFrame:
+def _read_predictions(cell: str, figures: dict[str, Any], timing: dict[str, Any]) -> pd.DataFrame:
     table = read_table(path := paths.PREDICTIONS / f"{cell}.csv", COLUMNS["predictions"])
     with _explain(path):
         images = table.groupby(["which", "seed"])["image"].agg(["size", "nunique"])
         if (images != table["image"].nunique()).any(axis=None):
             raise ValueError("not every run has one row per image")
         runs = table.groupby("which")["seed"].nunique().reindex(EPOCHS, fill_value=0)
-        timed //= max(1, figures.get("folds", 0))
+        timed = len(timing["seconds_per_run"]) // max(1, figures.get("folds", 0))
         if {*runs, timed} != {figures["seeds"] - figures["diverged"]}:
             raise ValueError(f"{cell} has different runs in predictions, timing and metrics")
     columns = table.filter(regex="^p_").columns
-    of_label, probabilities = (
-        columns.get_indexer("p_" + table["label"]),
-        table[columns].to_numpy(float),
-    )
+    of_label = columns.get_indexer("p_" + table["label"])
+    probabilities = table[columns].to_numpy(float)
     last, images = table["which"] == "last", pd.factorize(table["image"], sort=True)[0]
     calibrated = probabilities.copy()
     calibrated[last] = cross_fit(probabilities[last], of_label[last], images[last])
@@ -249,10 +232,10 @@ def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     return content
 
 
-def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """Read a CSV file; raise a UserError if it is damaged or lacks a required column."""
+def read_table(path: Path, columns: Iterable[str], file: Any = None) -> pd.DataFrame:
+    """Read a CSV file, or an open one; a UserError says if it is damaged or lacks a column."""
     with _explain(path):
-        table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(file or path, dtype=DTYPES, keep_default_na=False, na_values=[""])
         if lacking := sorted(set(columns) - set(table)):
             raise ValueError(f"no column {', '.join(lacking)}")
     for name in table.columns.intersection(TEXT_COLUMNS):

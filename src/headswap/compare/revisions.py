@@ -8,15 +8,12 @@ from rich.table import Table
 
 from headswap.compare.intervals import estimate_difference
 from headswap.compare.plots import draw_png
-from headswap.compare.results import DTYPES, design_of, path_of
+from headswap.compare.results import COLUMNS, design_of, path_of, pivot_correct, read_table
 from headswap.compare.variance import replicate_prior
 from headswap.errors import UserError
-from headswap.io import atomic_write, write_csv
+from headswap.io import atomic_write, without_apostrophe, write_csv
 from headswap.paths import IMAGES, PREDICTIONS
 from headswap.progress import console
-
-WORKSPACE = "workspace"
-"""DVC's name for the files as they are now."""
 
 
 class Revision(NamedTuple):
@@ -35,10 +32,8 @@ def report(before: str, after: str, csv: Path | None = None, picture: Path | Non
             console.print(f"Only in {name}: {', '.join(sorted(only))}")
     rows = differences(old, new)
     if rows.empty:
-        raise UserError(
-            f"{before} and {after} have no cell in common with a photograph and a seed in common.\n"
-            "Name two revisions of the same photographs; they are listed by: dvc exp show"
-        )
+        text = f"{before} and {after} share no cell with a photograph and a seed in common."
+        raise UserError(f"{text}\nRevisions of the same photographs are listed by: dvc exp show")
     title = f"{after} minus {before}: accuracy at the last epoch, by photograph and seed"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0), title_justify="left")
     for heading in ("cell", "before", "after", "points (95 %)", "seeds", "images", "verdict"):
@@ -46,10 +41,9 @@ def report(before: str, after: str, csv: Path | None = None, picture: Path | Non
         table.add_column(heading, justify=justify, no_wrap=heading != "cell")
     for row in rows.itertuples():
         points = (100 * value for value in (row.difference, row.low, row.high))
-        interval = "{:+.1f} ({:+.1f} to {:+.1f})".format(*points)
+        figures = ("{:+.1f} ({:+.1f} to {:+.1f})".format(*points), str(row.seeds), str(row.images))
         says = "differs" if row.differ else "unclear" if row.verdict else "none"
-        shares = f"{row.before:.1%}", f"{row.after:.1%}"
-        table.add_row(row.pair, *shares, interval, str(row.seeds), str(row.images), says)
+        table.add_row(row.pair, f"{row.before:.1%}", f"{row.after:.1%}", *figures, says)
     console.print(table)
     for row in rows[rows["images_needed"] > 0].itertuples():
         console.print(f"{row.pair}: {row.images_needed:,.0f} images would distinguish as much.")
@@ -68,34 +62,28 @@ def read_revision(name: str) -> Revision:
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
 
-    correct, is_folded = {}, False
+    correct, folds = {}, 0
     try:
-        files = DVCFileSystem(rev=None if name == WORKSPACE else name)
+        files = DVCFileSystem(rev=None if name == "workspace" else name)  # as DVC calls it
         with files.open((IMAGES / "index.csv").as_posix()) as file:
             index = pd.read_csv(file, dtype=str, keep_default_na=False).set_index("path")
+        index = index.rename(without_apostrophe)
+        index["key"] = index["sha256"] + [path.partition("/")[2] for path in index.index]
         for path in sorted(files.glob(f"{PREDICTIONS.as_posix()}/*.csv")):
             with files.open(path) as file:
-                table = pd.read_csv(file, dtype=DTYPES, keep_default_na=False)
-            is_folded = "fold" in table
-            folds = 1 + table["fold"].max() if is_folded else 0
-            last = table[table["which"] == "last"]
-            last = last.assign(correct=last["label"] == last["predicted"])
-            of_cell = last.pivot(index="seed", columns="image", values="correct")
-            paths = [path_of(image, folds) for image in of_cell]
-            of_cell.columns = index["sha256"][paths] + [path.partition("/")[2] for path in paths]
+                table = read_table(Path(path), COLUMNS["predictions"], file)
+            folds = 1 + table["fold"].max() if "fold" in table else 0
+            table["correct"] = table["label"] == table["predicted"]
+            of_cell = pivot_correct(table, "last")
+            of_cell.columns = index["key"][[path_of(image, folds) for image in of_cell]]
             correct[Path(path).stem] = of_cell
     except SCMError as error:
-        raise UserError(
-            f"There is no revision or experiment {name}: {error}.\n"
-            "Git's are listed by: git branch --all\nand experiments by: dvc exp list"
-        ) from None
+        text = f"There is no revision or experiment {name}: {error}.\nGit's are listed by: "
+        raise UserError(f"{text}git branch --all\nand experiments by: dvc exp list") from None
     except (DvcException, OSError) as error:
-        raise UserError(
-            f"The predictions of {name} are not here: {error}.\n"
-            f"If DVC's remote has them: dvc pull --all-commits\nElse make them: dvc repro"
-        ) from None
-    keys = index["sha256"] + [path.partition("/")[2] for path in index.index]
-    return Revision(correct, dict(zip(keys, index["group"], strict=True)), folds)
+        text = f"The predictions of {name} are not here: {error}.\nIf DVC's remote has them: "
+        raise UserError(f"{text}dvc pull --all-commits\nElse make them: dvc repro") from None
+    return Revision(correct, dict(zip(index["key"], index["group"], strict=True)), folds)
 
 
 def differences(old: Revision, new: Revision) -> pd.DataFrame:
@@ -103,24 +91,19 @@ def differences(old: Revision, new: Revision) -> pd.DataFrame:
 
     Columns are as in `plot_rows.differences`; ``before`` and ``after`` are of what both have.
     """
-    pairs = {}
-    for cell in sorted(old.correct.keys() & new.correct):
-        pair = old.correct[cell].align(new.correct[cell], join="inner")
-        if pair[0].size:
-            pairs[cell] = pair
-    rows = []
+    cells = sorted(old.correct.keys() & new.correct)
+    aligned = [(cell, old.correct[cell].align(new.correct[cell], join="inner")) for cell in cells]
+    pairs, rows = {cell: pair for cell, pair in aligned if pair[0].size}, []
     for cell, (before, after) in pairs.items():
-        groups = [new.groups[image] for image in after]
-        design = design_of(groups, max(old.folds, new.folds))
-        alike = [t for pair in pairs.values() for t in pair if t.shape[1] == len(groups)]
+        design = design_of([new.groups[image] for image in after], max(old.folds, new.folds))
+        alike = [t for pair in pairs.values() for t in pair if t.shape[1] == after.shape[1]]
         prior = replicate_prior([table.to_numpy(float) for table in alike], design)
         estimate = estimate_difference(after.to_numpy(float) - before, prior, design)
         verdict = len(after) > 1 or (cell.endswith("-probe") and not design.folds)
         needed = None if estimate.sign or not verdict else estimate.images_needed
-        means = before.to_numpy().mean(), after.to_numpy().mean()
-        counts = *after.shape, *means
-        interval = estimate.value, estimate.low, estimate.high
-        rows.append((cell, *counts, *interval, verdict, verdict and bool(estimate.sign), needed))
+        counts = (*after.shape, before.to_numpy().mean(), after.to_numpy().mean())
+        differ = verdict and bool(estimate.sign)
+        rows.append((cell, *counts, *estimate[:3], verdict, differ, needed))
     columns = ["pair", "seeds", "images", "before", "after", "difference", "low", "high"]
     columns += ["verdict", "differ", "images_needed"]
     return pd.DataFrame(rows, columns=columns).astype({"images_needed": float}).round(6)
