@@ -11,7 +11,7 @@ from fake_cells import write_alexnet
 from ruamel.yaml import YAML
 
 from headswap import params
-from headswap.errors import UserError, os_error_text
+from headswap.errors import UserError, bulleted, os_error_text
 from headswap.runs.workers import worker_count
 
 TEXT = (ROOT / "params-demo.yaml").read_text()
@@ -186,3 +186,8 @@ def test_a_container_has_as_many_workers_as_its_share_of_the_cores(
     assert worker_count() == 16
     (tmp_path / "cpu.max").write_text(f"{share}\n")
     assert worker_count() == expected
+
+
+def test_of_a_long_list_the_first_lines_and_the_number_of_others_are_given():
+    assert bulleted(["a", "b", "c"], limit=2) == "  a\n  b\n  … and 1 more"
+    assert bulleted(["a", "b"], limit=2) == "  a\n  b"

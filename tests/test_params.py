@@ -214,3 +214,8 @@ def test_all_unknown_networks_and_factories_are_named_at_once():
     assert "models: nonsense is not a network" in str(error.value)
     assert "factories.unused" in str(error.value)
     assert "resnet18 " not in str(error.value)
+
+
+def test_the_lines_that_name_photographs_are_quoted_where_yaml_needs_it():
+    lines = "  url: 'my: photos'\n  manifest: data/photos.csv"
+    assert params.dataset_lines("my: photos", "data/photos.csv") == lines

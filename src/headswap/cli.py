@@ -5,7 +5,6 @@ import difflib
 import functools
 import gc
 import importlib
-import io
 import os
 import shutil
 import sys
@@ -22,14 +21,9 @@ from headswap.errors import UserError, bulleted, os_error_text
 
 if TYPE_CHECKING:
     from headswap.params import Params
-    from headswap.runs.workers import Task
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.pretty_exceptions_enable = False
 Model = Annotated[str, Argument(help="A name under `models` in params.yaml.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Only list them.")]
 WHICH = "A cell, or a model folder; by default the best of the comparison. Then "
@@ -52,7 +46,7 @@ headswap: Any = _Lazy("headswap")
 
 
 def command(function: Callable[..., None], is_stage: bool = False) -> Callable[..., None]:
-    """Register a command; a `UserError` becomes a message on standard error and exit code 1.
+    """Register a command, where a `UserError` is a message on standard error and exit code 1.
 
     A stage fails if what DVC records for it is edited meanwhile.
     """
@@ -83,11 +77,10 @@ def command(function: Callable[..., None], is_stage: bool = False) -> Callable[.
         except KeyboardInterrupt:
             if is_stage or name == "runs":
                 sys.exit("\nStopped. Finished runs and epochs are saved; continue with: dvc repro")
-            hint = "; it goes on after the rows of --csv, and --explain takes a new folder"
-            hint *= name == "predict"
+            hint = "; rows of --csv are kept; --explain takes a new folder" * (name == "predict")
             sys.exit(f"\nStopped. No row is half written. Run the same command again{hint}.")
 
-    return guarded
+    return function
 
 
 stage = functools.partial(command, is_stage=True)
@@ -107,9 +100,7 @@ def options(version: Annotated[bool, Option("--version", help="Print it.")] = Fa
     `dvc repro` runs the stages in order; params.yaml describes them.
     """
     if version:
-        from importlib import metadata
-
-        print(f"headswap {metadata.version('headswap')}")
+        print("headswap", importlib.import_module("importlib.metadata").version("headswap"))
         raise typer.Exit
 
 
@@ -124,11 +115,10 @@ def check() -> None:
     if params.factories or set(params.models) - headswap.train.factories.torchvision_names():
         headswap.train.networks.check_models(params.models, params.factories)
     headswap.runs.workers.worker_count()
-    cells = params.cells()
+    runs = [len(params.runs(cell)) for cell in params.cells()]
     seeds = f"{len(params.seeds)} seed{'s' * (len(params.seeds) > 1)}"
     folds = f" of {params.dataset.folds} folds" * bool(params.dataset.folds)
-    runs = sum(len(params.runs(cell)) for cell in cells)
-    print(f"params.yaml is correct: {len(cells)} cells, {seeds}{folds}, {runs} runs.")
+    print(f"params.yaml is correct: {len(runs)} cells, {seeds}{folds}, {sum(runs)} runs.")
 
 
 @stage
@@ -164,9 +154,7 @@ def manifest(
     label_column: Annotated[str | None, Option(help="Its column of labels.")] = None,
     group_column: Annotated[str | None, Option(help="Its column of groups.")] = None,
     split_column: Annotated[str | None, Option(help="Its column of splits.")] = None,
-    group: Annotated[
-        str | None, Option(metavar="folder|REGEX", help="Keep a folder, or a match, together.")
-    ] = None,
+    group: Annotated[str | None, Option(metavar="folder|REGEX", help="Kept together.")] = None,
     group_minutes: Annotated[float | None, Option(help="And what is so soon after.")] = None,
     layout: Annotated[Literal["classes", "splits"] | None, Option(help="What train/ is.")] = None,
     output: Annotated[str | None, Option(help="Default: data/FOLDER.csv.")] = None,
@@ -177,9 +165,8 @@ def manifest(
 ) -> None:
     """List a folder of your own images in a manifest."""
     name = Path(folder).resolve().name
-    if name.lower() in ("", "manifest"):  # data/manifest.csv lists the published photographs
-        name = "photos"
-    output = output or f"data/{name}.csv"
+    reserved = name.lower() in ("", "manifest")  # data/manifest.csv lists the published photographs
+    output = output or f"data/{'photos' if reserved else name}.csv"
     columns = headswap.data.labels.Columns(image_column, label_column, group_column, split_column)
     if any(columns) and not labels:
         raise UserError("A column is named, but no table.\nAdd, for instance: --labels labels.csv")
@@ -193,8 +180,7 @@ def manifest(
     headswap.data.listing.print_left_out(listing)
     print(f"{output} lists {len(images)} images.")
     headswap.data.writing.print_classes(images)
-    for note in listing.notes:
-        print(note)
+    print("".join(f"{note}\n" for note in listing.notes), end="")
     if any(kind.startswith("near-duplicates") for kind in _print_issues(listing.hashes)):
         again = headswap.data.changes.manifest_command(dataset)
         print(f"To leave near-duplicates out: {again} --drop-duplicates")
@@ -234,16 +220,6 @@ def embed(model: Model) -> None:
 @stage
 def train(model: Model, mode: Annotated[str, Argument(help="A name under `modes`.")]) -> None:
     """Train a model in one mode, with every seed."""
-    _train(model, mode)
-
-
-@stage
-def probe(model: Model) -> None:
-    """Fit a linear probe to a model's features."""
-    _train(model, "probe")
-
-
-def _train(model: str, mode: str) -> None:
     params = _load_current(model)
     (cell,) = headswap.runs.queue.chosen_cells(params, [f"{model}-{mode}"])
     params = _with_device(params)
@@ -251,6 +227,12 @@ def _train(model: str, mode: str) -> None:
         print(f"The whole pipeline: {summary}")
     with headswap.progress.progress("epoch", params.epochs(cell)) as on_progress:
         headswap.runs.cells.train_cell(cell, params, on_progress)
+
+
+@stage
+def probe(model: Model) -> None:
+    """Fit a linear probe to a model's features."""
+    train(model, "probe")
 
 
 @command
@@ -267,10 +249,8 @@ def runs(
     queue, features = headswap.runs.queue, headswap.runs.features
     changed, models = queue.changed_cells(queue.chosen_cells(params, cells or []))
     tasks, waiting = queue.queued_runs(changed, params)
-    keys = {model: features.feature_key(model, params) for model in models}
-    parts = [
-        part for model in models for part in features.feature_tasks(model, params, keys[model])
-    ]
+    keys = [(model, params, features.feature_key(model, params)) for model in models]
+    parts = [part for key in keys for part in features.feature_tasks(*key)]
     if dry_run:
         print(*[task.name for task in (*parts, *tasks)], *waiting, sep="\n")
     else:
@@ -282,7 +262,7 @@ def runs(
     print(f"{count} run{'s' * (count != 1)} {what}")
 
 
-def _run_queue(unit: str, tasks: "list[Task]") -> None:
+def _run_queue(unit: str, tasks: list[Any]) -> None:
     if tasks:
         steps = {task.name: task.steps for task in tasks}
         seconds = {task.name: task.seconds for task in tasks}
@@ -299,8 +279,7 @@ def compare() -> None:
 @command
 def choose(count: Annotated[int, Argument(min=1, metavar="N", help="How many networks.")]) -> None:
     """Write the best N networks of the comparison into params.yaml, to be trained, too."""
-    best = headswap.compare.outputs.best_models(headswap.params.load(), count)
-    headswap.params.set_models(best)
+    headswap.params.set_models(headswap.compare.outputs.best_models(headswap.params.load(), count))
     names = ", ".join(cell.name for cell in headswap.params.load().cells())
     print(f"params.yaml names {names}. Next: headswap runs, then dvc repro")
 
@@ -328,14 +307,12 @@ def predict(
     cell, images = folders.split_arguments(arguments or [])
     if misclassified and arguments:
         raise UserError("--misclassified takes a cell and no images.\nLeave one of them out.")
-    named = misclassified or cell
-    folder = folders.find_folder(named) if named else None
     if not misclassified and not images:
         example = f"headswap predict {f'{cell} ' if cell else ''}data/images/val"
         raise UserError(f"No image is given.\nName files, folders or patterns, such as: {example}")
-    if not folder:
-        folder = folders.find_folder(best := folders.best_cell())
-        print(f"The best cell of the comparison is {best}.", file=sys.stderr)
+    folder = folders.find_folder(named := misclassified or cell or folders.best_cell())
+    if not (misclassified or cell):
+        print(f"The best cell of the comparison is {named}.", file=sys.stderr)
     paths = folders.misclassified_images() if misclassified else folders.find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
@@ -343,9 +320,8 @@ def predict(
     (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=explain)
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
-    classify = headswap.predict.predict.classify
-    how: dict[str, Any] = {"seeds": seeds, "top": top, "unsure": unsure}
-    classify(folder, paths, csv=csv, json=json, explain=explain, **how)
+    to: dict[str, Any] = {"csv": csv, "json": json, "explain": explain, "unsure": unsure}
+    headswap.predict.predict.classify(folder, paths, seeds=seeds, top=top, **to)
 
 
 def _outputs(read: list[Any], **options: Path | None) -> list[Path | None]:
@@ -379,8 +355,7 @@ def evaluate(
     predictions, notes = headswap.predict.predict.classify_labelled(source, images)
     report = headswap.compare.evaluation.report
     report(predictions, source.name, csv=csv, json=json, picture=picture)
-    for note in notes:
-        print(note)
+    print("".join(f"{note}\n" for note in notes), end="")
 
 
 @command
@@ -405,12 +380,10 @@ def export(
     source = headswap.predict.folders.find_folder(cell)
     folder = headswap.io.output_path(folder, "FOLDER", inputs=[source])
     record = headswap.predict.export.export(source, folder, onnx)
-    print(
-        f"{folder} is written; {folder / 'README.md'} says how to use it. Its own code gives "
-        f"{record['checked']} validation images headswap's probabilities, give or take "
-        f"{record['difference']}. One of them goes with it, {record['example']}: take it out, and "
-        "expected.json, if others may not see it."
-    )
+    checked = f"{record['checked']} validation images headswap's probabilities, give or take"
+    print(f"{folder} is written; {folder / 'README.md'} says how to use it. Its own code gives")
+    print(f"{checked} {record['difference']}. One of them goes with it, {record['example']}:")
+    print("take it out, and expected.json, if others may not see it.")
 
 
 @command
@@ -425,12 +398,11 @@ def status() -> None:
 @command
 def networks(pattern: Annotated[str, Argument(help="Part of a name, such as vit.")] = "") -> None:
     """List the networks that params.yaml can name, with what they cost."""
-    found = False
+    name = ""
     print("parameters    GMACs  input  weights  network")
     for name, *facts in headswap.train.complexity.list_networks(pattern):
-        found = True
         print("{:>10} {:>8} {:>6}  {:7}".format(*facts), name)
-    if not found:
+    if not name:
         raise UserError(f"No network has {pattern!r} in its name.\nAll: headswap networks")
     if not pattern:
         print("And those of timm: headswap networks PATTERN, such as headswap networks vit")
@@ -457,10 +429,8 @@ def prune(dry_run: DryRun = False) -> None:
             print(f"{folder}: {size / 1e6:.1f} MB")
             if not dry_run:
                 shutil.rmtree(folder)
-    print(
-        f"{freed / 1e6:.1f} of {total / 1e6:.1f} MB under {root}/ "
-        f"{'would be' if dry_run else 'are'} freed; DVC's cache keeps the results of all."
-    )
+    are = f"under {root}/ {'would be' if dry_run else 'are'} freed"
+    print(f"{freed / 1e6:.1f} of {total / 1e6:.1f} MB {are}; DVC's cache keeps the results of all.")
 
 
 def _load_current(model: str = "") -> "Params":
@@ -508,7 +478,7 @@ def stop_with_parent() -> None:
 def main() -> None:
     """Run the command line."""
     stop_with_parent()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have all characters
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal may not have all characters
         sys.stdout.reconfigure(errors="replace")
     try:
         app(prog_name="headswap")

@@ -1,11 +1,9 @@
 """Download a file, or copy it from a mirror or a cache, and check it."""
 
-import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from os import PathLike
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +11,7 @@ import pooch
 import requests
 
 from headswap.errors import UserError
-from headswap.io import atomic_write, is_address, local_path
+from headswap.io import StrPath, atomic_write, is_address, local_path
 
 MIRROR = "HEADSWAP_MIRROR"  # a folder or base URL to try first
 TIMEOUT = (5, 30)  # seconds to wait for a connection, and for the next bytes
@@ -22,18 +20,17 @@ RETRIES = 2
 
 def download_file(
     url: str,
-    destination: str | PathLike[str],
+    destination: StrPath,
     check: Callable[[Path], None],
-    caches: Iterable[str | PathLike[str]] = (),
+    caches: Iterable[StrPath] = (),
     pinned: bool = True,
     name: str | None = None,
 ) -> str:
     """Write a file from the first source that has a good copy: mirror, cache, URL; return which.
 
     `name` is the file's in a mirror, by default the last part of `url`, which may be a local path.
-    `check` raises ValueError to reject a copy. A file that is not `pinned`, compared with a full
-    SHA-256 now or later, is not taken over plain HTTP, except from this machine. Where no source
-    has a good copy, a file that is there already stays.
+    `check` raises ValueError to reject a copy. What is not `pinned` by a full SHA-256 is not taken
+    over plain HTTP, except from this machine. Without a good copy a file that is there stays.
     """
     name, failures = name or url.rsplit("/", 1)[-1], []
     mirror = os.environ.get(MIRROR, "").rstrip("/")
@@ -56,11 +53,10 @@ def _copy(source: str, destination: Path, pinned: bool) -> None:
     if not is_address(source):
         shutil.copyfile(local_path(source), destination)
         return
-    address = urlsplit(source)
-    is_here = address.hostname in ("127.0.0.1", "::1", "localhost")
-    if address.scheme == "http" and not (pinned or is_here):
+    is_here = urlsplit(source).hostname in ("127.0.0.1", "::1", "localhost")
+    if source.lower().startswith("http:") and not (pinned or is_here):
         raise ValueError("plain HTTP, and its full digest is not known; use https:// or a folder")
-    pooch.get_logger().setLevel(logging.ERROR)
+    pooch.get_logger().setLevel("ERROR")
     files = {"registry": {destination.name: None}, "urls": {destination.name: source}}
     downloads = pooch.create(destination.parent, "", retry_if_failed=RETRIES, **files)
     downloader = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=sys.stderr.isatty())

@@ -11,13 +11,7 @@ class UserError(Exception):
 
 
 def bulleted(lines: Sequence[str], limit: int = 20) -> str:
-    """Join lines for a message, indented by two spaces; of those beyond `limit`, give the number.
-
-    >>> print(bulleted(["a", "b", "c"], limit=2))
-      a
-      b
-      … and 1 more
-    """
+    """Join lines for a message, indented; of those beyond `limit`, give the number."""
     more = [f"… and {len(lines) - limit} more"] * (len(lines) > limit)
     return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
 

@@ -11,11 +11,9 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +26,8 @@ from safetensors.numpy import save_file
 from headswap.errors import UserError
 from headswap.paths import OUTPUTS, SHIPPED_MANIFEST, SOURCES
 
-StrPath = str | PathLike[str]
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""What a spreadsheet takes for a formula begins so, or is one that already has apostrophes."""
+StrPath = str | os.PathLike[str]
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # to a spreadsheet; perhaps with apostrophes already
 
 
 @contextlib.contextmanager
@@ -39,11 +36,10 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Write a file or folder under a temporary name; rename it when the block ends well.
 
-    Yields where to write, in a folder beside `path`, which is removed afterwards or, if the process
-    is killed, by the next writer. Of several processes at a time the last one's file remains. A
-    UserError says that the disk is full or read-only; `failures` are what a library raises then,
-    besides OSError. A `durable` file is on the disk before it is renamed. A folder that is not
-    empty is replaced only by a caller that says so.
+    Yields where to write, in a folder beside `path`, which is removed afterwards or, after a kill,
+    by the next writer. Of several processes' files the last remains. A UserError says that the disk
+    is full or read-only; besides OSError a library may raise `failures` then. A `durable` file is
+    on the disk before it is renamed. Only with `replace_folder` a folder that is not empty goes.
     """
     path = Path(path)
     kinds: tuple[type[Exception], ...] = (OSError, *failures)
@@ -54,9 +50,7 @@ def atomic_write(
                 with open(left) as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(left.parent)
-        folder = tempfile.TemporaryDirectory(
-            prefix=f".{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
-        )
+        folder = tempfile.TemporaryDirectory(".partial", f".{path.name}.", path.parent, True)
         with folder as name, open(f"{name}/unlocked", "w") as lock:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,7 +59,7 @@ def atomic_write(
             yield written
             if written.is_file():
                 with contextlib.suppress(OSError):  # some file systems have no permissions
-                    written.chmod(stat.S_IMODE(os.fstat(lock.fileno()).st_mode))
+                    written.chmod(os.fstat(lock.fileno()).st_mode & 0o777)
                 if durable:
                     with open(written, "rb") as file:
                         os.fsync(file.fileno())
@@ -83,9 +77,9 @@ def write_text(path: StrPath, text: str) -> None:
         sys.stdout.flush()
         with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(text)
-        return
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    else:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: StrPath, value: Any) -> None:
@@ -106,13 +100,13 @@ def append_csv(path: StrPath, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    def as_text(cell: Any) -> Any:
-        return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
-
     lines: Any = SimpleNamespace(written=[])
     lines.write = lines.written.append
     # With another end of line `csv` would not quote a carriage return.
-    csv.writer(lines).writerows([as_text(cell) for cell in row] for row in rows)
+    csv.writer(lines).writerows(
+        [f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell for cell in row]
+        for row in rows
+    )
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines.written)
 
 
@@ -154,9 +148,9 @@ def output_path(
 ) -> Path:
     """Return where to write what the user wants at `path`: there, or where a link leads.
 
-    A UserError says that it would take the place of something else, such as of `inputs` of the same
-    command. A file has an `ending` such as ``.csv``; a folder has none, and is new or empty. What
-    is no regular file, such as ``/dev/stdout``, is written into.
+    A UserError says that it would replace something else, such as `inputs` of the same command. A
+    file has an `ending` such as ``.csv``; a folder has none, and is new or empty. What is no
+    regular file, such as ``/dev/stdout``, is written into.
     """
     if ending and is_stream(path):
         return Path(path)
@@ -173,12 +167,11 @@ def output_path(
     elif target.is_file() and target.stat().st_size:
         with open(target, encoding="utf-8-sig", errors="replace") as file:
             heading = file.read(99).replace('"', "").replace(";", ",")
-        is_manifest = heading.startswith("path,bytes,sha256")
+        is_manifest, wanted = heading.startswith("path,bytes,sha256"), f"{ending} file"
         if is_manifest and not renew_manifest:
             why = "is a manifest of images"
         elif is_manifest != renew_manifest or target.suffix.lower() != ending:
-            wanted = "manifest" if renew_manifest else f"{ending} file"
-            why = f"is there already and is no {wanted}"
+            why = f"is there already and is no {'manifest' if renew_manifest else wanted}"
     if why:
         text = f"{name}: {path} {why}; it is not overwritten."
         raise UserError(f"{text}\nName another {'file' if ending else 'folder'}, say new{ending}.")
@@ -194,12 +187,11 @@ def is_stream(path: StrPath) -> bool:
 
 def _overlap(path: StrPath, others: Iterable[StrPath]) -> StrPath | None:
     """Return one of some files and folders that `path` is, is in, or holds."""
-
-    def plain(path: StrPath) -> Path:  # without links, in lower case, which some systems ignore
-        return Path(str(Path(path).resolve()).casefold())
-
-    given, known = plain(path), ((other, plain(other)) for other in others)
-    return next((o for o, k in known if given.is_relative_to(k) or k.is_relative_to(given)), None)
+    for other in others:  # without links, in lower case, which some systems ignore
+        one, two = (Path(str(Path(p).resolve()).casefold()) for p in (path, other))
+        if one.is_relative_to(two) or two.is_relative_to(one):
+            return other
+    return None
 
 
 def folder_size(folder: StrPath) -> int:
@@ -209,11 +201,8 @@ def folder_size(folder: StrPath) -> int:
 
 def read_bytes(path: StrPath) -> bytes:
     """Read a file that the user gave."""
-    try:
+    with explain_damage(path, "Make it readable, then run the same again."):
         return Path(path).read_bytes()
-    except OSError as error:
-        text = f"{path} cannot be read: {error.strerror}."
-        raise UserError(f"{text}\nMake it readable, then run the same again.") from error
 
 
 def read_json(path: StrPath) -> Any:
@@ -227,7 +216,8 @@ def explain_damage(path: StrPath, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the file may be anything
-        raise UserError(f"{path} cannot be read: {error}.\n{remedy}") from error
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {what}.\n{remedy}") from error
 
 
 def read_tensors(
@@ -273,13 +263,10 @@ def digest(*values: Any) -> str:
 @functools.cache  # of all files it takes 0.2 s, and the status of all runs needs it for each cell
 def syntax_tree(code: str | bytes) -> str:
     """Return Python code without comments, docstrings (also of constants) and formatting."""
-
-    def is_string(statement: ast.stmt) -> bool:
-        text = isinstance(statement, ast.Expr) and getattr(statement.value, "value", None)
-        return isinstance(text, str)
-
-    tree = ast.parse(code)
-    for node in ast.walk(tree):
+    nodes = [*ast.walk(tree := ast.parse(code))]
+    expressions = [node for node in nodes if isinstance(node, ast.Expr)]
+    texts = {one for one in expressions if isinstance(getattr(one.value, "value", None), str)}
+    for node in nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [statement for statement in node.body if not is_string(statement)]
+            node.body = [statement for statement in node.body if statement not in texts]
     return ast.dump(tree)

@@ -4,22 +4,19 @@ import contextlib
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
-from os import PathLike
 from pathlib import Path
-from textwrap import indent
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from headswap.errors import UserError, bulleted
-from headswap.io import read_bytes, write_text
+from headswap.io import StrPath, read_bytes, write_text
 from headswap.paths import SHIPPED_MANIFEST
 
 FILE = "params.yaml"
@@ -50,16 +47,14 @@ def _written_as(pattern: str, form: str) -> AfterValidator:
 
 NUMBER, RATES = "[number]", "[rates]"  # tags of alternatives, in the places of mistakes
 Distinct = _refuse(
-    lambda values: next((repr(value) for value in values if values.count(value) > 1), ""),
-    "lists {} more than once",
+    lambda them: next((repr(v) for v in them if them.count(v) > 1), ""), "lists {} more than once"
 )
 NotEmpty = _refuse(lambda values: not values, "must list at least one")
 TwoOrMore = _refuse(lambda n: n == 1, "must be 2 or more, or 0 for the manifest's split")
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]  # which JSON, CSV and torch all hold exactly
 Name = Annotated[str, _written_as(r"[a-z0-9_]+", "lower-case letters, digits and _")]
-Target = Annotated[
-    str, _written_as(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.:]*", "package.module:callable or timm:name")
-]
+TARGET = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.:]*"
+Target = Annotated[str, _written_as(TARGET, "package.module:callable or timm:name")]
 Entry = _written_as(
     r"(finetune|frozen)(-[a-z0-9_]+)?",
     "finetune or frozen (probe is always run), with a recipe as finetune-<recipe>",
@@ -124,10 +119,9 @@ class Image(_Section):
 
     @pydantic.model_validator(mode="after")
     def _crop_fits(self) -> "Image":
-        if self.size == "auto" or self.resize == "auto":
-            if self.size != self.resize:
-                raise ValueError("size and resize must both be numbers, or both auto")
-        elif self.resize < self.size:
+        if (self.size == "auto") != (self.resize == "auto"):
+            raise ValueError("size and resize must both be numbers, or both auto")
+        if self.size != "auto" and self.resize != "auto" and self.resize < self.size:
             raise ValueError(f"resize ({self.resize}) must be at least size ({self.size})")
         return self
 
@@ -179,10 +173,10 @@ class Params(_Section):
     @classmethod
     def _complete_recipes(cls, tree: dict[str, Any]) -> dict[str, Any]:
         train, recipes = tree.get("train"), tree.get("recipes")
-        if isinstance(train, dict) and isinstance(recipes, dict):
-            whole = {k: train | v if isinstance(v, dict) else v for k, v in recipes.items()}
-            return {**tree, "recipes": whole}
-        return tree
+        if not (isinstance(train, dict) and isinstance(recipes, dict)):
+            return tree
+        whole = {k: train | v if isinstance(v, dict) else v for k, v in recipes.items()}
+        return {**tree, "recipes": whole}
 
     @pydantic.field_validator("modes")
     @classmethod
@@ -226,18 +220,16 @@ class Params(_Section):
         return 1 if cell.mode == "probe" else self.recipe(cell).epochs
 
 
-def load(path: str | PathLike[str] = FILE) -> Params:
+def load(path: StrPath = FILE) -> Params:
     """Read the parameters as DVC does, YAML 1.2; a UserError has a line for every mistake."""
     return parse(_read(path, "safe"), str(path))
 
 
-def _read(path: str | PathLike[str], kind: Literal["safe", "rt"]) -> Any:
+def _read(path: StrPath, kind: Literal["safe", "rt"]) -> Any:
     """Read YAML; ``rt`` keeps what a writer needs, and is what DVC reads before it writes."""
     if not Path(path).exists():
-        raise UserError(
-            f"There is no {path} in {Path.cwd()}.\n"
-            "Go to the project's folder, the one with dvc.yaml, and try again."
-        )
+        text = f"There is no {path} in {Path.cwd()}."
+        raise UserError(f"{text}\nGo to the project's folder, the one with dvc.yaml; try again.")
     content = read_bytes(path)
     try:
         return YAML(typ=kind).load(content.decode())
@@ -258,8 +250,7 @@ def _explain_yaml_error(error: Any, lines: list[str]) -> tuple[str, str]:
     elif "expected ':'" in what or "mapping values" in what:
         what = "a second colon; write the text behind the first in quotes"
         # A line without a colon is read as one text with the next; the mark is behind it.
-        keys = [n for n in range(number + 1) if re.match(r"\s*[^\s#-]", lines[n])]
-        for n in keys[-2:]:
+        for n in [n for n in range(number + 1) if re.match(r"\s*[^\s#-]", lines[n])][-2:]:
             if ":" not in lines[n].partition("#")[0]:
                 number, what = n, f"there is no colon after {lines[n].split()[0]}"
     elif "did not find expected key" in what:
@@ -278,10 +269,9 @@ def check_round_trip() -> None:
             if YAML(typ="safe").load(_dump({key: section})) == {key: values[key]}:
                 continue
         form = _dump(values if tree.fa.flow_style() else {key: values[key]})
-        raise UserError(
-            f"{FILE}, line {tree.lc.key(key)[0] + 1}, {key}: `dvc exp run --set-param` "
-            f"would break it. Write it as\n\n{form}\nthen run: headswap check"
-        )
+        where = f"{FILE}, line {tree.lc.key(key)[0] + 1}, {key}"
+        text = f"{where}: `dvc exp run --set-param` would break it. Write it as\n\n{form}"
+        raise UserError(f"{text}\nthen run: headswap check")
 
 
 def _dump(tree: Any) -> str:
@@ -329,25 +319,18 @@ def _edited() -> Iterator[Any]:
     load()
     yaml = YAML()
     yaml.preserve_quotes = True
-    tree = yaml.load(Path(FILE).read_text(encoding="utf-8"))
-    yield tree
+    yield (tree := yaml.load(Path(FILE).read_text(encoding="utf-8")))
     write_text(Path(FILE).resolve(), _dump(tree))
     load()
 
 
 def dataset_lines(url: str, manifest: str) -> str:
-    """Return the two lines of ``params.yaml`` that name photographs and their manifest.
-
-    >>> print(dataset_lines("my: photos", "data/photos.csv"))
-      url: 'my: photos'
-      manifest: data/photos.csv
-    """
-    return indent(_dump({"url": url, "manifest": manifest}).rstrip(), "  ")
+    """Return the two lines of ``params.yaml`` that name photographs and their manifest."""
+    return _dump({"dataset": {"url": url, "manifest": manifest}}).partition("\n")[2].rstrip()
 
 
 SECTIONS = dict[str, type[_Section]](dataset=Dataset, train=Recipe, recipes=Recipe, image=Image)
 ADDED = {"recipes": "recipes: {}", "dataset.folds": "folds: 0", "image.shrink": "shrink: true"}
-"""What to write where an older ``params.yaml`` lacks a key."""
 PLAIN = {"list_type": "be a list, as in [a, b]", "model_type": "have its keys in lines below it"}
 
 
@@ -359,12 +342,13 @@ def parse(tree: Any, name: str = FILE) -> Params:
     try:
         return Params.model_validate(tree)
     except pydantic.ValidationError as error:
-        mistakes = [_describe(mistake) for mistake in error.errors()]
-        text = f"{name} has mistakes:\n{bulleted(mistakes)}"
-        raise UserError(f"{text}\nCorrect them, then run: headswap check") from None
+        text = bulleted([_describe(mistake) for mistake in error.errors()])
+        raise UserError(
+            f"{name} has mistakes:\n{text}\nCorrect them, then: headswap check"
+        ) from None
 
 
-def _describe(mistake: ErrorDetails) -> str:
+def _describe(mistake: Mapping[str, Any]) -> str:
     kind, given = mistake["type"], mistake["input"]
     *parents, last = [part for part in mistake["loc"] if part not in ("[key]", NUMBER, RATES)]
     is_unknown = kind in ("extra_forbidden", "invalid_key")
@@ -377,7 +361,7 @@ def _describe(mistake: ErrorDetails) -> str:
         close = difflib.get_close_matches(str(last), keys, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         message = f"no such key; {hint}allowed are {', '.join(keys)}; or remove it"
-    elif kind == "missing":
+    elif kind == "missing":  # perhaps in an older params.yaml
         message = "is missing" + (f"; write {ADDED[where]}" if where in ADDED else "")
     elif kind != "value_error":
         or_auto = ", or auto" if mistake["loc"][0] == "image" else ""

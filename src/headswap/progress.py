@@ -13,12 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+# Called as `on_progress([name of the task,] done, figures=None, note="")`. `done`: the finished
+# steps and the share of the next, or None for as before; `figures`, such as the loss, are known
+# when a step ends; `note`: a line to print.
 OnProgress = Callable[..., None]
-"""Called as ``on_progress([name of the task,] done, figures=None, note="")``.
-
-``done``: the finished steps and the share of the next, or None for as before; ``figures``, such as
-the loss, are known when a step ends; ``note``: a line to print.
-"""
 console = Console(highlight=False, markup=False)
 console.soft_wrap = not console.is_terminal  # on a terminal lines are broken between words
 
@@ -83,13 +81,12 @@ def progress(
         pace = passed / expected if expected else 0
         left = _left([task], pace) if pace and 0 < task.done < task.steps else ""
         unfinished = [one for one in tasks.values() if one.done < one.steps]
-        finished = len(tasks) - len(unfinished)
         workers = max(workers, sum(one.since is not None for one in unfinished))
         about = f"about {_left(unfinished, pace, workers)}" if pace and unfinished else ""
+        finished, shown = len(tasks) - len(unfinished), not queue or task in unfinished
         bars.update(whole, completed=finished, left=about)
-        if queue and task not in unfinished and not shows_bars:
+        if not shown and not shows_bars:
             left = f"({f'{finished}/{len(tasks)} runs  {about}'.rstrip()})"
-        shown = not queue or task in unfinished
         bars.update(task.bar, completed=task.done, left=left, figures=task.figures, visible=shown)
         if has_ended and not shows_bars:
             ended = f"{name}: {unit} {math.floor(task.done)}/{task.steps}"

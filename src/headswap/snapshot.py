@@ -41,10 +41,8 @@ def dependencies(stage: str) -> Tree:
     paths = [Path(dep.replace("${code}", code)) for dep in deps]
     files = sorted(file for path in paths for file in (path, *path.rglob("*.*")) if file.is_file())
     kept = [file for file in files if file.suffix != ".pyc" and not file.name.startswith(".")]
-    return {
-        **{name: reduce(operator.getitem, name.split("."), values) for name in entry["params"]},
-        "inputs": {file.as_posix(): sha256(file) for file in kept},
-    }
+    params = {name: reduce(operator.getitem, name.split("."), values) for name in entry["params"]}
+    return {**params, "inputs": {file.as_posix(): sha256(file) for file in kept}}
 
 
 def differences(before: Tree, after: Tree, prefix: str = "") -> list[str]:
@@ -55,6 +53,6 @@ def differences(before: Tree, after: Tree, prefix: str = "") -> list[str]:
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            is_digest = prefix == "inputs."
-            found.append(f"other {name}" if is_digest else f"{prefix}{name} was {old}, is {new}")
+            what = f"{prefix}{name} was {old}, is {new}"
+            found.append(f"other {name}" if prefix == "inputs." else what)
     return found
