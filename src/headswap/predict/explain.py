@@ -30,13 +30,9 @@ def heat_map(
         others = torch.cat([logits[..., :target], logits[..., target + 1 :]], dim=-1)
         return (logits[..., target] - others.logsumexp(-1)).mean(0)
 
-    falls = Occlusion(log_odds).attribute(
-        image,
-        sliding_window_shapes=(3, side, side),
-        strides=(3, side, side),
-        baselines=0,  # the mean colour, because images are normalised
-        perturbations_per_eval=32,
-    )
+    square = 3, side, side
+    how = {"baselines": 0, "perturbations_per_eval": 32}  # 0: the mean colour of normalised images
+    falls = Occlusion(log_odds).attribute(image, square, strides=square, **how)
     return falls[0].mean(0).clamp(min=0).double().cpu().numpy()
 
 
@@ -47,15 +43,10 @@ def write_explanation(
     first, target = networks[0], int(probabilities.argmax())
     crop = first.crop(path)
     batch = first.normalize([crop]).to(next(first.parameters()).device)
-    figure, axes = visualization.visualize_image_attr_multiple(
-        heat_map(networks, batch, target)[..., None],
-        crop.permute(1, 2, 0).numpy(),
-        methods=["original_image", "blended_heat_map"],
-        signs=["all", "positive"],
-        cmap="inferno",
-        fig_size=(8, 4.4),
-        use_pyplot=False,
-    )
+    pictures = heat_map(networks, batch, target)[..., None], crop.permute(1, 2, 0).numpy()
+    kinds = ["original_image", "blended_heat_map"], ["all", "positive"]
+    how = {"cmap": "inferno", "fig_size": (8, 4.4), "use_pyplot": False}
+    figure, axes = visualization.visualize_image_attr_multiple(*pictures, *kinds, **how)
     axes[0].set_title(path.name, parse_math=False)
     axes[1].set_title(f"{first.classes[target]} {probabilities[target]:.1%}", parse_math=False)
     figure.text(0.98, 0.02, LEGEND, ha="right", va="bottom", fontsize=9)

@@ -50,10 +50,8 @@ def find_named_images(names: Sequence[str]) -> list[Path]:
             for why in sorted(left_out.keys() & OTHER_FORMATS.values()):
                 print(f"{match}: {len(left_out[why])} are {why}", file=sys.stderr)
         if not found:
-            raise UserError(
-                f"There is no image in {name}.\nImages end in {', '.join(EXTENSIONS)}; "
-                "any other file can be given by its own name."
-            )
+            remedy = f"Images end in {', '.join(EXTENSIONS)}; give other files by their own names."
+            raise UserError(f"There is no image in {name}.\n{remedy}")
         paths |= dict.fromkeys(found)
     return list(paths)
 
@@ -76,27 +74,23 @@ def find_folder(name: str) -> Path:
         found = path.exists() and hashlib.md5(path.read_bytes()).hexdigest()
         outs = (out for stage in recorded_stages().values() for out in stage.get("outs", ()))
         if any(out["path"] == path.as_posix() and out["md5"] != found for out in outs):
-            raise UserError(
-                f"{folder} is not what dvc.lock records: it is of another branch, or was made "
-                "without `dvc repro`.\nBring what dvc.lock records: dvc checkout --force\n"
-                "or make it anew: dvc repro"
-            )
+            text = f"{folder} is not what dvc.lock records: it is of another branch, or was made "
+            remedy = "Bring what dvc.lock records: dvc checkout --force\nor make it anew: dvc repro"
+            raise UserError(f"{text}without `dvc repro`.\n{remedy}")
         return folder
     if Path(name, RECORD).is_file():
         return Path(name)
     cells = {cell.name: cell for cell in (load().cells() if Path("params.yaml").exists() else ())}
     if cell := cells.get(name):
-        raise UserError(
-            f"{name} is not trained yet: there is no {folder / RECORD}.\nTrain it with: dvc repro "
-            f"{cell.stage}\nor get it from your DVC remote with: dvc pull {cell.stage}"
-        )
+        remedy = f"dvc repro {cell.stage}\nor get it from your DVC remote: dvc pull {cell.stage}"
+        text = f"{name} is not trained yet: there is no {folder / RECORD}."
+        raise UserError(f"{text}\nTrain it with: {remedy}")
     known = sorted({*cells, *(path.parent.name for path in MODELS.glob(f"*/{RECORD}"))})
     close = difflib.get_close_matches(name, known, 1)
-    raise UserError(
-        f"There is no cell, image or folder {name}{f'; did you mean {close[0]}?' if close else '.'}"
-        "\nName images or folders that are there, the path of a model folder, or a cell: "
-        f"{', '.join(known) or 'none is trained'}."
-    )
+    text = f"There is no cell, image or folder {name}"
+    text += f"; did you mean {close[0]}?" if close else "."
+    remedy = "Name images or folders that are there, the path of a model folder, or a cell: "
+    raise UserError(f"{text}\n{remedy}{', '.join(known) or 'none is trained'}.")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -112,10 +106,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 def require(*packages: str) -> None:
     """Check that packages of an optional extra are installed."""
     if missing := [package for package in packages if not find_spec(package)]:
-        raise UserError(
-            f"This needs {' and '.join(missing)}, which headswap otherwise does without.\n"
-            f"In the project's folder: pip install --constraint constraints.txt {' '.join(missing)}"
-        )
+        text = f"This needs {' and '.join(missing)}, which headswap otherwise does without."
+        remedy = f"pip install --constraint constraints.txt {' '.join(missing)}"
+        raise UserError(f"{text}\nIn the project's folder: {remedy}")
 
 
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
@@ -144,10 +137,9 @@ def describe(folder: Path, record: Mapping[str, Any], seeds: Seeds) -> str:
         f"{record['counts']['val']} validation images correct at the last epoch"
     )
     if known := interval(folder, record):
-        text += (
-            f"; the cell's mean is {known['mean']:.1%}, with a 95% interval of {known['low']:.1%} "
-            f"to {known['high']:.1%} for other images{' and runs' * (known['runs'] > 1)}"
-        )
+        ends = f"{known['low']:.1%} to {known['high']:.1%}"
+        text += f"; the cell's mean is {known['mean']:.1%}, with a 95% interval of {ends}"
+        text += f" for other images{' and runs' * (known['runs'] > 1)}"
     if made != here:
         text += f". It was trained with torch {made}; with {here} it may round differently"
     return f"{text}."
@@ -157,10 +149,8 @@ def best_cell() -> str:
     """Return the best cell of the comparison."""
     if row := _compared(METRICS, "rank", "1"):
         return row["cell"]
-    raise UserError(
-        f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best.\n"
-        "Give a cell before the images, or compare all with: dvc repro"
-    )
+    text = f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best."
+    raise UserError(f"{text}\nGive a cell before the images, or compare all with: dvc repro")
 
 
 def _compared(metrics: Path, column: str, value: str) -> dict[str, str] | None:

@@ -93,25 +93,19 @@ def load_model(folder: StrPath, seed: int | None = None) -> Classifier:
     folder = Path(folder)
     record = read_record(folder)
     if record["kept"] is None:
-        raise UserError(
-            f"{folder} has no weights: all runs of {record['cell']} diverged.\n"
-            "Set a lower learning rate in params.yaml, then: dvc repro"
-        )
+        text = f"{folder} has no weights: all runs of {record['cell']} diverged."
+        raise UserError(f"{text}\nSet a lower learning rate in params.yaml, then: dvc repro")
     seed = record["kept"]["seed"] if seed is None else seed
     files = {run["seed"]: run["weights"] for run in record["runs"] if run["weights"]}
     if seed not in files:
-        raise UserError(
-            f"{folder} does not have the weights of seed {seed}, but of: {[*files]}. Where the "
-            "whole network is trained, only those of the first seed are kept.\nLeave out the seed, "
-            "or --seeds all."
-        )
+        text = f"{folder} does not have the weights of seed {seed}, but of: {[*files]}. Where the "
+        text += "whole network is trained, only those of the first seed are kept."
+        raise UserError(f"{text}\nLeave out the seed, or --seeds all.")
     file = folder / files[seed]
     if file.name != PROGRAM:
         return Classifier(_load_weights(file, record), record)
-    remedy = (
-        f"torch {record['torch']} wrote it; another may not read it. Install that one with: "
-        f"pip install torch=={record['torch']}\nor export the network again."
-    )
+    remedy = "Export the network again, or install the torch that wrote it: "
+    remedy += f"pip install torch=={record['torch']}"
     with explain_damage(file, remedy):
         return Classifier(torch.export.unflatten(torch.export.load(file)), record)
 
@@ -148,9 +142,7 @@ def _read_backbone(folder: Path, backbone: dict[str, Any]) -> dict[str, torch.Te
         if path.exists() and sha256(path) == expected:
             return read_tensors(path, "pt")[0]
     stage = f"weights@{backbone['name']}"
-    raise UserError(
-        f"{folder} holds what was trained, and needs the backbone's {name} with SHA-256 "
-        f"{expected[:12]}…, which is neither there nor in {weights}.\n"
-        f"Copy it into {folder}, or bring it into the project with: dvc repro {stage}\n"
-        f"or, if your DVC remote has it, with: dvc pull {stage}"
-    )
+    needs = f"{name} with SHA-256 {expected[:12]}…, which is neither there nor in {weights}"
+    text = f"{folder} holds what was trained, and needs the backbone's {needs}.\nCopy it into "
+    text += f"{folder}, or bring it into the project with: dvc repro {stage}\n"
+    raise UserError(f"{text}or, if your DVC remote has it, with: dvc pull {stage}")

@@ -106,10 +106,8 @@ def classify(
     if json:
         io.write_json(json, rows)
     if unreadable:
-        raise UserError(
-            f"{len(unreadable)} of {len(paths)} files could not be read:\n{bulleted(unreadable)}\n"
-            "Replace them by images, or leave them out."
-        )
+        text = f"{len(unreadable)} of {len(paths)} files could not be read:\n{bulleted(unreadable)}"
+        raise UserError(f"{text}\nReplace them by images, or leave them out.")
 
 
 def predict(

@@ -16,31 +16,25 @@ from headswap.io import atomic_write, read_json, read_tensors, write_csv, write_
 from headswap.params import Cell, Params
 from headswap.paths import CELL_METRICS, CURVES, MODELS, PREDICTIONS, TIMING, WEIGHTS
 from headswap.progress import OnProgress, console
-from headswap.runs.cluster import run_parallel
-from headswap.runs.provenance import describe_inputs, weights_packages
+from headswap.runs import cluster, provenance, store
 from headswap.runs.queue import Run, plan_runs, unfinished_runs
-from headswap.runs.store import RECORD, TRAINED, index_of_run, read_features
 from headswap.runs.temperature import fit_temperature
-
-KEPT_IN_METRICS = ("preprocessing", "folds", "tuning", "temperature")
 
 
 def train_cell(cell: Cell, params: Params, on_progress: OnProgress) -> None:
     """Train the unfinished runs of a cell in parallel; if none fails, write the outputs of all."""
     for kind in range(2):  # trials of learning rates, then the runs for which they are chosen
-        tasks = unfinished_runs(plan_runs(cell, params)[kind], params)
-        if tasks:  # a probe's take seconds, and need neither Dask nor torch
-            run_parallel(tasks, on_progress, in_process=cell.mode == "probe")
+        if tasks := unfinished_runs(plan_runs(cell, params)[kind], params):
+            # A probe's take seconds, and need neither Dask nor torch.
+            cluster.run_parallel(tasks, on_progress, in_process=cell.mode == "probe")
     write_outputs(cell, params)
 
 
 class _Finished(NamedTuple):
-    """A run, what ``run.json`` and ``timing.json`` say, and its validation images."""
-
     run: Run
-    record: dict[str, Any]
+    record: dict[str, Any]  # what ``run.json`` says
     timing: dict[str, Any]
-    images: list[str]
+    images: list[str]  # those that validate it
 
 
 def write_outputs(cell: Cell, params: Params) -> None:
@@ -51,12 +45,13 @@ def write_outputs(cell: Cell, params: Params) -> None:
     )
     first, digests, tuning = records[0], records[0]["inputs"], _tuning(planned)
     if cell.mode == "probe":
-        _, index, features = read_features(cell.model)
+        _, index, features = store.read_features(cell.model)
         inputs = features["inputs"]
     else:
         index = read_index()
-        inputs = describe_inputs(cell.model, params.image, digests["images"], digests["weights"])
-    images = [index_of_run(index, run.cell, params, run.seed).names["val"] for run in planned]
+        of = digests["images"], digests["weights"]
+        inputs = provenance.describe_inputs(cell.model, params.image, *of)
+    images = [store.index_of_run(index, run.cell, params, run.seed).names["val"] for run in planned]
     runs = [*map(_Finished, planned, records, timings, images)]
     replicated = runs[:-1] if folds else runs  # the last is of all photographs
     of_seeds = groupby(replicated, key=lambda one: one.run.seed)
@@ -94,33 +89,33 @@ def write_outputs(cell: Cell, params: Params) -> None:
     if kept:
         about = {"seed": kept[0].run.seed, "epoch": kept[0].record["last"]["epoch"]}
         record["kept"] = {**about, "weights": weights[about["seed"]], "why": why}
+    of_metrics = ("preprocessing", "folds", "tuning", "temperature")
     metrics = {
         **first["complexity"],
         **{"seeds": len(means), "diverged": len(means) - len(finished)},
         **{f"{name}_digest": digest for name, digest in digests.items()},
-        **{key: record[key] for key in KEPT_IN_METRICS if key in record},
+        **{key: record[key] for key in of_metrics if key in record},
     }
     timing = {**_timing(replicated, ended), "precision": params.precision}
     if cell.mode != "probe":
-        timing["weights_versions"] = weights_packages(cell.model)
+        timing["weights_versions"] = provenance.weights_packages(cell.model)
     if tuning:
         metrics["lr"] = first["recipe"]["lr"]
         console.print(f"{cell.name}: {tuning['tuning']}.")
     write_json(CELL_METRICS / f"{cell.name}.json", metrics)
     write_json(TIMING / f"{cell.name}.json", timing)
     curves = [[seed, *point] for seed, mean in means.items() for point in mean["curves"]]
-    columns = ["seed", "epoch", "split", "loss", "accuracy"]
-    write_csv(CURVES / f"{cell.name}.csv", columns, curves)
+    write_csv(CURVES / f"{cell.name}.csv", ["seed", "epoch", "split", "loss", "accuracy"], curves)
     columns = ["seed", *["fold"] * bool(folds), "epoch", "which", "image", "label", "predicted"]
     columns += [f"p_{name}" for name in index.classes]
     write_csv(PREDICTIONS / f"{cell.name}.csv", columns, _predictions(ended, index))
     with atomic_write(MODELS / cell.name, replace_folder=True) as target:
         target.mkdir()
-        write_json(target / RECORD, record)
+        write_json(target / store.RECORD, record)
         for one in runs:
             write_json(target / f"run-{one.run.name}.json", one.record)
         for one in kept:
-            shutil.copyfile(one.run.folder / TRAINED, target / weights[one.run.seed])
+            shutil.copyfile(one.run.folder / store.TRAINED, target / weights[one.run.seed])
 
 
 def _mean_record(runs: list[_Finished]) -> dict[str, Any]:

@@ -27,7 +27,6 @@ def run_parallel(
         with threadpool_limits(1):  # as in a child
             return [task.run(partial(on_progress, task.name)) for task in tasks]
     topic, address = f"headswap-{uuid.uuid4()}", os.environ.get(ADDRESS)
-    available = available_memory()
     with _connect(len(tasks)) as client:
         client.subscribe_topic(topic, lambda event: on_progress(*event[1]))
         futures = [
@@ -37,24 +36,22 @@ def run_parallel(
                 key=f"{task.name}-{uuid.uuid4()}",
                 priority=-number,
                 # One task must always fit; on other machines their owner decides on memory.
-                resources={} if address else {"memory": min(task.memory, available)},
+                resources={} if address else {"memory": min(task.memory, available_memory())},
             )
             for number, task in enumerate(tasks)
         ]
         try:
             return client.gather(futures)
         except CancelledError:
-            raise UserError(
-                f"The connection to the Dask scheduler at {address} was lost. Finished epochs are "
-                f"saved.\nStart it again, or unset {ADDRESS}; then run: dvc repro"
-            ) from None
+            lost = f"The connection to the Dask scheduler at {address} was lost."
+            remedy = f"Start it again, or unset {ADDRESS}; then run: dvc repro"
+            raise UserError(f"{lost} Finished epochs are saved.\n{remedy}") from None
         except Exception as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(
-                f"The workers at {address or 'this machine'} could not run a task: {error}\n"
-                "Start the workers in this project's environment and folder, then run: dvc repro"
-            ) from error
+            text = f"The workers at {address or 'this machine'} could not run a task: {error}"
+            remedy = "Start the workers in this project's environment and folder, then: dvc repro"
+            raise UserError(f"{text}\n{remedy}") from error
         finally:
             client.cancel(futures, force=True)
 
@@ -69,31 +66,23 @@ def _connect(tasks: int) -> Any:
         try:
             client = Client(address, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError
-            raise UserError(
-                f"No Dask scheduler answers at {address} ({ADDRESS}): {error}\n"
-                f"Start one with `dask scheduler`, or train on this machine: unset {ADDRESS}"
-            ) from None
+            text = f"No Dask scheduler answers at {address} ({ADDRESS}): {error}"
+            remedy = f"Start one with `dask scheduler`, or train on this machine: unset {ADDRESS}"
+            raise UserError(f"{text}\n{remedy}") from None
         if not client.scheduler_info()["workers"]:
-            no_worker = f"No worker has joined the scheduler at {address} yet"
-            console.print(f"{no_worker}. Waiting; start one with: dask worker --no-nanny")
+            remedy = "Waiting; start one with: dask worker --no-nanny"
+            console.print(f"No worker has joined {address} yet. {remedy}")
         return client
     warm_up()
     # Speed: Dask's profiler and system monitor, which are not used here, took 4 % of a core.
     dask.config.set({"distributed.worker.profile.enabled": False})
     dask.config.set({"distributed.admin.system-monitor.interval": "10s"})
-    return Client(
-        set_as_default=False,
-        n_workers=1,
-        threads_per_worker=min(tasks, worker_count()),
-        processes=False,
-        # Within a process nothing needs to listen; what does so nevertheless, on loopback only.
-        protocol="inproc",
-        dashboard_address="127.0.0.1:0",
-        worker_dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        resources={"memory": available_memory()},
-        silence_logs="CRITICAL",
-    )
+    how = {"n_workers": 1, "threads_per_worker": min(tasks, worker_count()), "processes": False}
+    # Within a process nothing needs to listen; what does so nevertheless, on loopback only.
+    listens = dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
+    limits = {"memory_limit": 0, "resources": {"memory": available_memory()}}
+    logs = {"set_as_default": False, "silence_logs": "CRITICAL"}
+    return Client(protocol="inproc", **how, **listens, **limits, **logs)
 
 
 def available_memory() -> int:

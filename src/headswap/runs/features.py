@@ -15,9 +15,7 @@ from headswap.io import digest, read_tensors, write_json, write_tensors
 from headswap.params import Params
 from headswap.paths import EMBEDDINGS, TIMING, WEIGHTS
 from headswap.progress import console, progress
-from headswap.runs import provenance
-from headswap.runs.cluster import run_parallel
-from headswap.runs.store import BASE_MEMORY, file_lock, runs_root
+from headswap.runs import cluster, provenance, store
 from headswap.runs.workers import Task, worker_count
 
 PARTS = 16
@@ -30,19 +28,16 @@ def write_features(model: str, params: Params) -> None:
     parts = _parts(model, key)
     folder = next(iter(parts)).parent
     lock = folder.with_suffix(".lock")
-    with file_lock(lock, lambda _, note: console.print(f"{model}-embed: {note}")):
+    with store.file_lock(lock, lambda _, note: console.print(f"{model}-embed: {note}")):
         if tasks := feature_tasks(model, params, key):
             with progress("part", {task.name: task.steps for task in tasks}) as on_progress:
-                run_parallel(tasks, on_progress)
+                cluster.run_parallel(tasks, on_progress)
         tensors, metadata = zip(*map(read_tensors, parts), strict=True)
+        features = np.concatenate([part["features"] for part in tensors])
         inputs = provenance.describe_inputs(model, params.image, key["images"], key["weights"])
-        write_tensors(
-            EMBEDDINGS / f"{model}.safetensors",
-            {"features": np.concatenate([part["features"] for part in tensors])},
-            rows=[row[:4] for row in read_index().rows],
-            inputs=inputs,
-            backbone=metadata[0]["backbone"],
-        )
+        about = {"inputs": inputs, "backbone": metadata[0]["backbone"]}
+        about["rows"] = [row[:4] for row in read_index().rows]
+        write_tensors(EMBEDDINGS / f"{model}.safetensors", {"features": features}, **about)
         times = {
             "seconds": round(sum(part["seconds"] for part in metadata), 3),
             "wall_seconds": round(sum(part["wall"] for part in metadata), 3),
@@ -65,7 +60,7 @@ def feature_tasks(model: str, params: Params, key: dict[str, Any]) -> list[Task]
             unfinished.append(part)
     workers = min(max(1, worker_count()), len(unfinished))
     shares = [dict(unfinished[worker::workers]) for worker in range(workers)]
-    memory = BASE_MEMORY + 2 * (WEIGHTS / f"{model}.safetensors").stat().st_size
+    memory = store.BASE_MEMORY + 2 * (WEIGHTS / f"{model}.safetensors").stat().st_size
     function = "headswap.train.training:compute_parts"
     return [
         Task(f"{model} features {n}", function, (model, params, key, share), memory, len(share))
@@ -89,6 +84,6 @@ def _parts(model: str, key: dict[str, Any]) -> dict[Path, list[str]]:
     """Return the images of each part by its file: whole batches, however many workers there are."""
     paths = [row.path for row in read_index().rows]
     size = BATCH * math.ceil(len(paths) / BATCH / PARTS)
-    folder = runs_root() / f"{model}-embed" / digest(key)
+    folder = store.runs_root() / f"{model}-embed" / digest(key)
     starts = range(0, len(paths), size)
     return {folder / f"{start}.safetensors": paths[start : start + size] for start in starts}

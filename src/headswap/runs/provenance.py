@@ -29,8 +29,8 @@ def cache_key(cell: Cell, params: Params) -> dict[str, Any]:
     else:
         index, recipe = read_index(), params.recipe(cell)
         starts_from_probe = recipe.head == "probe"
-        key["recipe"] = recipe.model_dump()
-        key["image"] = asdict(preprocessing(cell.model, params.image))
+        image = asdict(preprocessing(cell.model, params.image))
+        key |= {"recipe": recipe.model_dump(), "image": image}
         inputs = {"images": index.digest, "weights": file_digest(WEIGHTS / file)}
         packages = [*weights_packages(cell.model), *["numpy", "scipy"] * starts_from_probe]
         if folds or cell.held_out is not None or starts_from_probe:
@@ -101,15 +101,13 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
         "system": f"{platform.system()} {platform.machine()}",
         "arithmetic": " ".join(f"{v}={os.environ[v]}" for v in arithmetic if v in os.environ),
         "revision": _git("rev-parse", "HEAD"),
-        # Of the code alone; parameters are recorded as such.
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "src")),
     }
 
 
 def _git(*arguments: str) -> str | None:
     """Return the output of a Git command, None outside a checkout or without Git."""
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
     with suppress(OSError, subprocess.SubprocessError):
-        command = ["git", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
+        return subprocess.run(["git", *arguments], **how).stdout.strip()
     return None

@@ -65,8 +65,7 @@ def plan_runs(cell: Cell, params: Params) -> tuple[list[Run], list[Run]]:
         quarters = sorted(sizes)[: None if sizes.total() < 100 else 1]
         trials, losses = list[Run](), {}
         for rate in rates:
-            cells = [replace(run, lr=rate, held_out=quarter) for quarter in quarters]
-            of_rate = [planned(trial, seed) for trial in cells]
+            of_rate = [planned(replace(run, lr=rate, held_out=q), seed) for q in quarters]
             trials += of_rate
             if all(store.is_finished(trial.folder) for trial in of_rate):
                 records = [read_json(trial.folder / "run.json") for trial in of_rate]

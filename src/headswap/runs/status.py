@@ -36,11 +36,10 @@ class _CellStatus:
         if self.missing:
             return f"{text}  waiting for {' and '.join(self.missing)}"
         begun = [done for done in self.done if 0 < done < self.epochs]
-        begun += [0] * (self.running - len(begun))
-        if not begun:
-            return text
-        epochs = f"epoch {', '.join(map(str, begun))} of {self.epochs}"
-        return f"{text}  {epochs}" + ", interrupted" * (not self.running)
+        if begun := [*begun, *[0] * (self.running - len(begun))]:
+            text += f"  epoch {', '.join(map(str, begun))} of {self.epochs}"
+            text += ", interrupted" * (not self.running)
+        return text
 
 
 def status_lines(params: Params) -> list[str]:
@@ -48,9 +47,7 @@ def status_lines(params: Params) -> list[str]:
     cells, whole = _status(params)
     width = max(len(status.cell.name) for status in cells)
     lines = [f"{status.cell.name:{width}}  {status}" for status in cells]
-    left = "No run is being trained now. To go on: dvc repro"
-    if any(status.running for status in cells):
-        left = ""
+    left = "No run is being trained now. To go on: dvc repro" * (not any(s.running for s in cells))
     if not whole:
         left = "Next: dvc repro"
         whole = f"All {sum(len(s.done) for s in cells)} runs of {len(cells)} cells are finished."
@@ -75,18 +72,15 @@ def _status(params: Params) -> tuple[list[_CellStatus], str]:
     if finished == runs:
         return cells, ""
     ended = sum(cell.finished == len(cell.done) for cell in cells)
-    summary = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}"
-    about = "about"
+    summary, about = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}", "about"
     if not any(s.seconds for s in cells if s.cell.mode != "probe" or not params.modes):
         about, images = "very roughly", len(read_csv(params.dataset.manifest))
         for status in cells:
             status.seconds = status.seconds or images * ROUGH_SECONDS[status.cell.mode]
     known = store.fill_missing_seconds({status.cell: status.seconds for status in cells})
     workers = max(worker_count(), sum(status.running for status in cells))
-    seconds = sum(
-        seconds_left([(status.epochs - n, known[status.cell]) for n in status.done], workers)
-        for status in cells
-    )
+    epochs = ([(status.epochs - n, known[status.cell]) for n in status.done] for status in cells)
+    seconds = sum(seconds_left(of_cell, workers) for of_cell in epochs)
     hours, minutes = divmod(round(seconds / 60), 60)
     left = f"{hours} h {minutes} min" if hours else f"{minutes} min"
     left = left if seconds >= 90 else f"{max(1, round(seconds))} s"

@@ -25,8 +25,7 @@ RECORD = "model.json"  # in models/<cell>/: all that using the cell's network ne
 TRAINED = "trained.safetensors"  # in a run's folder: its trained tensors at the last epoch
 PROGRESS = "progress.json"  # in a run's folder until it is finished: how far it is
 BASE_MEMORY = 2**30  # bytes for torch, decoded images (at most half), activations of a batch
-# What is raised when a file of a run is missing, damaged, or of another version.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # missing, or damaged
 
 
 def runs_root() -> Path:
@@ -76,10 +75,8 @@ def file_lock(path: Path, on_progress: OnProgress | None = None) -> Iterator[Non
         process = holder.read_text() if holder.exists() else "unknown"
         another = f"another process, number {process}, which is working on"
         if on_progress is None:
-            raise UserError(
-                f"Wait for {another} {path.with_suffix('')},\n"
-                f"or stop it with `kill {process}`; then run the same command again."
-            )
+            remedy = f"or stop it with `kill {process}`; then run the same command again."
+            raise UserError(f"Wait for {another} {path.with_suffix('')},\n{remedy}")
         on_progress(None, note=f"waits for {another} it")
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(NotImplementedError):  # the file system has no locks
@@ -122,12 +119,6 @@ def find_damage(folder: Path) -> list[str]:
         if len(read_json(folder / "timing.json")["epochs"]) >= epochs:
             return damaged
     return [*damaged, "timing.json"]
-
-
-def delete_checkpoint(folder: Path) -> None:
-    """Delete the checkpoint of a finished run, and the note of how far it was."""
-    for file in (*folder.glob("*.pt"), *folder.glob(PROGRESS)):
-        file.unlink()
 
 
 def with_progress_file(folder: Path, on_progress: OnProgress) -> OnProgress:

@@ -69,9 +69,8 @@ def warm_up() -> None:
     """Start the server that workers are forked from; it imports torch once for all, meanwhile."""
     os.environ.update(ENVIRONMENT)
     multiprocessing.set_forkserver_preload(["headswap.train.training"])
-    # A socket's path has at most 107 bytes, on macOS 103: in a long folder its name has no room.
     if len(os.fsencode(tempfile.gettempdir())) > 70:
-        tempfile.tempdir = "/tmp"
+        tempfile.tempdir = "/tmp"  # a socket's path has at most 107 bytes, on macOS 103
     # Block SIGINT in the fork server, from its start on: the parent handles Ctrl-C.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -104,10 +103,9 @@ def run_in_child(
             killer = f"was killed by {signal.Signals(-code).name}" if code < 0 else ""
             if not killer or not restarts_left:
                 memory = f" If memory ran out, set {WORKERS}=1." * (code == -signal.SIGKILL)
-                raise UserError(
-                    f"The process of {task.name} {killer or f'ended with exit code {code}'}. "
-                    f"Its finished epochs are saved.{memory}\nContinue with: dvc repro"
-                ) from None
+                text = f"The process of {task.name} {killer or f'ended with exit code {code}'}. "
+                text += f"Its finished epochs are saved.{memory}\nContinue with: dvc repro"
+                raise UserError(text) from None
             on_progress(None, None, f"{killer}; it goes on from its checkpoint")
         finally:
             process.terminate()
@@ -137,10 +135,8 @@ def _run_task(task: Task, folder: str, sender: Connection) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         if not os.path.isdir(folder):
-            raise UserError(
-                f"there is no folder {folder}.\n"
-                "A worker on another machine needs the project's folder at the same path."
-            )
+            remedy = "A worker on another machine needs the project's folder at the same path."
+            raise UserError(f"there is no folder {folder}.\n{remedy}")
         os.chdir(folder)
         sender.send(("result", task.run(lambda *message: sender.send(("progress", message)))))
     except UserError as error:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn, optim
-from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler
 from torch.utils.serialization import config
 
@@ -74,7 +73,6 @@ def train(
             history = load_checkpoint(checkpoint, network, parts)
         except ValueError as error:
             on_progress(0, note=f"starts from the first epoch: {error}")
-
     stopwatch = Stopwatch(device)
     while history.diverged is None and (epoch := len(history.seconds)) < recipe.epochs:
         (lr,) = schedule.get_last_lr()
@@ -100,7 +98,6 @@ def train(
         seconds["train"] = stopwatch.lap()
         val_loss, val_accuracy, probabilities = validate(dataset.val_batches(), val_labels)
         seconds |= {"val": stopwatch.lap(), "wall": stopwatch.wall_lap()}
-
         history.seconds.append(seconds)
         figures, note = {"loss": loss_sum / images}, ""
         if math.isfinite(loss_sum) and math.isfinite(val_loss):
@@ -161,7 +158,7 @@ def evaluate(network: nn.Module, batches: Batches, autocast: torch.autocast) -> 
         return 0.0, 0.0, torch.empty(0, 1)
     outputs, labels = map(torch.cat, zip(*pairs, strict=True))
     accuracy = (outputs.argmax(1) == labels).double().mean().item()
-    return cross_entropy(outputs, labels).item(), accuracy, outputs.softmax(1)
+    return nn.functional.cross_entropy(outputs, labels).item(), accuracy, outputs.softmax(1)
 
 
 def make_autocast(precision: str, device: str) -> torch.autocast:

@@ -60,8 +60,7 @@ def build(name: str, factories: dict[str, str]) -> nn.Module:
             options = {"image_size": entry.meta["min_size"][0]}
         network = torchvision.models.get_model(source[0], weights=None, **options)
         if isinstance(network, torchvision.models.SqueezeNet):
-            # Its head is a convolution; the mean of what it reads is 512 features.
-            network.classifier[1] = nn.Identity()
+            network.classifier[1] = nn.Identity()  # instead of a convolution of 512 features
         return network
     factory = import_factory(name, factories[name])
     try:
@@ -101,11 +100,10 @@ def find_head(network: nn.Module, name: str, size: int = 224) -> tuple[nn.Module
             kind, shape = type(output).__name__, getattr(output, "shape", "no tensor")
             raise TypeError(f"it returns a {kind} ({shape}), not one vector for each image")
     except Exception as error:
-        raise UserError(
-            f"{name} fails on an image of {size} x {size} pixels: {error}.\n"
-            "Set image.size and image.resize to what it was made for, let its factory return a "
-            "network that makes one vector of each image, or remove it from models."
-        ) from error
+        text = f"{name} fails on an image of {size} x {size} pixels: {error}."
+        remedy = "Set image.size and image.resize to what it was made for, let its factory return "
+        remedy += "a network that makes one vector of each image, or remove it from models."
+        raise UserError(f"{text}\n{remedy}") from error
     if calls and output.equal(calls[-1][1]):
         last = calls[-1][0]
         return network, next(path for path, module in network.named_modules() if module is last)

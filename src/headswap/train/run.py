@@ -35,4 +35,5 @@ def train_run(
             write_json(folder / "timing.json", times | machine(device_name(params.device)))
             record = {**key, "seed": seed, **record, "files": store.file_digests(folder)}
             write_json(folder / "run.json", record)  # with which the run is finished
-        store.delete_checkpoint(folder)  # also of a process that was killed at the end of the run
+        for file in (*folder.glob("*.pt"), *folder.glob(store.PROGRESS)):
+            file.unlink()  # also of a process that was killed at the end of the run

@@ -59,8 +59,7 @@ def write_weights(name: str, params: Params, destination: Path) -> str:
     size = made_for.with_image(params.image).size
     body, (network, head) = network, networks.find_head(network, name, size)
     if url:
-        saved: dict[str, torch.Tensor] = {}
-        about: dict[str, str] = {}
+        saved, about = dict[str, torch.Tensor](), dict[str, str]()
         with contextlib.suppress(UserError):
             saved, about = read_tensors(destination, "pt")
         if (about.get("source"), about.get("sha256")) == (url, _tensors_digest(saved)):
