@@ -60,7 +60,7 @@ def status_lines(params: Params) -> list[str]:
 
 def pipeline_summary(params: Params) -> str:
     """Return the line of `status_lines` for the whole, empty if all runs are finished."""
-    with suppress(UserError):  # about a file of another cell, reported when that cell is trained
+    with suppress(UserError, OSError):  # about another cell's file, or the manifest: said elsewhere
         return _status(params)[1]
     return ""
 
