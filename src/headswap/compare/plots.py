@@ -23,10 +23,14 @@ MOST_CELLS = 20  # in tables and in the picture of their accuracies
 MOST = {"accuracy": MOST_CELLS, "confusion": 12, "curves": 12, "reliability": 12, "unsure": 12}
 
 
-def draw_png(name: str, rows: pd.DataFrame) -> bytes:
-    """Draw the template of that name with rows as its data: the same bytes for the same rows."""
+def draw_png(name: str, rows: pd.DataFrame, **title: str) -> bytes:
+    """Draw the template of that name with rows as its data: the same bytes for the same rows.
+
+    `title` has another ``text`` and ``subtitle``.
+    """
     template = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))
     template["data"]["values"] = json_records(rows)
+    template["title"] |= title
     drawn = vl_convert.vegalite_to_png(template, scale=2)
     return _encode(Image.open(io.BytesIO(drawn)).convert("RGB"))  # a quarter of the size, for Git
 

@@ -34,8 +34,9 @@ def report(before: str, after: str, csv: Path | None = None, picture: Path | Non
     if rows.empty:
         text = f"{before} and {after} share no cell with a photograph and a seed in common."
         raise UserError(f"{text}\nRevisions of the same photographs are listed by: dvc exp show")
-    title = f"{after} minus {before}: accuracy at the last epoch, by photograph and seed"
-    table = Table(title=title, box=None, padding=(0, 2, 0, 0), title_justify="left")
+    title = f"{after} minus {before}: accuracy"
+    how = f"{title} at the last epoch, by photograph and seed"
+    table = Table(title=how, box=None, padding=(0, 2, 0, 0), title_justify="left")
     for heading in ("cell", "before", "after", "points (95 %)", "seeds", "images", "verdict"):
         justify: Any = "left" if heading in ("cell", "verdict") else "right"
         table.add_column(heading, justify=justify, no_wrap=heading != "cell")
@@ -53,7 +54,8 @@ def report(before: str, after: str, csv: Path | None = None, picture: Path | Non
         write_csv(csv, rows.columns, rows.itertuples(index=False))
     if picture:
         with atomic_write(picture) as temporary:
-            temporary.write_bytes(draw_png("differences", rows.assign(shown=True)))
+            titles = {"text": title, "subtitle": "With 95% intervals; black: distinguishable"}
+            temporary.write_bytes(draw_png("differences", rows.assign(shown=True), **titles))
 
 
 def read_revision(name: str) -> Revision:
