@@ -40,9 +40,9 @@ def test_a_project_runs_its_own_copy_of_the_code(workspace, monkeypatch):
 def test_a_command_in_a_copy_of_the_project_runs_the_copys_code(workspace, command):
     module = Path("src/headswap/data/manifest.py")
     text = module.read_text()
-    assert "return dict(sorted(counts.items()))" in text
-    old = "dict(sorted(counts.items()))"
-    module.write_text(text.replace(old, "{**dict(sorted(counts.items())), 'copy': 7}"))
+    old = "return dict("
+    assert text.count(old) == 1
+    module.write_text(text.replace(old, "return dict(copy=7) | dict("))
     sh(*command, "fetch")
     sh(*command, "verify")
     assert read_json("metrics/dataset.json")["copy"] == 7
