@@ -308,6 +308,8 @@ def predict(
     if misclassified and arguments:
         raise UserError("--misclassified takes a cell and no images.\nLeave one of them out.")
     if not misclassified and not images:
+        if cell:  # which may be mistyped, or photographs that are not there
+            folders.find_folder(cell)
         example = f"headswap predict {f'{cell} ' if cell else ''}data/images/val"
         raise UserError(f"No image is given.\nName files, folders or patterns, such as: {example}")
     folder = folders.find_folder(named := misclassified or cell or folders.best_cell())
