@@ -10,6 +10,7 @@ from pytest import approx
 from headswap import params
 from headswap.compare.results import read_results
 from headswap.compare.revisions import Revision, differences, read_revision, report
+from headswap.io import read_csv, write_csv
 
 random = np.random.default_rng(0)
 NAMES = [f"digest{number}" for number in range(200)]
@@ -69,6 +70,22 @@ def test_the_workspace_is_read_as_the_comparison_reads_it(own_trained):
     for cell, table in found.correct.items():
         assert np.array_equal(table, results.correct[cell, "last"])
         assert found.groups.keys() >= set(table)
+
+
+def test_a_photograph_that_lies_in_two_splits_counts_once(own_trained):
+    index = Path("data/images/index.csv")
+    rows = read_csv(index)
+    digests = {row["path"]: row["sha256"] for row in rows}
+    text, twice = index.read_text(), digests["val/ants/000.png"]
+    index.write_text(text.replace(digests["train/ants/000.png"], twice))
+    columns = ["seed", "fold", "epoch", "which", "image", "label", "predicted", "p_ants"]
+    images = [f"{name}.png" for name in ("train/ants/000", "val/ants/000", "val/ants/001")]
+    folded = [[0, n % 2, 0, "last", image, "ants", "ants", 1] for n, image in enumerate(images)]
+    write_csv("plots/predictions/tiny-probe.csv", columns, folded)
+    found = read_revision("workspace")
+    assert found.correct["tiny-probe"].shape == (1, 2)
+    (row,) = differences(found, found).query("pair == 'tiny-probe'").itertuples()
+    assert (row.images, row.difference) == (2, 0)
 
 
 def test_a_name_that_is_no_revision_is_said(own_trained):

@@ -17,7 +17,7 @@ from headswap.compare.variance import Array, Design
 from headswap.io import atomic_write, write_csv, write_json
 from headswap.progress import console
 
-MOST_CLASSES = 8  # columns that fit a terminal; of more, the confused pairs are listed
+MOST_CLASSES = 8  # as many columns fit a terminal; with more, confused pairs are printed
 
 
 def report(

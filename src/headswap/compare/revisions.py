@@ -78,7 +78,7 @@ def read_revision(name: str) -> Revision:
             table["correct"] = table["label"] == table["predicted"]
             of_cell = pivot_correct(table, "last")
             of_cell.columns = index["key"][[path_of(image, folds) for image in of_cell]]
-            correct[Path(path).stem] = of_cell
+            correct[Path(path).stem] = of_cell.loc[:, ~of_cell.columns.duplicated()]
     except SCMError as error:
         text = f"There is no revision or experiment {name}: {error}.\nGit's are listed by: "
         raise UserError(f"{text}git branch --all\nand experiments by: dvc exp list") from None
