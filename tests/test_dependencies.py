@@ -76,6 +76,7 @@ def declared(stage):
         return path.replace("${dataset.manifest}", "data/manifest.csv")
 
     paths = [filled(path) for path in entry["deps"]]
+    paths = [path.removesuffix("/index.csv") for path in paths]  # it has the photographs' digests
     code = [path.removeprefix("${code}/") for path in paths if path.startswith("${code}/")]
     outs = [filled(path) for path in [*entry.get("outs", []), *entry.get("metrics", [])]]
     return SimpleNamespace(
