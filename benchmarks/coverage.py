@@ -6,7 +6,7 @@ cells), one per image and cell, one per replicate, and a residual. Run it with:
 
     python benchmarks/coverage.py > benchmarks/COVERAGE.md
 
-or, for some of the sections, `python benchmarks/coverage.py chosen groups folds`, which takes five
+or, for some of the sections, `python benchmarks/coverage.py chosen groups folds`, which takes ten
 minutes on one core.
 """
 
@@ -21,7 +21,7 @@ from headswap.compare.intervals import estimate_accuracy, estimate_difference, e
 from headswap.compare.variance import Design, priors_without, replicate_prior
 
 IMAGES, EXPERIMENTS, RESAMPLES, CELLS = 153, 1000, 2000, 6
-CHOSEN, GROUPED, FOLDED, FOLDED_IMAGES = 200, 500, 1000, 150
+CHOSEN, GROUPED, FOLDED, FOLDED_IMAGES = 200, 1000, 500, 150
 """The numbers of experiments of the other sections, and the images of one of them."""
 REPLICATES = (5, 3, 2)
 ACCURACIES = ((0.9,) * CELLS, (0.97,) * CELLS, (0.97, 0.9, 0.8) * 2)
@@ -199,11 +199,12 @@ def print_groups():
     print(f"""
 ## Groups
 
-Two cells with an accuracy of 90 %, 3 replicates, {2 * IMAGES} images in groups of the same size or
-of skewed sizes (log-normal, of a standard deviation of 1), which share 40 % of the variance;
-{GROUPED:,} experiments a line. *As images*: as if they were independent.
+{CELLS} cells with an accuracy of 90 %, 3 replicates, {2 * IMAGES} images in groups of the same size
+or of skewed sizes (log-normal, of a standard deviation of 1), which share 40 % of the variance;
+{GROUPED:,} experiments a line, the lowest and highest coverage of cells and of {len(PAIRS)} pairs.
+*As images*: as if they were independent.
 
-| groups | sizes | cell | difference | cell, as images | difference, as images |
+| groups | sizes | cells | differences | cells, as images | differences, as images |
 |---:|---|---:|---:|---:|---:|""")
     for count, skewed in itertools.product((10, 20, 50, 100), (False, True)):
         random, found = np.random.default_rng(3), []
@@ -214,79 +215,103 @@ of skewed sizes (log-normal, of a standard deviation of 1), which share 40 % of 
             if not skewed:
                 groups = np.arange(2 * IMAGES) * count // (2 * IMAGES)
             shared = 0.3**0.5 * random.standard_normal(count)
-            own = 0.1**0.5 * random.standard_normal((2, count))
+            own = 0.1**0.5 * random.standard_normal((CELLS, count))
             ease = (shared + own)[:, None, groups] + 0.2**0.5 * random.standard_normal(2 * IMAGES)
-            ease = ease + 0.05 * random.standard_normal((2, 3, 1))
-            ease = ease + 0.3975**0.5 * random.standard_normal((2, 3, 2 * IMAGES))
+            ease = ease + 0.05 * random.standard_normal((CELLS, 3, 1))
+            ease = ease + 0.3975**0.5 * random.standard_normal((CELLS, 3, 2 * IMAGES))
             values = (ease > norm.ppf(0.1)).astype(float)
-            designs = Design(groups), Design()
-            found.append(
-                [
-                    _bias(estimate, truth)[1]
-                    for design in designs
-                    for estimate, truth in (
-                        (estimate_accuracy(values[0], design=design), 0.9),
-                        (estimate_difference(values[0] - values[1], design=design), 0),
-                    )
-                ]
-            )
-        shares = " | ".join(f"{share:.1%}" for share in np.mean(found, axis=0))
-        print(f"| {count} | {'skewed' if skewed else 'equal'} | {shares} |", flush=True)
+            found.append(_covered(values, [0.9] * CELLS, (Design(groups), Design())))
+        print(f"| {count} | {'skewed' if skewed else 'equal'} | {_spans(found)} |", flush=True)
+
+
+def _covered(values, truth, designs):
+    """Return what intervals of cells and differences of all designs cover, as a report has them."""
+    covered = []
+    for design in designs:
+        priors = priors_without(dict(enumerate(values)), design).values()
+        both = zip(values, priors, strict=True)
+        covered.append(_covers([estimate_accuracy(*each, design) for each in both], truth))
+        prior = replicate_prior(values, design)
+        pairs = [estimate_difference(values[a] - values[b], prior, design) for a, b in PAIRS]
+        covered.append(_covers(pairs, [truth[a] - truth[b] for a, b in PAIRS]))
+    return covered
+
+
+def _spans(found):
+    shares = np.mean(found, axis=0)
+    return " | ".join(f"{share.min():.1%} to {share.max():.1%}" for share in shares)
 
 
 def print_folds():
-    """Print the coverage of repeated cross-validation, of linear classifiers that are trained."""
+    """Print the coverage of repeated cross-validation, of classifiers that are trained."""
     print(f"""
 ## Folds
 
-Linear discriminants are trained by least squares on normal features, each run without a random one
-of them, in 5 folds of {FOLDED_IMAGES} images; one cell sees 8 features and the other 12, of which
-the last say nothing. The truth is the mean accuracy on new images of runs that are trained on other
+Classifiers are trained on normal features, in 5 folds. Stable ones: linear discriminants of 8 to 16
+features of {FOLDED_IMAGES} images, of which the first eight say something, each run without a
+random one of them. Unstable ones: those on {FOLDED_IMAGES // 3} images, and one, three or five
+nearest neighbours. The truth is the mean accuracy on new images of runs that are trained on other
 images. {FOLDED:,} experiments a line. *As a split*: as if the images were a validation set apart.
 
-| separation | replicates | cell | difference | cell, as a split | difference, as a split |
-|---:|---:|---:|---:|---:|---:|""")
-    for separation, replicates in itertools.product((0.5, 0.8), (1, 3, 5)):
+| classifiers | replicates | cells | differences | cells, as a split | differences, as a split |
+|---|---:|---:|---:|---:|---:|""")
+    kinds = {"stable": (FOLDED_IMAGES, STABLE), "unstable": (FOLDED_IMAGES // 3, UNSTABLE)}
+    for (kind, settings), replicates in itertools.product(kinds.items(), (1, 2, 3, 5)):
         random = np.random.default_rng(4)
-        runs = [_cross_validate(separation, replicates, random) for _ in range(FOLDED)]
+        runs = [_cross_validate(*settings, replicates, random) for _ in range(FOLDED)]
         truth = np.mean([accuracy for _, accuracy in runs], axis=0)
-        found = [
-            [
-                _bias(estimate, true)[1]
-                for design in (Design(folds=5), Design())
-                for estimate, true in (
-                    (estimate_accuracy(values[0], design=design), truth[0]),
-                    (
-                        estimate_difference(values[0] - values[1], design=design),
-                        truth[0] - truth[1],
-                    ),
-                )
-            ]
-            for values, _ in runs
-        ]
-        shares = " | ".join(f"{share:.1%}" for share in np.mean(found, axis=0))
-        print(f"| {separation} | {replicates} | {shares} |", flush=True)
+        found = [_covered(values, truth, (Design(folds=5), Design())) for values, _ in runs]
+        print(f"| {kind} | {replicates} | {_spans(found)} |", flush=True)
 
 
-def _cross_validate(separation, replicates, random):
-    """Return correct predictions, shape (cells, replicates, images), and true accuracies."""
-    labels = np.repeat([-1.0, 1.0], FOLDED_IMAGES // 2)
-    means = separation / np.sqrt(1 + np.arange(12)) * (np.arange(12) < 8)
-    features = labels[:, None] * means + random.standard_normal((FOLDED_IMAGES, 12))
-    values, accuracies = np.zeros((2, replicates, FOLDED_IMAGES)), []
+def _cross_validate(images, cells, replicates, random):
+    """Return correct predictions, shape (cells, replicates, images), and mean accuracies."""
+    means = 0.7 / np.sqrt(1 + np.arange(16)) * (np.arange(16) < 8)
+    labels, others = np.resize([-1.0, 1.0], images), np.resize([-1.0, 1.0], 400)
+    features, new = (
+        of[:, None] * means + random.standard_normal((len(of), 16)) for of in (labels, others)
+    )
+    values, accuracies = np.zeros((len(cells), replicates, images)), np.zeros(len(cells))
     for replicate in range(replicates):
-        fold = random.permutation(FOLDED_IMAGES) % 5
-        for number, (cell, size) in itertools.product(range(5), enumerate((8, 12))):
-            used = random.permutation(size)[1:]
-            inputs = np.column_stack([features[:, used], np.ones(FOLDED_IMAGES)])
-            train, held_out = fold != number, fold == number
-            weights, *_ = np.linalg.lstsq(inputs[train], labels[train])
-            values[cell, replicate, held_out] = labels[held_out] * (inputs[held_out] @ weights) > 0
-            signal, length = weights[:-1] @ means[used], np.linalg.norm(weights[:-1])
-            true = norm.cdf((signal + np.array([1, -1]) * weights[-1]) / length).mean()
-            accuracies.append((cell, true))
-    return values, [np.mean([true for of, true in accuracies if of == cell]) for cell in (0, 1)]
+        fold = random.permutation(images) % 5
+        for number, (cell, train) in itertools.product(range(5), enumerate(cells)):
+            rest, held_out = fold != number, fold == number
+            classify = train(features[rest], labels[rest], random)
+            values[cell, replicate, held_out] = classify(features[held_out]) == labels[held_out]
+            accuracies[cell] += (classify(new) == others).mean() / replicates / 5
+    return values, accuracies
 
+
+def _discriminant(size, dropped=0):
+    def train(features, labels, random):
+        used = random.permutation(size)[dropped:]
+        weights, *_ = np.linalg.lstsq(np.insert(features[:, used], 0, 1, axis=1), labels)
+        return lambda new: np.where(new[:, used] @ weights[1:] + weights[0] > 0, 1, -1)
+
+    return train
+
+
+def _neighbours(count):
+    def train(features, labels, _):
+        def classify(new):
+            distances = ((new[:, None] - features) ** 2).sum(axis=-1)
+            nearest = np.argpartition(distances, count, axis=1)[:, :count]
+            return np.sign(labels[nearest].sum(axis=1))
+
+        return classify
+
+    return train
+
+
+STABLE = [_discriminant(size, 1) for size in (8, 12, 8, 16, 10, 12)]
+UNSTABLE = [
+    _discriminant(10),
+    _neighbours(1),
+    _discriminant(16),
+    _neighbours(3),
+    _discriminant(8),
+    _neighbours(5),
+]
 
 SECTIONS = {
     "split": print_split,

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import http.server
 import os
+import re
 import stat
 import threading
 import zipfile
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from headswap import download, params
-from headswap.data import synthetic
+from headswap.data import changes, synthetic
 from headswap.data.changes import check_dataset
 from headswap.data.listing import list_images
 from headswap.data.manifest import count_images, parse_manifest
@@ -517,9 +518,22 @@ def test_the_published_photographs_fit_the_manifest(tmp_path):
 
 def test_check_names_a_missing_folder_and_a_missing_manifest(photos):
     check_dataset(photos)
-    for changes, message in (
+    for change, message in (
         ({"url": "fotos"}, r"dataset\.url: there is no fotos here"),
         ({"manifest": "fotos.csv"}, r"dataset\.manifest: there is no fotos\.csv"),
     ):
         with pytest.raises(UserError, match=message):
-            check_dataset(photos.model_copy(update=changes))
+            check_dataset(photos.model_copy(update=change))
+
+
+def test_photographs_and_a_manifest_that_nobody_touched_are_not_read_again(photos, monkeypatch):
+    check_dataset(photos)
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "read_manifest", None)
+        patch.setattr(changes, "read_bytes", None)
+        check_dataset(photos)
+    manifest = Path(photos.manifest)
+    manifest.write_text(re.sub("[0-9a-f]{64}", 64 * "0", manifest.read_text(), count=1))
+    for _ in range(2):
+        with pytest.raises(UserError, match="changed: "):
+            check_dataset(photos)

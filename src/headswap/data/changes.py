@@ -99,8 +99,19 @@ def find_changes(dataset: Dataset) -> list[str]:
     """Return a line for each difference between a local folder, if it is one, and its manifest."""
     if not _is_folder(dataset):
         return []
-    manifest = read_manifest(dataset.manifest)
-    files = _read_files(find_images(local_path(dataset.url)))
+    if not os.path.isfile(dataset.manifest):
+        read_manifest(dataset.manifest)  # which says so
+    known, images = _read(KNOWN), find_images(local_path(dataset.url))
+    in_order = known.pop("", False)
+    (_, *files), seen = _read_files({"": Path(dataset.manifest), **images}, known)
+    if in_order and seen == known:  # neither the manifest nor a photograph was touched since
+        return []
+    lines = _differences(files, read_manifest(dataset.manifest))
+    write_json(KNOWN, {"": not lines, **seen})
+    return lines
+
+
+def _differences(files: list[File], manifest: Manifest) -> list[str]:
     found, lines = match_files(files, manifest, all_extra=True)
     used = used_images(manifest)
     labels = {name.split("/")[1] for name in used}
@@ -120,10 +131,12 @@ def _is_folder(dataset: Dataset) -> bool:
     return dataset.url != GENERATED and local_path(dataset.url).is_dir()
 
 
-def _read_files(images: dict[str, Path]) -> list[File]:
-    """Return size and digest of the images; only those that are new or were touched are read."""
-    known, seen, files, here = _read(KNOWN), {}, [], os.getcwd()
-    for name, path in images.items():
+def _read_files(
+    paths: dict[str, Path], known: dict[str, Any]
+) -> tuple[list[File], dict[str, Any]]:
+    """Return sizes and digests, and what is known of the files now; only touched ones are read."""
+    seen, files, here = {}, [], os.getcwd()
+    for name, path in paths.items():
         status, where = os.stat(path), os.path.join(here, path)
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         *before, digest = known.get(where, [""])
@@ -131,9 +144,7 @@ def _read_files(images: dict[str, Path]) -> list[File]:
             digest = hashlib.sha256(read_bytes(path)).hexdigest()
         files.append(File(name, status.st_size, digest))
         seen[where] = [*stamp, digest]
-    if seen != known:
-        write_json(KNOWN, seen)
-    return files
+    return files, seen
 
 
 def match_files(
