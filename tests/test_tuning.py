@@ -100,3 +100,12 @@ def test_the_choice_and_the_recipe_are_in_the_report_and_the_headings(listed, no
     assert rows["tiny-finetune"]["heading"] == f"tiny\nfinetune\nlearning rate {lr:g}"
     assert rows["tiny-frozen-adamw"]["heading"] == "tiny\nfrozen-adamw"
     assert "tiny-frozen-adamw" in Path("metrics/comparison.csv").read_text()
+
+
+def test_of_a_single_group_none_can_be_held_out(listed):
+    index = Path("data/images/index.csv")
+    index.write_text(re.sub(",train,(ants|bees),[^,]*", r",train,\1,one", index.read_text()))
+    _, message = headswap("train", "tiny", "finetune", code=1)
+    assert "tiny-finetune: all of its training images are of one group" in message
+    edit(train={"lr": 0.01})
+    headswap("train", "tiny", "finetune")

@@ -131,9 +131,7 @@ def _is_folder(dataset: Dataset) -> bool:
     return dataset.url != GENERATED and local_path(dataset.url).is_dir()
 
 
-def _read_files(
-    paths: dict[str, Path], known: dict[str, Any]
-) -> tuple[list[File], dict[str, Any]]:
+def _read_files(paths: dict[str, Path], known: dict[str, Any]) -> tuple[list[File], dict[str, Any]]:
     """Return sizes and digests, and what is known of the files now; only touched ones are read."""
     seen, files, here = {}, [], os.getcwd()
     for name, path in paths.items():

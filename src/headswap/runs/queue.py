@@ -61,6 +61,9 @@ def plan_runs(cell: Cell, params: Params) -> tuple[list[Run], list[Run]]:
     @functools.cache
     def tried(run: Cell, seed: int) -> tuple[list[Run], dict[float, float]]:
         sizes = Counter(store.index_of_run(index, run, params, seed).quarters.values())
+        if len(sizes) == 1:
+            text = f"{cell.name}: all of its training images are of one group, so none can be held"
+            raise UserError(f"{text} out.\nSet lr to one number in params.yaml, then: dvc repro")
         # Of few training images every quarter is held out in turn, else the first alone.
         quarters = sorted(sizes)[: None if sizes.total() < 100 else 1]
         trials, losses = list[Run](), {}
