@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 from unittest import mock
@@ -34,8 +35,7 @@ def freed_memory_returned():
 
 def torch_threads():
     """Compute a batch at a time, with as many threads as torch chooses."""
-    os.environ["HEADSWAP_WORKERS"] = "1"
-    mock.patch(f"{MODULE}.threadpool_limits", lambda _: contextlib.nullcontext()).start()
+    mock.patch(f"{MODULE}.threads_of_torch", lambda: ThreadPoolExecutor(1)).start()
 
 
 def both():

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -39,17 +40,17 @@ class Index:
     folder: Path
     rows: list[Row]
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """The names of the classes, sorted; a class's place in the list is its label."""
         return sorted({row.label for row in self.rows})
 
-    @property
+    @cached_property
     def names(self) -> dict[str, list[str]]:
         """The paths of each split's images, sorted."""
         return {split: [row.path for row in self.rows if row.split == split] for split in SPLITS}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A digest of the paths and contents of all images."""
         return digest([(row.path, row.stored_sha256) for row in self.rows])

@@ -1,6 +1,6 @@
 """What a decision rests on: heat maps by occlusion (Zeiler and Fergus, ECCV 2014)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from captum.attr import Occlusion, visualization
 from numpy.typing import NDArray
 
 from headswap.io import atomic_write
-from headswap.predict.model import Classifier, logits_of_runs
+from headswap.predict.model import Classifier, logits_of_runs, threads_of_torch
 
 SQUARES = 14  # in a row; one is covered at a time
 LEGEND = "Purple, pink, yellow: the more so, the more the evidence for the class lies there"
@@ -36,19 +36,27 @@ def heat_map(
     return falls[0].mean(0).clamp(min=0).double().cpu().numpy()
 
 
-def write_explanation(
-    networks: Sequence[Classifier], path: Path, probabilities: torch.Tensor, picture: Path
+def write_explanations(
+    networks: Sequence[Classifier], probabilities: Mapping[Path, torch.Tensor], files: list[Path]
 ) -> None:
-    """Draw what the runs of a cell see of a photograph, and the heat map of their decision."""
-    first, target = networks[0], int(probabilities.argmax())
-    crop = first.crop(path)
-    batch = first.normalize([crop]).to(next(first.parameters()).device)
-    pictures = heat_map(networks, batch, target)[..., None], crop.permute(1, 2, 0).numpy()
+    """Draw what the runs of a cell see of photographs, and the heat maps of their decisions."""
+    first = networks[0]
+    device = next(first.parameters()).device
+
+    def see(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        crop, target = first.crop(path), int(probabilities[path].argmax())
+        heat = heat_map(networks, first.normalize([crop]).to(device), target)
+        return heat[..., None], crop.permute(1, 2, 0).numpy()
+
     kinds = ["original_image", "blended_heat_map"], ["all", "positive"]
     how = {"cmap": "inferno", "fig_size": (8, 4.4), "use_pyplot": False}
-    figure, axes = visualization.visualize_image_attr_multiple(*pictures, *kinds, **how)
-    axes[0].set_title(path.name, parse_math=False)
-    axes[1].set_title(f"{first.classes[target]} {probabilities[target]:.1%}", parse_math=False)
-    figure.text(0.98, 0.02, LEGEND, ha="right", va="bottom", fontsize=9)
-    with atomic_write(picture) as temporary:
-        figure.savefig(temporary, dpi=100)
+    with threads_of_torch() as pool:
+        pictures = pool.map(see, probabilities)
+        for (path, values), seen, file in zip(probabilities.items(), pictures, files, strict=True):
+            figure, axes = visualization.visualize_image_attr_multiple(*seen, *kinds, **how)
+            axes[0].set_title(path.name, parse_math=False)
+            name = first.classes[int(values.argmax())]
+            axes[1].set_title(f"{name} {values.max():.1%}", parse_math=False)
+            figure.text(0.98, 0.02, LEGEND, ha="right", va="bottom", fontsize=9)
+            with atomic_write(file) as temporary:
+                figure.savefig(temporary, dpi=100)

@@ -1,6 +1,7 @@
 """A trained network, loaded from its model folder, with its classes and its preprocessing."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from headswap.images.preprocessing import Preprocessing
 from headswap.io import StrPath, explain_damage, read_tensors, sha256
 from headswap.paths import WEIGHTS
 from headswap.predict.folders import read_record
+from headswap.runs.workers import worker_count
 from headswap.train import dataset, factories, loop, networks
 from headswap.train.weights import load_tensors
 
@@ -79,6 +81,11 @@ def logits_of_runs(runs: Sequence[Classifier], batch: torch.Tensor) -> torch.Ten
     """Return logits, shape (runs, batch, classes)."""
     shape = (-1, len(batch), len(runs[0].classes))
     return torch.cat([run(batch).reshape(shape) for run in runs])
+
+
+def threads_of_torch() -> ThreadPoolExecutor:
+    """Return a thread for each core, in which torch takes no others: they wait for each other."""
+    return ThreadPoolExecutor(max(1, worker_count()), "", torch.set_num_threads, (1,))
 
 
 def load_model(folder: StrPath, seed: int | None = None) -> Classifier:

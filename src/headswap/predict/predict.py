@@ -4,7 +4,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from csv import Error as CsvError
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from threadpoolctl import threadpool_limits
 
 from headswap import io
 from headswap.errors import UserError, bulleted, printable
@@ -22,8 +20,13 @@ from headswap.images.index import NAME, Row, read_index
 from headswap.images.reading import UnreadableImage, read_image
 from headswap.paths import IMAGES, METRICS
 from headswap.predict.folders import Seeds, describe, read_record, require
-from headswap.predict.model import Classifier, load_model, logits_of_runs, share_backbone
-from headswap.runs.workers import worker_count
+from headswap.predict.model import (
+    Classifier,
+    load_model,
+    logits_of_runs,
+    share_backbone,
+    threads_of_torch,
+)
 from headswap.train.dataset import EVALUATION_BATCH
 from headswap.train.devices import resolve_device
 from headswap.train.speed import keep_freed_memory
@@ -53,7 +56,7 @@ def classify(
     """
     if explain:
         require("captum")
-        from headswap.predict.explain import write_explanation
+        from headswap.predict.explain import write_explanations
     finished = [run["seed"] for run in read_record(folder)["runs"] if run["diverged"] is None]
     runs = [load_model(folder, seed) for seed in (seeds == "all" and finished) or [None]]
     networks = share_backbone(runs)
@@ -83,11 +86,14 @@ def classify(
             if table:
                 io.append_csv(table, [row.values() for row in new])
             if explain:
+                pictures = []
                 for path in found:
                     picture = explain / path.absolute().relative_to(parent)
                     is_only = same_name[path.absolute().with_suffix("")] == 1
-                    picture = picture.with_suffix(".png" if is_only else f"{path.suffix}.png")
-                    write_explanation(networks, path, found[path], picture)
+                    pictures.append(
+                        picture.with_suffix(".png" if is_only else f"{path.suffix}.png")
+                    )
+                write_explanations(networks, found, pictures)
             try:
                 for path, classes in ranked.items():
                     texts = [f"{row['class']} {row['probability']:.1%}" for row in classes]
@@ -116,8 +122,7 @@ def predict(
     """Yield the photographs, batch by batch, with the probabilities of their classes.
 
     These are float32, shape (classes,), averaged over runs of one cell. `on_unreadable` is told
-    which photograph cannot be read, and why. Each core reads and computes batches of its own with
-    one thread, as in training: torch's threads wait for each other.
+    which photograph cannot be read, and why. Each core reads and computes batches of its own.
     """
     device = resolve_device("auto")
     networks = [network.to(device) for network in networks]
@@ -137,7 +142,7 @@ def predict(
         return dict(zip(crops, outputs, strict=True)), unreadable
 
     batches = (paths[i : i + EVALUATION_BATCH] for i in range(0, len(paths), EVALUATION_BATCH))
-    with threadpool_limits(1), ThreadPoolExecutor(max(1, worker_count())) as pool:
+    with threads_of_torch() as pool:
         for found, unreadable in pool.map(classify_batch, batches):
             for line in unreadable:
                 on_unreadable(line)
