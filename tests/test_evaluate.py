@@ -50,7 +50,7 @@ def test_photographs_of_the_project_and_earlier_looks_are_said(photos):
     assert f"{count} of the photographs, or near-duplicates, are among those" in output
     assert "before" not in output
     output, _ = headswap("evaluate", CELL, photos)
-    assert "These photographs were evaluated 1 times before (metrics/test/looks.csv)" in output
+    assert "Evaluations of these photographs before this one: 1 (metrics/test/looks.csv)" in output
     assert [row["cell"] for row in read_csv("metrics/test/looks.csv")] == [CELL, CELL]
 
 

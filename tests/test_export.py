@@ -236,7 +236,7 @@ def test_only_a_new_or_an_empty_folder_is_written(tmp_path):
 def test_a_missing_extra_and_missing_images_are_reported(tmp_path, monkeypatch):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(UserError, match="constraints.txt onnxruntime"):
+        with pytest.raises(UserError, match="pip install onnxruntime"):
             export(Path("models/tiny-probe"), tmp_path / "exported", onnx=True)
         export(Path("models/tiny-probe"), tmp_path / "exported")
     moved = shutil.copytree("models/tiny-finetune", tmp_path / "elsewhere/models/tiny-finetune")

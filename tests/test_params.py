@@ -138,6 +138,7 @@ def test_several_mistakes_are_named_at_once(tmp_path):
         ("models:\n  - a\n\t- b", "line 3 cannot be read: a tab; use spaces"),
         ("a: 1\nprecision float32\nb: 2", "line 2 cannot be read: there is no colon after prec"),
         ("train:\n  epochs 3\n  lr: 1", "line 2 cannot be read: there is no colon after epochs"),
+        ("train:\n  epochs:3\n  lr: 1", "line 2 cannot be read: there is no blank after epochs:"),
         ("train\n  epochs: 3", "line 1 cannot be read: there is no colon after train"),
         ("a: 1\nseeds\n  - 0\n  - 1\nb: 2", "line 2 cannot be read: there is no colon after seeds"),
         ("a:\n  b: c: d", "line 2 cannot be read: a second colon; write the text"),

@@ -274,7 +274,10 @@ def test_the_interval_of_one_run_is_for_other_images_alone(empty, count, others)
 
 
 def test_the_best_cell_is_the_one_that_the_comparison_ranks_first(empty):
-    with pytest.raises(UserError, match="No cell is given, and metrics/comparison.csv names none"):
+    with pytest.raises(UserError, match="metrics/comparison.csv in .*\nGo to the project's folder"):
+        best_cell()
+    Path("dvc.yaml").touch()
+    with pytest.raises(UserError, match="no metrics/comparison.csv yet.\nMake it"):
         best_cell()
     Path("metrics").mkdir()
     Path("metrics/comparison.csv").write_text(

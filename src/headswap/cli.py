@@ -66,6 +66,8 @@ def command(function: Callable[..., None], is_stage: bool = False) -> Callable[.
             read = functools.partial(headswap.snapshot.dependencies, name)
             with headswap.snapshot.unchanged(read(), read):
                 function(**arguments)
+        except BrokenPipeError:  # nobody reads any more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (UserError, OSError) as error:
             from rich.console import Console  # on a terminal it breaks lines between words
 

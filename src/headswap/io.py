@@ -174,7 +174,9 @@ def output_path(
             why = f"is there already and is no {'manifest' if renew_manifest else wanted}"
     if why:
         text = f"{name}: {path} {why}; it is not overwritten."
-        raise UserError(f"{text}\nName another {'file' if ending else 'folder'}, say new{ending}.")
+        other = "another" if target.stem == "new" else "new"
+        what = "file" if ending else "folder"
+        raise UserError(f"{text}\nName another {what}, say {other}{ending}.")
     return target if Path(path).is_symlink() else Path(path)
 
 
@@ -251,7 +253,12 @@ def sha256(path: StrPath) -> str:
 
 def not_made_yet(path: StrPath) -> UserError:
     """Return the error that a file or folder is missing that stages write."""
-    return UserError(f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro")
+    if Path("dvc.yaml").exists():
+        return UserError(
+            f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro"
+        )
+    text = f"There is no {path} in {Path.cwd()}."
+    return UserError(f"{text}\nGo to the project's folder, the one with dvc.yaml; try again.")
 
 
 def digest(*values: Any) -> str:

@@ -251,8 +251,9 @@ def _explain_yaml_error(error: Any, lines: list[str]) -> tuple[str, str]:
         what = "a second colon; write the text behind the first in quotes"
         # A line without a colon is read as one text with the next; the mark is behind it.
         for n in [n for n in range(number + 1) if re.match(r"\s*[^\s#-]", lines[n])][-2:]:
-            if ":" not in lines[n].partition("#")[0]:
-                number, what = n, f"there is no colon after {lines[n].split()[0]}"
+            if not re.search(r":(\s|$)", lines[n].partition(" #")[0]):
+                name, colon, _ = lines[n].split()[0].partition(":")
+                number, what = n, f"there is no {'blank' if colon else 'colon'} after {name}{colon}"
     elif "did not find expected key" in what:
         what = "it is indented otherwise than the lines around it"
     elif "unexpected end of stream" in what:

@@ -16,8 +16,7 @@ from PIL import Image
 
 from headswap.compare.plots import MOST_CELLS, TEMPLATES
 from headswap.compare.results import COLUMNS, read_table
-from headswap.errors import UserError
-from headswap.io import output_path, write_text
+from headswap.io import not_made_yet, output_path, write_text
 from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
 MOST_WRONG = 50  # rows of misclassified images that are shown of a cell
@@ -81,5 +80,5 @@ def _wrong_images() -> dict[str, pd.DataFrame]:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"{path} is missing.\nMake it with: dvc repro, or bring it with: dvc pull")
+        raise not_made_yet(path)
     return path

@@ -43,7 +43,7 @@ def write_pictures(rows: dict[str, pd.DataFrame], cells: list[Cell], gallery: pd
         for name, table in rows.items():
             if name != "differences":
                 shown = trained if name == "curves" and trained else cells
-                table = with_every_cell(table, shown[: MOST.get(name)], len(cells))
+                table = with_every_cell(table, shown[: MOST.get(name)], len(shown))
             elif table.empty:
                 table = table.reindex([0])  # a row of nulls: DVC draws nothing from none
             lines = ",\n".join(map(json.dumps, json_records(table)))
@@ -69,7 +69,7 @@ def gallery_rows(misclassified: pd.DataFrame, folds: int) -> pd.DataFrame:
             *wrap(f"true class: {row.label}", 32),
             *wrap(f"predicted: {row.predicted}", 32),
             f"{row.wrong} of {row.runs} runs wrong",
-            f"true class's probability {row.probability:.0%}",
+            f"true class's mean probability {row.probability:.0%}",
         ]
         url = f"data:image/png;base64,{base64.b64encode(_encode(image)).decode()}"
         rows.append(("\n".join(lines), url, *(side / max(image.size) for side in image.size)))

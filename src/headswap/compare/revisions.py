@@ -83,8 +83,12 @@ def read_revision(name: str) -> Revision:
         text = f"There is no revision or experiment {name}: {error}.\nGit's are listed by: "
         raise UserError(f"{text}git branch --all\nand experiments by: dvc exp list") from None
     except (DvcException, OSError) as error:
-        text = f"The predictions of {name} are not here: {error}.\nIf DVC's remote has them: "
-        raise UserError(f"{text}dvc pull --all-commits\nElse make them: dvc repro") from None
+        why = "none is committed" if isinstance(error, FileNotFoundError) else error
+        text = (
+            f"The predictions of {name} are not here: {why}.\nIf DVC's remote has them: dvc pull "
+        )
+        remedy = "Else make and commit them: dvc repro; git add dvc.lock metrics plots; git commit"
+        raise UserError(f"{text}--all-commits\n{remedy}") from None
     return Revision(correct, dict(zip(index["key"], index["group"], strict=True)), folds)
 
 

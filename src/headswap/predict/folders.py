@@ -107,8 +107,8 @@ def require(*packages: str) -> None:
     """Check that packages of an optional extra are installed."""
     if missing := [package for package in packages if not find_spec(package)]:
         text = f"This needs {' and '.join(missing)}, which headswap otherwise does without."
-        remedy = f"pip install --constraint constraints.txt {' '.join(missing)}"
-        raise UserError(f"{text}\nIn the project's folder: {remedy}")
+        pinned = "--constraint constraints.txt " * Path("constraints.txt").exists()
+        raise UserError(f"{text}\nType: pip install {pinned}{' '.join(missing)}")
 
 
 def interval(folder: Path, record: Mapping[str, Any]) -> dict[str, float] | None:
@@ -149,7 +149,9 @@ def best_cell() -> str:
     """Return the best cell of the comparison."""
     if row := _compared(METRICS, "rank", "1"):
         return row["cell"]
-    text = f"No cell is given, and {METRICS / 'comparison.csv'} names none that is best."
+    if not (table := METRICS / "comparison.csv").exists():
+        raise not_made_yet(table)
+    text = f"No cell is given, and {table} names none that is best."
     raise UserError(f"{text}\nGive a cell before the images, or compare all with: dvc repro")
 
 

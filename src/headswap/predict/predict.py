@@ -224,8 +224,8 @@ def classify_labelled(folder: Path, images: Path) -> tuple[pd.DataFrame, list[st
     io.write_csv(LOOKS, look, [row.values() for row in (*looks, look)])
     if before := sum(row["images"] == look["images"] for row in looks):
         notes.append(
-            f"These photographs were evaluated {before} times before ({LOOKS}). The more often a "
-            "choice depends on a test set, the less it says of new photographs."
+            f"Evaluations of these photographs before this one: {before} ({LOOKS}). The more often "
+            "a choice depends on a test set, the less it says of new photographs."
         )
     return table[["image", "label", "group", "predicted", *columns]], notes
 
