@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PATTERNS = ("*.md", "docs/*.md", "docs/runs/*.md", "docs/runs/*/*.md", "benchmarks/*.md")
 PAGES = {page: page.read_text("utf-8") for pattern in PATTERNS for page in ROOT.glob(pattern)}
 """Recorded reports are not among them: the photographs that they link to are not ours."""
-QUOTED = ROOT / "docs/runs/efficientnet_lite0"
+QUOTED = ROOT / "docs/runs/recipes"
 """The recorded run whose table README.md shows."""
 
 
@@ -86,15 +86,15 @@ def other_figures() -> Iterator[str]:
 
 
 def accuracies(cell: str) -> pd.Series:
-    """Return the accuracy of each run at its best epoch, in percent."""
-    rows = pd.read_csv(QUOTED / f"plots/predictions/{cell}.csv").query("which == 'best'")
+    """Return the accuracy of each run at its last epoch, in percent."""
+    rows = pd.read_csv(QUOTED / f"plots/predictions/{cell}.csv").query("which == 'last'")
     return 100 * (rows["label"] == rows["predicted"]).groupby(rows["seed"]).mean()
 
 
 def mean_and_spread(row: Any, which: str) -> str:
     """Return an accuracy as README.md shows it."""
     mean, spread = (getattr(row, f"{which}_val_accuracy_{part}") for part in ("mean", "std"))
-    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
+    return f"{100 * mean:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
 
 
 def incomplete_runs() -> Iterator[str]:

@@ -1,5 +1,5 @@
 # Make a recorded run anew from a clean clone of the last commit, for example:
-#     sh scripts/record.sh docs/runs/efficientnet_lite0
+#     sh scripts/record.sh docs/runs/recipes
 # and replace what is recorded there by what came out, except the gallery of photographs.
 set -eu
 run=$(cd "$1" && pwd)
