@@ -103,6 +103,10 @@ def test_what_the_message_offers_works(mine):
     *_, offered = headswap(*PREDICT, PHOTO, "--csv", "thesis.docx", code=1)[1].split()
     headswap(*PREDICT, PHOTO, "--csv", offered.rstrip("."))
     assert Path("new.csv").read_text().startswith("path,rank,class,probability\n")
+    Path("new").mkdir()
+    Path("new/full.txt").touch()
+    message = headswap("export", "tiny-finetune", "new", code=1)[1]
+    assert message.endswith("Name another folder, say another.\n")
 
 
 def test_outputs_of_the_same_kind_are_replaced(mine):

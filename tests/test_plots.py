@@ -175,6 +175,7 @@ def test_cells_stand_in_the_order_of_their_accuracies(drawn, rows_of):
         assert list(dict.fromkeys(row["cell"] for row in rows_of(name))) == cells
     trained = [cell for cell in cells if not cell.endswith("probe")]
     assert list(dict.fromkeys(row["cell"] for row in rows_of("curves"))) == trained
+    assert {row["note"] for row in rows_of("curves")} == {""}  # none is left out that has a curve
 
 
 def test_of_many_cells_a_picture_says_which_it_shows(rows_of):
