@@ -102,7 +102,7 @@ def test_the_title_is_the_projects_folder_and_the_date(compared):
 )
 def test_what_is_missing_is_reported_with_the_command_that_makes_it(compared, name):
     shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
-    with pytest.raises(UserError, match=f"{name} .*\n"):
+    with pytest.raises(UserError, match=f"There is no {name}.*\n"):
         write_page(Path("report.html"))
     assert not Path("report.html").exists()
 
