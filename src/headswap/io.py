@@ -253,10 +253,14 @@ def sha256(path: StrPath) -> str:
 
 def not_made_yet(path: StrPath) -> UserError:
     """Return the error that a file or folder is missing that stages write."""
-    if Path("dvc.yaml").exists():
-        return UserError(
-            f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro"
-        )
+    if not Path("dvc.yaml").exists():
+        return not_here(path)
+    text = f"There is no {path} yet."
+    return UserError(f"{text}\nMake it, and all that it needs, with: dvc repro")
+
+
+def not_here(path: StrPath) -> UserError:
+    """Return the error that this is not the project's folder."""
     text = f"There is no {path} in {Path.cwd()}."
     return UserError(f"{text}\nGo to the project's folder, the one with dvc.yaml; try again.")
 

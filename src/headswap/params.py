@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from headswap.errors import UserError, bulleted
-from headswap.io import StrPath, read_bytes, write_text
+from headswap.io import StrPath, not_here, read_bytes, write_text
 from headswap.paths import SHIPPED_MANIFEST
 
 FILE = "params.yaml"
@@ -228,8 +228,7 @@ def load(path: StrPath = FILE) -> Params:
 def _read(path: StrPath, kind: Literal["safe", "rt"]) -> Any:
     """Read YAML; ``rt`` keeps what a writer needs, and is what DVC reads before it writes."""
     if not Path(path).exists():
-        text = f"There is no {path} in {Path.cwd()}."
-        raise UserError(f"{text}\nGo to the project's folder, the one with dvc.yaml; try again.")
+        raise not_here(path)
     content = read_bytes(path)
     try:
         return YAML(typ=kind).load(content.decode())

@@ -84,11 +84,10 @@ def read_revision(name: str) -> Revision:
         raise UserError(f"{text}git branch --all\nand experiments by: dvc exp list") from None
     except (DvcException, OSError) as error:
         why = "none is committed" if isinstance(error, FileNotFoundError) else error
-        text = (
-            f"The predictions of {name} are not here: {why}.\nIf DVC's remote has them: dvc pull "
-        )
-        remedy = "Else make and commit them: dvc repro; git add dvc.lock metrics plots; git commit"
-        raise UserError(f"{text}--all-commits\n{remedy}") from None
+        text = f"The predictions of {name} are not here: {why}."
+        remedy = "If DVC's remote has them: dvc pull --all-commits\nElse make and commit them: "
+        remedy += "dvc repro; git add dvc.lock metrics plots; git commit"
+        raise UserError(f"{text}\n{remedy}") from None
     return Revision(correct, dict(zip(index["key"], index["group"], strict=True)), folds)
 
 

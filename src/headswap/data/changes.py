@@ -102,12 +102,12 @@ def find_changes(dataset: Dataset) -> list[str]:
     if not os.path.isfile(dataset.manifest):
         read_manifest(dataset.manifest)  # which says so
     known, images = _read(KNOWN), find_images(local_path(dataset.url))
-    in_order = known.pop("", False)
-    (_, *files), seen = _read_files({"": Path(dataset.manifest), **images}, known)
-    if in_order and seen == known:  # neither the manifest nor a photograph was touched since
+    was_unchanged = known.pop("unchanged", False)
+    (_, *files), seen = _read_files({"manifest": Path(dataset.manifest), **images}, known)
+    if was_unchanged and seen == known:  # neither the manifest nor a photograph was touched since
         return []
     lines = _differences(files, read_manifest(dataset.manifest))
-    write_json(KNOWN, {"": not lines, **seen})
+    write_json(KNOWN, {"unchanged": not lines, **seen})
     return lines
 
 

@@ -30,9 +30,13 @@ def heat_map(
         others = torch.cat([logits[..., :target], logits[..., target + 1 :]], dim=-1)
         return (logits[..., target] - others.logsumexp(-1)).mean(0)
 
-    square = 3, side, side
-    how = {"baselines": 0, "perturbations_per_eval": 32}  # 0: the mean colour of normalised images
-    falls = Occlusion(log_odds).attribute(image, square, strides=square, **how)
+    falls = Occlusion(log_odds).attribute(
+        image,
+        sliding_window_shapes=(3, side, side),
+        strides=(3, side, side),
+        baselines=0,  # the mean colour, because images are normalised
+        perturbations_per_eval=32,
+    )
     return falls[0].mean(0).clamp(min=0).double().cpu().numpy()
 
 
@@ -48,12 +52,17 @@ def write_explanations(
         heat = heat_map(networks, first.normalize([crop]).to(device), target)
         return heat[..., None], crop.permute(1, 2, 0).numpy()
 
-    kinds = ["original_image", "blended_heat_map"], ["all", "positive"]
-    how = {"cmap": "inferno", "fig_size": (8, 4.4), "use_pyplot": False}
     with threads_of_torch() as pool:
         pictures = pool.map(see, probabilities)
         for (path, values), seen, file in zip(probabilities.items(), pictures, files, strict=True):
-            figure, axes = visualization.visualize_image_attr_multiple(*seen, *kinds, **how)
+            figure, axes = visualization.visualize_image_attr_multiple(
+                *seen,
+                methods=["original_image", "blended_heat_map"],
+                signs=["all", "positive"],
+                cmap="inferno",
+                fig_size=(8, 4.4),
+                use_pyplot=False,
+            )
             axes[0].set_title(path.name, parse_math=False)
             name = first.classes[int(values.argmax())]
             axes[1].set_title(f"{name} {values.max():.1%}", parse_math=False)

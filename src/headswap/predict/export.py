@@ -91,10 +91,16 @@ def write_program(classifier: Classifier, path: Path) -> torch.export.ExportedPr
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """Write a program as ONNX: ``images`` of any number to ``logits``, in float32."""
-    how: dict[str, Any] = {"dynamo": True, "external_data": False, "verbose": False}
-    how |= {"input_names": ["images"], "output_names": ["logits"]}
     with warnings.catch_warnings(action="ignore"):
-        torch.onnx.export(program, f=path, **how)
+        torch.onnx.export(
+            program,
+            f=path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
 
 
 def _difference(folder: Path, images: list[Path], expected: torch.Tensor) -> float:

@@ -77,12 +77,19 @@ def _connect(tasks: int) -> Any:
     # Speed: Dask's profiler and system monitor, which are not used here, took 4 % of a core.
     dask.config.set({"distributed.worker.profile.enabled": False})
     dask.config.set({"distributed.admin.system-monitor.interval": "10s"})
-    how = {"n_workers": 1, "threads_per_worker": min(tasks, worker_count()), "processes": False}
-    # Within a process nothing needs to listen; what does so nevertheless, on loopback only.
-    listens = dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
-    limits = {"memory_limit": 0, "resources": {"memory": available_memory()}}
-    logs = {"set_as_default": False, "silence_logs": "CRITICAL"}
-    return Client(protocol="inproc", **how, **listens, **limits, **logs)
+    return Client(
+        set_as_default=False,
+        n_workers=1,
+        threads_per_worker=min(tasks, worker_count()),
+        processes=False,
+        # Within a process nothing needs to listen; what does so nevertheless, on loopback only.
+        protocol="inproc",
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        resources={"memory": available_memory()},
+        silence_logs="CRITICAL",
+    )
 
 
 def available_memory() -> int:

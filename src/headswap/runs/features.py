@@ -35,9 +35,13 @@ def write_features(model: str, params: Params) -> None:
         tensors, metadata = zip(*map(read_tensors, parts), strict=True)
         features = np.concatenate([part["features"] for part in tensors])
         inputs = provenance.describe_inputs(model, params.image, key["images"], key["weights"])
-        about = {"inputs": inputs, "backbone": metadata[0]["backbone"]}
-        about["rows"] = [row[:4] for row in read_index().rows]
-        write_tensors(EMBEDDINGS / f"{model}.safetensors", {"features": features}, **about)
+        write_tensors(
+            EMBEDDINGS / f"{model}.safetensors",
+            {"features": features},
+            rows=[row[:4] for row in read_index().rows],
+            inputs=inputs,
+            backbone=metadata[0]["backbone"],
+        )
         times = {
             "seconds": round(sum(part["seconds"] for part in metadata), 3),
             "wall_seconds": round(sum(part["wall"] for part in metadata), 3),

@@ -107,7 +107,8 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
 
 def _git(*arguments: str) -> str | None:
     """Return the output of a Git command, None outside a checkout or without Git."""
-    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(["git", *arguments], **how).stdout.strip()
+        command = ["git", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
     return None
