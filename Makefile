@@ -35,7 +35,8 @@ test-slow: .venv/tests-installed  ## kills, clusters, whole pipelines; HEADSWAP_
 repro: .venv/installed  ## the real experiment, as described in params.yaml
 	@[ -e .git ] || git rev-parse 2> /dev/null || dvc config --local core.no_scm true # a download without Git
 	headswap check
-	dvc repro weights verify
+	headswap weights
+	dvc repro verify
 	headswap runs
 	dvc repro
 

@@ -30,7 +30,10 @@ def tiny():
         layers = torch.nn.Conv2d(3, 16, 7, stride=4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2)
         return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(64, 10))
 """
-COMMANDS = ("dvc repro weights verify", "headswap runs", "dvc repro", "headswap compare")
+COMMANDS = (
+    *("headswap weights", "dvc repro weights verify"),
+    *("headswap runs", "dvc repro", "headswap compare"),
+)
 
 
 def main() -> None:
@@ -72,7 +75,7 @@ def main() -> None:
         "# What a screening costs beside its networks\n\n"
         f"{arguments.networks} tiny networks, `modes: []`, on generated photographs: seconds of "
         "the processor, for each network, and of the wall, on which other work on the machine "
-        "tells. The first command fetches and verifies the photographs, too; the third embeds "
+        "tells. The second command fetches and verifies the photographs; the fourth embeds "
         "(the features are there), fits the probes and compares once. Python's bytecode is "
         "cached. Made by `python benchmarks/screening.py "
         f"FOLDER --networks {arguments.networks}` on {CORES} cores of {machine()['processor']}.\n\n"

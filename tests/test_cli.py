@@ -26,6 +26,11 @@ def test_a_mistake_gets_one_message_and_exit_code_1(workspace, arguments, messag
     assert message in printed and len(printed.splitlines()) < 8
 
 
+def test_no_line_of_the_commands_is_cut_at_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "..." not in headswap("--help")[0].partition("Commands:")[2]
+
+
 @pytest.mark.slow
 def test_a_mistake_is_no_traceback(workspace):
     assert "probes is not a cell" in sh("headswap", "train", "tiny", "probes", code=1)

@@ -53,6 +53,18 @@ def clean(reproduced):
     sh("dvc", "checkout", "--quiet", "--force")
 
 
+def test_one_command_writes_the_weights_of_all_networks_and_dvc_finds_them():
+    edit(models=["tiny", "other"], factories=dict.fromkeys(["tiny", "other"], "my_networks:tiny"))
+    tiny, other = (f"data/weights/{name}.safetensors is written" for name in ("tiny", "other"))
+    written = headswap("weights")[0]
+    assert tiny in written and other in written
+    assert repro("weights") == set()
+    Path("data/weights/other.safetensors").unlink()
+    written = headswap("weights")[0]
+    assert tiny not in written and other in written
+    assert repro("weights") == set()
+
+
 def test_a_second_repro_runs_nothing_and_leaves_the_tree_clean():
     assert repro() == set()
     assert sh("git", "status", "--porcelain") == ""

@@ -207,6 +207,16 @@ def test_of_many_networks_a_mode_has_its_hue_and_each_model_its_shape(drawn):
     assert len(shapes) == len(LONG)
 
 
+@pytest.mark.parametrize("name", ["time", "costs"])
+def test_a_recipe_of_a_network_has_a_shape_of_its_own(rows_of, name):
+    rows = rows_of(name)
+    several = [row | {"recipe": recipe} for row in rows for recipe in ("", "adamw")]
+    few, many = (
+        {mark.get("d") for mark in Picture(name, of).marks("symbol")} for of in (rows, several)
+    )
+    assert len(many) == 2 * len(few) == 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_long_names_are_not_cut(drawn, name):

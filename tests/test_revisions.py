@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from conftest import headswap
 from pytest import approx
+from rich.console import Console
 
 from headswap import params
 from headswap.compare.results import read_results
@@ -62,6 +63,17 @@ def test_what_differs_is_printed_and_written(tmp_path, monkeypatch, capsys):
     assert "Only in better: other-probe" in printed and "differs" in printed
     assert len(pd.read_csv(tmp_path / "d.csv")) == 1
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_long_name_is_whole_on_a_narrow_terminal(monkeypatch, capsys):
+    cell = "a_network_with_a_long_name-finetune-adamw"
+    one, other = (revision(share, cell=cell) for share in (0.5, 0.9))
+    monkeypatch.setattr("headswap.compare.revisions.read_revision", dict(a=one, b=other).get)
+    monkeypatch.setattr("headswap.compare.revisions.console", Console(width=80))
+    report("a", "b")
+    lines = capsys.readouterr().out.splitlines()
+    assert cell in "".join(line[: len(cell)].split(" ")[0] for line in lines[2:])
+    assert "differs" in lines[2] and max(map(len, lines)) <= 80
 
 
 def test_the_workspace_is_read_as_the_comparison_reads_it(own_trained):

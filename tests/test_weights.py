@@ -432,3 +432,13 @@ def test_networks_lists_what_they_cost_and_where_their_weights_are(publish, monk
     lines = headswap("networks", "vit_tiny_patch16_224.augreg_in21k_ft")[0].splitlines()
     assert lines[1].split()[:4] == ["5.7", "M", "1.25", "224"]
     assert "No network has 'nothing'" in headswap("networks", "nothing", code=1)[1]
+
+
+def test_all_weights_that_are_not_here_are_named_at_once(publish, workspace):
+    names = ["squeezenet1_0", SMALL]
+    files = [publish(name, {}, weights="IMAGENET1K_V1") for name in names]
+    edit(models=names, factories={}, weights="imagenet")
+    shutil.rmtree(".dvc")  # which would be asked what has changed
+    message = headswap("weights", code=1)[1]
+    assert all(f"{file.name} could not be downloaded" in message for file in files)
+    assert message.count("then run the same command again") == 1

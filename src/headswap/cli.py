@@ -189,6 +189,9 @@ def manifest(
     if use:
         headswap.params.set_dataset(folder, output)
     with contextlib.suppress(UserError):  # the manifest is written, whatever is in params.yaml
+        # Here all photographs are read, and compared, once more, so that no later command has to.
+        if note := headswap.data.changes.note_changes(dataset):
+            print(note)
         if headswap.params.load().dataset == dataset:
             return print(f"params.yaml names {folder} and {output}. Next: dvc repro")
     print("To use them, run this again with --use, or write into params.yaml, under dataset:")
@@ -205,12 +208,24 @@ def _print_issues(hashes: Mapping[str, str]) -> list[str]:
 
 
 @stage
-def weights(model: Model) -> None:
-    """Fetch a network's weights and verify them."""
-    params = _load_current(model)
-    path = headswap.paths.WEIGHTS / f"{model}.safetensors"
-    head = headswap.train.weights.write_weights(model, params, path)
-    print(f"{path} is written; the head is {head}.")
+def weights(
+    model: Annotated[str, Argument(help="A name under `models`; else all of them.")] = "",
+) -> None:
+    """Fetch the weights of a network, or of all, and verify them."""
+    params, failures = _load_current(model), list[str]()
+    queue, written = headswap.runs.queue, list[str]()
+    for name in [model] if model else queue.changed_weights(params.models):
+        path = headswap.paths.WEIGHTS / f"{name}.safetensors"
+        try:
+            head = headswap.train.weights.write_weights(name, params, path)
+            print(f"{path} is written; the head is {head}.")
+            written.append(name)
+        except UserError as error:
+            failures += str(error).splitlines()
+    if not model:
+        queue.record_weights(written)
+    if failures:
+        raise UserError("\n".join(reversed(dict.fromkeys(reversed(failures)))))  # remedies once
 
 
 @stage
@@ -242,9 +257,10 @@ def runs(
     cells: Annotated[list[str] | None, Argument(help="Such as resnet18-frozen; else all.")] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Compute missing features, and train the unfinished runs of all changed cells, in one queue.
+    """Compute missing features, and train unfinished runs, in one go.
 
-    A cell is changed if DVC calls its stage changed; `dvc repro` then finds its runs finished.
+    The runs are those of changed cells. A cell is changed if DVC calls its stage changed; `dvc
+    repro` then finds its runs finished.
     """
     params = _with_device(_load_current())
     headswap.data.changes.check_photographs(params.dataset)
@@ -280,7 +296,7 @@ def compare() -> None:
 
 @command
 def choose(count: Annotated[int, Argument(min=1, metavar="N", help="How many networks.")]) -> None:
-    """Write the best N networks of the comparison into params.yaml, to be trained, too."""
+    """Write the N best networks into params.yaml, to be trained, too."""
     headswap.params.set_models(headswap.compare.outputs.best_models(headswap.params.load(), count))
     names = ", ".join(cell.name for cell in headswap.params.load().cells())
     print(f"params.yaml names {names}. Next: headswap runs, then dvc repro")
@@ -348,7 +364,7 @@ def evaluate(
     json: Annotated[Path | None, Option(help="Write the figures.")] = None,
     picture: Annotated[Path | None, Option(help="Draw the confusion matrix, a PNG.")] = None,
 ) -> None:
-    """Evaluate a trained network on photographs whose classes are known, such as a test set."""
+    """Evaluate a network on photographs whose classes are known."""
     cell, named = headswap.predict.folders.split_arguments(arguments or [])
     if len(named) > 1:
         raise UserError(f"Name one folder, not {len(named)}: {', '.join(named)}.")
@@ -369,7 +385,7 @@ def diff(
     csv: Annotated[Path | None, Option(help="Write the differences.")] = None,
     picture: Annotated[Path | None, Option(help="Draw them, a PNG.")] = None,
 ) -> None:
-    """Compare the accuracies of two revisions or experiments, with error bars."""
+    """Compare two revisions or experiments, with error bars."""
     csv, picture = _outputs([], csv=csv, picture=picture)
     headswap.compare.revisions.report(before, after, csv, picture)
 
@@ -401,7 +417,7 @@ def status() -> None:
 
 @command
 def networks(pattern: Annotated[str, Argument(help="Part of a name, such as vit.")] = "") -> None:
-    """List the networks that params.yaml can name, with what they cost."""
+    """List the networks that params.yaml can name, and their costs."""
     name = ""
     print("parameters    GMACs  input  weights  network")
     for name, *facts in headswap.train.complexity.list_networks(pattern):

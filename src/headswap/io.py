@@ -226,8 +226,7 @@ def read_tensors(
     path: StrPath, framework: str = "numpy", only: Collection[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return tensors, all or `only` some, NumPy's or torch's (``pt``), and headswap's metadata."""
-    if not os.path.exists(path):
-        raise not_made_yet(path)
+    path = existing(path)
     with explain_damage(path, "Remove it, then: dvc repro"), safe_open(path, framework) as file:
         metadata = json.loads(file.metadata()["headswap"])
         names = file.keys() if only is None else only
@@ -244,19 +243,16 @@ def write_tensors(path: StrPath, tensors: Mapping[str, NDArray[Any]], **metadata
 
 def sha256(path: StrPath) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise not_made_yet(path) from None
+    with open(existing(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def not_made_yet(path: StrPath) -> UserError:
-    """Return the error that a file or folder is missing that stages write."""
-    if not Path("dvc.yaml").exists():
-        return not_here(path)
-    text = f"There is no {path} yet."
-    return UserError(f"{text}\nMake it, and all that it needs, with: dvc repro")
+def existing(path: StrPath) -> Path:
+    """Return the path of what a stage writes; a UserError says how to make it if it is missing."""
+    if not os.path.exists(path):
+        text = f"There is no {path} yet.\nMake it, and all that it needs, with: dvc repro"
+        raise UserError(text) if os.path.exists("dvc.yaml") else not_here(path)
+    return Path(path)
 
 
 def not_here(path: StrPath) -> UserError:

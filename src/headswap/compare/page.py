@@ -16,7 +16,7 @@ from PIL import Image
 
 from headswap.compare.plots import MOST_CELLS, TEMPLATES
 from headswap.compare.results import COLUMNS, read_table
-from headswap.io import not_made_yet, output_path, write_text
+from headswap.io import existing, output_path, write_text
 from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
 MOST_WRONG = 50  # rows of misclassified images that are shown of a cell
@@ -50,17 +50,17 @@ def _render_report() -> tuple[str, dict[str, dict[str, Any]]]:
         name, alt = path.stem, escapeHtml(tokens[place].content)
         if name != "gallery":
             pictures[name] = json.loads((TEMPLATES / f"{name}.json").read_text("utf-8"))
-            rows = json.loads(_existing(path.with_suffix(".json")).read_text("utf-8"))
+            rows = json.loads(existing(path.with_suffix(".json")).read_text("utf-8"))
             pictures[name]["data"]["values"] = rows
             return f'<span class="plot" id="{name}" role="img" aria-label="{alt}"></span>'
         photographs = io.BytesIO()
-        Image.open(_existing(path)).convert("RGB").save(photographs, "JPEG", quality=80)
+        Image.open(existing(path)).convert("RGB").save(photographs, "JPEG", quality=80)
         content = base64.b64encode(photographs.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/jpeg;base64,{content}">'
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("image", picture)
-    html = markdown.render(_existing(METRICS / "comparison.md").read_text("utf-8"))
+    html = markdown.render(existing(METRICS / "comparison.md").read_text("utf-8"))
     html = html.replace(" %", "\N{NO-BREAK SPACE}%")
     html = html.replace("<table>", '<div class="table"><table>')
     return html.replace("</table>", "</table></div>"), pictures
@@ -68,17 +68,11 @@ def _render_report() -> tuple[str, dict[str, dict[str, Any]]]:
 
 def _wrong_images() -> dict[str, pd.DataFrame]:
     """Return the images that the most accurate cells got wrong at their last epochs, by cell."""
-    table = pd.read_csv(_existing(METRICS / "comparison.csv"))
+    table = pd.read_csv(existing(METRICS / "comparison.csv"))
     wrong = {}
     for cell in table.dropna(subset="rank").sort_values("rank")["cell"].head(MOST_CELLS):
-        rows = read_table(_existing(PREDICTIONS / f"{cell}.csv"), COLUMNS["predictions"])
+        rows = read_table(existing(PREDICTIONS / f"{cell}.csv"), COLUMNS["predictions"])
         rows = rows[(rows["which"] == "last") & (rows["label"] != rows["predicted"])]
         if len(rows):
             wrong[cell] = rows.value_counts(["image", "label", "predicted"]).reset_index()
     return wrong
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise not_made_yet(path)
-    return path

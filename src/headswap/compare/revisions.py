@@ -39,7 +39,7 @@ def report(before: str, after: str, csv: Path | None = None, picture: Path | Non
     table = Table(title=how, box=None, padding=(0, 2, 0, 0), title_justify="left")
     for heading in ("cell", "before", "after", "points (95 %)", "seeds", "images", "verdict"):
         justify: Any = "left" if heading in ("cell", "verdict") else "right"
-        table.add_column(heading, justify=justify, no_wrap=heading != "cell")
+        table.add_column(heading, justify=justify, no_wrap=heading != "cell", overflow="fold")
     for row in rows.itertuples():
         points = (100 * value for value in (row.difference, row.low, row.high))
         figures = ("{:+.1f} ({:+.1f} to {:+.1f})".format(*points), str(row.seeds), str(row.images))

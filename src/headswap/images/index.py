@@ -11,7 +11,7 @@ from typing import NamedTuple
 from headswap.errors import UserError, bulleted
 from headswap.images.folders import SPLITS, find_images
 from headswap.images.folds import folds
-from headswap.io import digest, not_made_yet, read_csv, write_csv
+from headswap.io import digest, existing, read_csv, write_csv
 from headswap.paths import IMAGES
 
 NAME = "index.csv"
@@ -92,9 +92,7 @@ def write_index(folder: str | PathLike[str], rows: Iterable[Row]) -> None:
 
 def read_index(folder: str | PathLike[str] = IMAGES) -> Index:
     """Read the index of a folder; a UserError says which images were removed, added or resized."""
-    folder = Path(folder)
-    if not folder.exists():
-        raise not_made_yet(folder)
+    folder = existing(folder)
     sizes = {name: path.stat().st_size for name, path in find_images(folder).items()}
     kinds = Row.__annotations__.values()
     try:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from headswap.errors import UserError
 from headswap.images.folders import EXTENSIONS, OTHER_FORMATS, scan_folder
 from headswap.images.preprocessing import read_preprocessing
-from headswap.io import explain_damage, not_made_yet, read_csv, read_json
+from headswap.io import existing, explain_damage, read_csv, read_json
 from headswap.params import load, recorded_stages
 from headswap.paths import IMAGES, METRICS, MODELS, PREDICTIONS
 from headswap.runs.store import RECORD
@@ -58,9 +58,7 @@ def find_named_images(names: Sequence[str]) -> list[Path]:
 
 def misclassified_images() -> list[Path]:
     """Return the first 12 validation images of those that most runs of all cells misclassify."""
-    path = METRICS / "misclassified.csv"
-    if not path.exists():
-        raise not_made_yet(path)
+    path = existing(METRICS / "misclassified.csv")
     if images := [IMAGES / "val" / row["image"] for row in read_csv(path)[:12]]:
         return images
     raise UserError(f"{path} lists no image.\nName the photographs to explain instead.")
@@ -149,8 +147,7 @@ def best_cell() -> str:
     """Return the best cell of the comparison."""
     if row := _compared(METRICS, "rank", "1"):
         return row["cell"]
-    if not (table := METRICS / "comparison.csv").exists():
-        raise not_made_yet(table)
+    table = existing(METRICS / "comparison.csv")
     text = f"No cell is given, and {table} names none that is best."
     raise UserError(f"{text}\nGive a cell before the images, or compare all with: dvc repro")
 

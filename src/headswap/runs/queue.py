@@ -133,17 +133,36 @@ def changed_cells(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
     if not Path(".dvc").is_dir():
         return cells, []
     # Of all stages: with the stages as targets, DVC looks at what each depends on once per target.
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"`dvc status` failed:\n{done.stderr.strip()}")
-    changed = set(json.loads(done.stdout))
+    changed = set(json.loads(_dvc("status", "--json")))
     needed = {"fetch", "verify"} | {f"weights@{cell.model}" for cell in cells}
     if missing := " ".join(sorted(changed & needed)):
         raise UserError(f"Not up to date: {missing}.\nRun first: dvc repro {missing}")
     waiting = [c for c in cells if c.mode == "probe" and f"embed@{c.model}" in changed]
     ready = [cell for cell in cells if cell.stage in changed and cell not in waiting]
     return ready, [cell.model for cell in waiting]
+
+
+def changed_weights(models: list[str]) -> list[str]:
+    """Return the networks whose weights DVC calls changed."""
+    if not Path(".dvc").is_dir():
+        return models
+    changed = json.loads(_dvc("status", "--json", "weights"))
+    return [model for model in models if f"weights@{model}" in changed]
+
+
+def record_weights(models: list[str]) -> None:
+    """Let DVC record the weights of networks as its stages' outputs."""
+    if models and Path(".dvc").is_dir():
+        _dvc("commit", "--force", *(f"weights@{model}" for model in models))
+
+
+def _dvc(*arguments: str) -> str:
+    """Return the output of a DVC command."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"`dvc {arguments[0]}` failed:\n{done.stderr.strip()}")
+    return done.stdout
 
 
 def unused_folders(params: Params) -> list[Path]:
