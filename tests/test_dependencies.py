@@ -24,6 +24,7 @@ HARMLESS = {
     "headswap.compare": "empty",
     "headswap.compare.versions": "a note on the terminal (and `compare` depends on its folder)",
     "headswap.download": "what it brings is verified by its digest",
+    "headswap.dvc": "it asks which weights are to be written, and lets DVC record them",
     "headswap.errors": "the text of messages",
     "headswap.paths": "DVC looks for outputs at the same paths, and fails a stage without them",
     "headswap.progress": "the display",

@@ -189,8 +189,7 @@ def manifest(
     if use:
         headswap.params.set_dataset(folder, output)
     with contextlib.suppress(UserError):  # the manifest is written, whatever is in params.yaml
-        # Here all photographs are read, and compared, once more, so that no later command has to.
-        if note := headswap.data.changes.note_changes(dataset):
+        if note := headswap.data.changes.note_changes(dataset):  # so `check` has nothing to read
             print(note)
         if headswap.params.load().dataset == dataset:
             return print(f"params.yaml names {folder} and {output}. Next: dvc repro")
@@ -213,17 +212,19 @@ def weights(
 ) -> None:
     """Fetch the weights of a network, or of all, and verify them."""
     params, failures = _load_current(model), list[str]()
-    queue, written = headswap.runs.queue, list[str]()
-    for name in [model] if model else queue.changed_weights(params.models):
+    changed, written = None if model else headswap.dvc.changed_stages("weights"), list[str]()
+    for name in [model] if model else params.models:
+        if changed is not None and f"weights@{name}" not in changed:
+            continue
         path = headswap.paths.WEIGHTS / f"{name}.safetensors"
         try:
             head = headswap.train.weights.write_weights(name, params, path)
             print(f"{path} is written; the head is {head}.")
-            written.append(name)
+            written.append(f"weights@{name}")
         except UserError as error:
             failures += str(error).splitlines()
     if not model:
-        queue.record_weights(written)
+        headswap.dvc.record_outputs(written)
     if failures:
         raise UserError("\n".join(reversed(dict.fromkeys(reversed(failures)))))  # remedies once
 
@@ -259,8 +260,7 @@ def runs(
 ) -> None:
     """Compute missing features, and train unfinished runs, in one go.
 
-    The runs are those of changed cells. A cell is changed if DVC calls its stage changed; `dvc
-    repro` then finds its runs finished.
+    The runs are those of cells whose stage DVC calls changed; `dvc repro` then finds them finished.
     """
     params = _with_device(_load_current())
     headswap.data.changes.check_photographs(params.dataset)

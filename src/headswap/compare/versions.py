@@ -1,12 +1,13 @@
 """Whether the packages that made the results are those that are installed."""
 
+import platform
 from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from headswap.io import read_json
 from headswap.params import Cell
 from headswap.paths import TIMING
-from headswap.runs.provenance import versions
 
 
 def merge_versions(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -29,14 +30,20 @@ def outdated_cells(cells: Iterable[Cell]) -> dict[str, list[str]]:
     for cell in cells:
         names = [cell.name, *[f"{cell.model}-embed"] * (cell.mode == "probe")]
         try:
-            made_with = merge_versions(*(read_json(TIMING / f"{name}.json") for name in names))
+            versions = merge_versions(*(read_json(TIMING / f"{name}.json") for name in names))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue  # not there yet, or damaged, which `compare` reports
-        installed = versions(made_with)
         if others := [
-            f"{package} {' and '.join(found)}, not {installed[package].removeprefix('not ')}"
-            for package, found in made_with.items()
-            if found != [installed[package]]
+            f"{package} {' and '.join(found)}, not {installed}"
+            for package, found in versions.items()
+            if found != [installed := _installed_version(package)]
         ]:
             differences.setdefault("; ".join(others), []).append(cell.name)
     return differences
+
+
+def _installed_version(package: str) -> str:
+    try:
+        return platform.python_version() if package == "python" else version(package)
+    except PackageNotFoundError:
+        return "installed"

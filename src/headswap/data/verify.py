@@ -94,9 +94,8 @@ def verify_images(
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them, those to test on apart.
 
-    The manifest, not the archive, decides which files are written, where, and how large: nothing
-    gets outside the folder, and a small archive cannot fill the disk. A UserError names every image
-    that is missing, extra, changed, or cannot be read.
+    The manifest, not the archive, decides which files are written, where, and how large. A
+    UserError names every image that is missing, extra, changed, or cannot be read.
     """
     is_own = not is_address(dataset.url) and dataset.url != GENERATED
     folder = dataset.url if Path(dataset.url).is_dir() else "FOLDER"

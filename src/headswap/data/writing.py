@@ -163,8 +163,7 @@ def split_items(
 
     Those with the `same` value, what they are copies of, count as of one group. The order of groups
     depends on content and seed alone, so that a further photograph moves few others; a test set is
-    taken from what would be trained on. If `val` is 0, nothing joins those known to be in val. A
-    UserError names the classes that cannot be both trained and validated on.
+    taken from what would be trained on. If `val` is 0, nothing joins those known to be in val.
     """
     ids = join_groups([one.group for one in items], same)
     labels, classes = np.unique([one.label for one in items], return_inverse=True)

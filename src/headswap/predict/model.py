@@ -92,10 +92,9 @@ def load_model(folder: StrPath, seed: int | None = None) -> Classifier:
     """Load a network that was trained, or that was exported.
 
     `folder` is a cell's model folder, such as ``models/resnet18-frozen``, or one that `headswap
-    export` wrote; `seed` is the run's, None the one that the record keeps. For `frozen` and `probe`
-    a model folder has the trained tensors alone; the backbone's file is looked for beside them, and
-    in ``data/weights`` of the project. **A factory, and an exported network, is code that is run.**
-    A UserError says that a file is missing, damaged, or not the one that the record names.
+    export` wrote; `seed` is the run's, None the one that the record keeps. The backbone's file, of
+    `frozen` and `probe`, is looked for beside it and in ``data/weights`` of its project. **A
+    factory, and an exported network, is code that is run.**
     """
     folder = Path(folder)
     record = read_record(folder)

@@ -49,10 +49,8 @@ def classify(
 ) -> None:
     """Classify photographs; print their `top` classes, write them to files, draw explanations.
 
-    A photograph whose most probable class has less than `unsure` is *unsure*.
-
-    `csv` is written batch by batch, after the rows there if a command like this was interrupted;
-    `explain` is a folder for pictures. A UserError at the end names what could not be read.
+    Below the probability `unsure` a class is *unsure*. `csv` is written batch by batch, after what
+    an interrupted command left; a UserError at the end names what could not be read.
     """
     if explain:
         require("captum")
@@ -191,9 +189,8 @@ def _encodable(path: Path) -> str:
 def classify_labelled(folder: Path, images: Path) -> tuple[pd.DataFrame, list[str]]:
     """Classify the photographs of the classes that a model folder's network knows.
 
-    Return columns ``image``, ``label``, ``group``, ``predicted`` and ``p_<class>``; and what must
-    be said: photographs that are left out, or that the project trains or validates on, and how
-    often these were evaluated before.
+    Return columns ``image``, ``label``, ``group``, ``predicted`` and ``p_<class>``; and notes on
+    what is left out, what the project trains or validates on, and earlier evaluations.
     """
     network = load_model(folder)
     table, notes = _find_labelled(images, network.classes)

@@ -2,9 +2,6 @@
 
 import difflib
 import functools
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headswap.dvc import changed_stages
 from headswap.errors import UserError
 from headswap.images.index import read_index
 from headswap.io import read_json
@@ -130,39 +128,15 @@ def chosen_cells(params: Params, names: Sequence[str] = ()) -> list[Cell]:
 
 def changed_cells(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
     """Return the cells that DVC calls changed; of probes without features, only the models."""
-    if not Path(".dvc").is_dir():
-        return cells, []
     # Of all stages: with the stages as targets, DVC looks at what each depends on once per target.
-    changed = set(json.loads(_dvc("status", "--json")))
+    if (changed := changed_stages()) is None:
+        return cells, []
     needed = {"fetch", "verify"} | {f"weights@{cell.model}" for cell in cells}
     if missing := " ".join(sorted(changed & needed)):
         raise UserError(f"Not up to date: {missing}.\nRun first: dvc repro {missing}")
     waiting = [c for c in cells if c.mode == "probe" and f"embed@{c.model}" in changed]
     ready = [cell for cell in cells if cell.stage in changed and cell not in waiting]
     return ready, [cell.model for cell in waiting]
-
-
-def changed_weights(models: list[str]) -> list[str]:
-    """Return the networks whose weights DVC calls changed."""
-    if not Path(".dvc").is_dir():
-        return models
-    changed = json.loads(_dvc("status", "--json", "weights"))
-    return [model for model in models if f"weights@{model}" in changed]
-
-
-def record_weights(models: list[str]) -> None:
-    """Let DVC record the weights of networks as its stages' outputs."""
-    if models and Path(".dvc").is_dir():
-        _dvc("commit", "--force", *(f"weights@{model}" for model in models))
-
-
-def _dvc(*arguments: str) -> str:
-    """Return the output of a DVC command."""
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"`dvc {arguments[0]}` failed:\n{done.stderr.strip()}")
-    return done.stdout
 
 
 def unused_folders(params: Params) -> list[Path]:
