@@ -95,8 +95,9 @@ def edit(path="params.yaml", **changes):
 
 def project(folder):
     """Copy the pipeline to `folder`, with small parameters and a tiny network."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", PAGE.name)
     for name in ("src", "scripts", "data/published", ".dvc/plots"):
+        page = [PAGE.name] if name == ".dvc/plots" else []
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", *page)
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", "data/manifest.csv"):
         shutil.copy(ROOT / name, folder / name)

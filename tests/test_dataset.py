@@ -351,7 +351,6 @@ def test_near_duplicates_and_classes_of_one_image_are_quality_issues():
         ("near-duplicates in two splits", ["train/a/1.jpg, val/a/4.jpg"]),
         ("near-duplicates in two classes", ["train/a/2.jpg, train/b/3.jpg"]),
         ("a class of one image", ["train/b", "val/a"]),
-        ("near-duplicates", ["val/b/7.jpg, val/b/8.jpg"]),
     ]
 
 

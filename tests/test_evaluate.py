@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import draw, headswap, write_folder
+from conftest import draw, edit, headswap, write_folder
 from PIL import Image
 
+from headswap import params
+from headswap.compare.outputs import write_comparison
 from headswap.io import read_csv, read_json
 
 CELL = "tiny-finetune"
@@ -52,6 +54,11 @@ def test_photographs_of_the_project_and_earlier_looks_are_said(photos):
     output, _ = headswap("evaluate", CELL, photos)
     assert "Evaluations of these photographs before this one: 1 (metrics/test/looks.csv)" in output
     assert [row["cell"] for row in read_csv("metrics/test/looks.csv")] == [CELL, CELL]
+    edit(models=["tiny"])
+    write_comparison(params.load())
+    headswap("report")
+    page = Path("report.html").read_text("utf-8")
+    assert page.count(f"<td>{CELL}</td><td>photos</td>") == 2
 
 
 def test_new_photographs_are_no_cause_for_a_warning(own_trained):

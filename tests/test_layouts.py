@@ -1,11 +1,12 @@
 """Photographs as field projects have them: any layout, labels in a table, groups, a test set."""
 
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import edit, encode, headswap, write_folder
+from conftest import ROOT, edit, encode, headswap, sh, write_folder
 from PIL import ExifTags, Image
 
 from headswap.data.listing import groups_by_pattern, groups_by_time, list_images, time_taken
@@ -166,6 +167,70 @@ def test_groups_of_folders_and_patterns_stay_in_one_split(workspace):
             assert named == group(name)
             sides.setdefault(named, set()).add(split)
         assert all(len(of) == 1 for of in sides.values()) and len(sides) == (3, 4)[named > "4"]
+
+
+def test_which_groups_are_on_which_side_is_said_and_that_few_say_little(workspace):
+    lay_out(*(f"{c}/{site}/{n}.png" for c in "ab" for site in ("hill", "pond") for n in range(3)))
+    said = manifest("--val", "0.5", "--group", "folder")
+    sides = {site: split for name, (split, site) in listed().items()}
+    assert {*sides.values()} == {"train", "val"}
+    for site, split in sides.items():
+        assert f"Groups in {split}: 1 ({site})\n" in said
+    assert "Those of val are few; with dataset.folds: 5 all would validate." in said
+
+
+@pytest.mark.slow
+def test_the_commands_for_a_table_of_labels_lead_to_an_accuracy(workspace):
+    page = (ROOT / "docs/photographs.md").read_text().split("**Left and right")[0]
+    commands = re.findall(r"^    (headswap .*|make .*)$", page, re.M)[1:]
+    assert len(commands) == 5
+    names = [f"site{n % 9}/{n:02d}.png" for n in range(54)]
+    lay_out(*names)
+    rows = [f"{name},{'ab'[n % 2]},{name[:5]}" for n, name in enumerate(names)]
+    Path("labels.csv").write_text("\n".join(["file,label,site", *rows]))
+    edit(modes=[], train={"epochs": 1})
+    sh("dvc", "config", "--local", "core.no_scm", "true")
+    printed = [sh(*command.replace("make", "dvc").split()) for command in commands]
+    assert "Groups in val: 2 (" in printed[0] and "Those of val are few" in printed[0]
+    assert re.search("photographs: [0-9]+ of [0-9] groups", printed[3])
+    assert "<h2>Test sets</h2>" in Path("report.html").read_text("utf-8")
+
+
+def test_two_ways_to_group_are_refused_and_a_column_that_was_found_gives_way(workspace):
+    names = [f"{c}/{n}.png" for c in "ab" for n in range(4)]
+    lay_out(*names)
+    rows = [f"{name},{name[0]},site{name[2]}" for name in names]
+    Path("labels.csv").write_text("\n".join(["file,label,group", *rows]))
+    table = ("--labels", "labels.csv", "--val", "0.3")
+    for more in (("--group", "folder"), ("--group-minutes", "5")):
+        refused = headswap("manifest", "photos", *table, "--group-column", "group", *more, code=1)
+        assert "are three ways, of which one counts" in refused[1]
+    said = manifest(*table, "--group", "/([0-9])")
+    assert "4 groups of photographs in place of the table's" in said
+
+
+def test_photographs_that_were_moved_keep_the_options_of_their_manifest(workspace):
+    names = [f"site{n % 3}/{n}.png" for n in range(12)]
+    lay_out(*names)
+    rows = [f"{name},{'ab'[n % 2]},{name[:5]}" for n, name in enumerate(names)]
+    Path("labels.csv").write_text("\n".join(["file,label,site", *rows]))
+    manifest("--labels", "labels.csv", "--group-column", "site", "--val", "0.3", "--use")
+    Path("photos").rename("elsewhere")
+    edit(dataset={"url": "elsewhere"})
+    Path("elsewhere/site0/0.png").unlink()
+    refused = headswap("check", code=1)[1]
+    headswap(*refused.partition("To take the change in: headswap ")[2].splitlines()[0].split())
+    assert len(listed()) == 11 and {group for _, group in listed().values()} == {
+        *map("site{}".format, range(3))
+    }
+    headswap("check")
+
+
+def test_a_misspelt_class_is_asked_about(workspace):
+    lay_out(*(f"{c}/{n}.png" for c in ("mellifera", "melifera", "a1", "a2") for n in range(3)))
+    said = manifest("--val", "0.3")
+    assert "melifera and mellifera: two classes, or one that is misspelt?" in said
+    assert said.count("misspelt") == 1
 
 
 def test_near_identical_photographs_count_as_one_group_and_a_ready_split_that_cuts_is_named(

@@ -40,8 +40,12 @@ def mine(own_trained):
     write_folder(IMAGES, "photos")
     shutil.copytree("models/resnet18-finetune", "moved")
     Path("full").mkdir()
-    for name in ("thesis.docx", "full/precious.txt", "notes", "labels.csv"):
+    for name in ("thesis.docx", "thesis.html", "full/precious.txt", "notes"):
         Path(name).write_text("mine")
+    Path("labels.csv").write_text("path,label\nphotos/val/ants/c.png,ants\n")
+    Path("labels.json").write_text('[{"image": "photos/val/ants/c.png", "label": "ants"}]')
+    Path("found.csv").write_text("path,rank,class,probability\n")
+    shutil.copy(PHOTO, "figure.png")
     shutil.copy(PHOTO, "photo.csv")
     Path("my manifest.csv").write_text('\ufeff"path";"bytes";"sha256"\n', "utf-8")
     Path("link to a folder").symlink_to("full")
@@ -57,9 +61,11 @@ REFUSED = [
     ((*PREDICT, "photos", "--csv", "thesis.docx"), "is there already and is no .csv file"),
     ((*PREDICT, "photos", "--json", "labels.csv"), "is there already and is no .json file"),
     ((*PREDICT, "photos", "--csv", "notes"), "is there already and is no .csv file"),
+    ((*PREDICT, "photos", "--csv", "labels.csv"), "is there already and is no .csv file of this"),
+    ((*PREDICT, "photos", "--json", "labels.json"), "is no .json file of this command"),
     ((*PREDICT, "photo.csv", "--csv", "photo.csv"), "which is also in this command"),
     ((*PREDICT, "photos", "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
-    ((*PREDICT, "photos", "--csv", "my manifest.csv"), "is a manifest of images"),
+    ((*PREDICT, "photos", "--csv", "my manifest.csv"), "is no .csv file of this"),
     ((*PREDICT, "photos", "--csv", "data/manifest.csv"), "overlaps data/manifest.csv"),
     ((*PREDICT, "photos", "--csv", "metrics/comparison.csv"), "overlaps metrics"),
     ((*PREDICT, "photos", "--json", "models/tiny-probe/model.json"), "overlaps models"),
@@ -74,20 +80,23 @@ REFUSED = [
     ((*PREDICT, "photos", "--csv", "new", "--explain", "new"), "also in this command"),
     ((*EVALUATE, "--csv", "photos/val/new.csv"), "overlaps photos/val"),
     ((*EVALUATE, "--json", "labels.csv"), "is there already and is no .json file"),
+    ((*EVALUATE, "--csv", "found.csv"), "is there already and is no .csv file of this command"),
     ((*EVALUATE, "--picture", "full"), "is a folder"),
+    ((*EVALUATE, "--picture", "figure.png"), "is there already and is no .png file of this"),
     ((*EVALUATE, "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
     (("export", "tiny-probe", "full"), "is a folder that is not empty"),
     (("export", "tiny-probe", "."), "overlaps data/archive.zip"),
     (("export", "moved", "moved/new"), "overlaps moved"),
     (("export", "tiny-probe", "thesis.docx"), "is a file"),
     (("manifest", "photos", "--output", "photos"), "is a folder"),
-    (("manifest", "photos", "--output", "labels.csv"), "is there already and is no manifest"),
-    (("manifest", "photos", "--output", "photos/val/ants/c.png"), "is no manifest"),
+    (("manifest", "photos", "--output", "labels.csv"), "is no .csv file of this command"),
+    (("manifest", "photos", "--output", "photos/val/ants/c.png"), "is no .csv file of this"),
     (("manifest", "photos", "--output", "data/published/summary.csv"), "overlaps data/published"),
     (("manifest", "photos", "--output", "params.yaml"), "overlaps params.yaml"),
     (("report", "--output", "full"), "is a folder"),
     (("report", "--output", "labels.csv"), "is there already and is no .html file"),
     (("report", "--output", "metrics/report.html"), "overlaps metrics"),
+    (("report", "--output", "thesis.html"), "is there already and is no .html file of this"),
 ]
 
 
@@ -112,20 +121,21 @@ def test_what_the_message_offers_works(mine):
 def test_outputs_of_the_same_kind_are_replaced(mine):
     edit(models=["tiny"])
     write_comparison(params.load())
-    Path("old.html").write_text("old")
     Path("empty.tmp").touch()  # as mktemp makes one
-    for name in ("labels.csv", "empty.tmp", "photos/found.csv", "a new folder/found.CSV"):
+    for name in ("found.csv", "empty.tmp", "photos/found.csv", "a new folder/found.CSV"):
         headswap(*PREDICT, PHOTO, "--csv", name)
-        assert Path(name).read_text().startswith("path,")
-    headswap("report", "--output", "old.html")
-    assert Path("old.html").stat().st_size > 1000
+        assert Path(name).read_text().count("\n") == 2
+    evaluated = ("--csv", "one.csv", "--json", "one.json", "--picture", "one.png")
     for _ in range(2):
+        headswap(*PREDICT, PHOTO, "--json", "found.json")
+        headswap(*EVALUATE, *evaluated)
+        headswap("report", "--output", "page.html")
         headswap("manifest", "photos", "--output", "my manifest.csv")
         headswap("manifest", "photos", "--output", "data/manifest.csv")
 
 
 def test_a_link_is_written_through(mine):
-    Path("target.csv").write_text("old")
+    Path("target.csv").write_text("path,rank,class,probability\n")
     Path("link.csv").symlink_to("target.csv")
     Path("to be made.csv").symlink_to("made.csv")
     for link, target in (("link.csv", "target.csv"), ("to be made.csv", "made.csv")):

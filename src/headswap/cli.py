@@ -120,7 +120,8 @@ def check() -> None:
     runs = [len(params.runs(cell)) for cell in params.cells()]
     seeds = f"{len(params.seeds)} seed{'s' * (len(params.seeds) > 1)}"
     folds = f" of {params.dataset.folds} folds" * bool(params.dataset.folds)
-    print(f"params.yaml is correct: {len(runs)} cells, {seeds}{folds}, {sum(runs)} runs.")
+    cells = f"{len(runs)} cell{'s' * (len(runs) > 1)}"
+    print(f"params.yaml is correct: {cells}, {seeds}{folds}, {sum(runs)} runs.")
 
 
 @stage
@@ -173,7 +174,7 @@ def manifest(
     if any(columns) and not labels:
         raise UserError("A column is named, but no table.\nAdd, for instance: --labels labels.csv")
     listing = headswap.data.listing.list_images(folder, layout, labels, columns)
-    headswap.data.listing.set_groups(listing, group, group_minutes)
+    headswap.data.listing.set_groups(listing, group, group_minutes, group_column)
     images = headswap.data.writing.write_manifest(listing, output, val, seed, drop_duplicates, test)
     dataset = headswap.params.Dataset(url=folder, manifest=output, folds=0)
     given = {"labels": labels, **{f"{of}-column": name for of, name in columns._asdict().items()}}
@@ -223,8 +224,8 @@ def weights(
             written.append(f"weights@{name}")
         except UserError as error:
             failures += str(error).splitlines()
-    if not model:
-        headswap.dvc.record_outputs(written)
+    if changed and written:
+        headswap.dvc.run("commit", "--force", *written)  # as if it had run the stages
     if failures:
         raise UserError("\n".join(reversed(dict.fromkeys(reversed(failures)))))  # remedies once
 
@@ -336,21 +337,21 @@ def predict(
     paths = folders.misclassified_images() if misclassified else folders.find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
-    csv, json = outputs = _outputs(read, csv=csv, json=json)
-    (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=explain)
+    csv, json = outputs = _outputs(read, csv=(csv, "path,rank,class"), json=(json, "[{path:"))
+    (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=(explain, ""))
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
     to: dict[str, Any] = {"csv": csv, "json": json, "explain": explain, "unsure": unsure}
     headswap.predict.predict.classify(folder, paths, seeds=seeds, top=top, **to)
 
 
-def _outputs(read: list[Any], **options: Path | None) -> list[Path | None]:
-    """Return where to write what options name: over nothing that is read, nor over each other."""
+def _outputs(read: list[Any], **options: tuple[Path | None, str]) -> list[Path | None]:
+    """Return where to write what options name, with marks: over nothing else, nor each other."""
     found = list[Path | None]()
-    for name, path in options.items():
+    for name, (path, mark) in options.items():
         ending = {"explain": "", "picture": ".png"}.get(name, f".{name}")
         others = [*read, *filter(None, found)]
-        found.append(path and headswap.io.output_path(path, f"--{name}", ending, others))
+        found.append(path and headswap.io.output_path(path, f"--{name}", ending, others, mark))
     return found
 
 
@@ -370,7 +371,8 @@ def evaluate(
         raise UserError(f"Name one folder, not {len(named)}: {', '.join(named)}.")
     folders, images = headswap.predict.folders, Path(named[0] if named else headswap.paths.TEST)
     source = folders.find_folder(cell or folders.best_cell())
-    csv, json, picture = _outputs([source, images], csv=csv, json=json, picture=picture)
+    marked = {"csv": (csv, "image,label,group"), "json": (json, "{cell:")}
+    csv, json, picture = _outputs([source, images], **marked, picture=(picture, "headswap"))
     print(f"{source.name} on {images}:")
     predictions, notes = headswap.predict.predict.classify_labelled(source, images)
     report = headswap.compare.evaluation.report
@@ -386,7 +388,7 @@ def diff(
     picture: Annotated[Path | None, Option(help="Draw them, a PNG.")] = None,
 ) -> None:
     """Compare two revisions or experiments, with error bars."""
-    csv, picture = _outputs([], csv=csv, picture=picture)
+    csv, picture = _outputs([], csv=(csv, "pair,seeds,images"), picture=(picture, "headswap"))
     headswap.compare.revisions.report(before, after, csv, picture)
 
 

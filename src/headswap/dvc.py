@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from headswap.errors import UserError
@@ -11,16 +10,11 @@ from headswap.errors import UserError
 
 def changed_stages(*targets: str) -> set[str] | None:
     """Return the names of changed stages, of all or of some; None where DVC is not used."""
-    return set(json.loads(_run("status", "--json", *targets))) if Path(".dvc").is_dir() else None
+    return set(json.loads(run("status", "--json", *targets))) if Path(".dvc").is_dir() else None
 
 
-def record_outputs(stages: Iterable[str]) -> None:
-    """Record what was written as the outputs of stages, if DVC is used, as if it had run them."""
-    if (names := [*stages]) and Path(".dvc").is_dir():
-        _run("commit", "--force", *names)
-
-
-def _run(*arguments: str) -> str:
+def run(*arguments: str) -> str:
+    """Run a command of DVC, and return its output."""
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

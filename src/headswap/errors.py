@@ -24,10 +24,6 @@ def os_error_text(error: OSError) -> str:
 
 
 def printable(name: object) -> str:
-    r"""Return a file's name as it can be printed, whatever bytes it is made of.
-
-    >>> print(printable("b\udcfcg.jpg"), printable("a\rb.jpg"))
-    b\xfcg.jpg a\rb.jpg
-    """
+    """Return a file's name as it can be printed, whatever bytes it is made of."""
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

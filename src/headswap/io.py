@@ -27,6 +27,7 @@ from headswap.errors import UserError
 from headswap.paths import OUTPUTS, SHIPPED_MANIFEST, SOURCES
 
 StrPath = str | os.PathLike[str]
+MANIFEST_MARK = "path,bytes,sha256"
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # to a spreadsheet; perhaps with apostrophes already
 
 
@@ -140,22 +141,19 @@ def refuse_outputs(path: StrPath, name: str) -> None:
 
 
 def output_path(
-    path: StrPath,
-    name: str,
-    ending: str = "",
-    inputs: Iterable[StrPath] = (),
-    renew_manifest: bool = False,
+    path: StrPath, name: str, ending: str = "", inputs: Iterable[StrPath] = (), mark: str = ""
 ) -> Path:
     """Return where to write what the user wants at `path`: there, or where a link leads.
 
     A UserError says that it would replace something else, such as `inputs` of the same command. A
-    file has an `ending` such as ``.csv``; a folder has none, and is new or empty. What is no
-    regular file, such as ``/dev/stdout``, is written into.
+    file has an `ending` such as ``.csv``; one that is there has the `mark` of its kind near its
+    start, quotes and blanks aside. A folder has no ending, and is new or empty. What is no regular
+    file, such as ``/dev/stdout``, is written into.
     """
     if ending and is_stream(path):
         return Path(path)
     target, why = Path(path).resolve(), ""
-    parts = [p for p in (*OUTPUTS, *SOURCES) if not (renew_manifest and p == SHIPPED_MANIFEST)]
+    parts = [p for p in (*OUTPUTS, *SOURCES) if (p, mark) != (SHIPPED_MANIFEST, MANIFEST_MARK)]
     if owner := _overlap(target, parts):
         why = f"overlaps {owner}, which is a part of the project"
     elif read := _overlap(target, inputs):
@@ -165,13 +163,10 @@ def output_path(
     elif target.exists() and not target.is_dir() and not ending:
         why = "is a file"
     elif target.is_file() and target.stat().st_size:
-        with open(target, encoding="utf-8-sig", errors="replace") as file:
-            heading = file.read(99).replace('"', "").replace(";", ",")
-        is_manifest, wanted = heading.startswith("path,bytes,sha256"), f"{ending} file"
-        if is_manifest and not renew_manifest:
-            why = "is a manifest of images"
-        elif is_manifest != renew_manifest or target.suffix.lower() != ending:
-            why = f"is there already and is no {'manifest' if renew_manifest else wanted}"
+        with open(target, errors="replace") as file:
+            start = re.sub(r'["\s]', "", file.read(300)).replace(";", ",")
+        if mark not in start:
+            why = f"is there already and is no {ending} file of this command"
     if why:
         text = f"{name}: {path} {why}; it is not overwritten."
         other = "another" if target.stem == "new" else "new"
@@ -203,7 +198,7 @@ def folder_size(folder: StrPath) -> int:
 
 def read_bytes(path: StrPath) -> bytes:
     """Read a file that the user gave."""
-    with explain_damage(path, "Make it readable, then run the same again."):
+    with explain_damage(path, "Correct its path or make it readable, then run the same again."):
         return Path(path).read_bytes()
 
 

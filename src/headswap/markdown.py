@@ -18,10 +18,6 @@ def fill_template(
 
 
 def escaped(text: object) -> str:
-    r"""Return a text that Markdown, and GitHub's, shows as it is, on one line.
-
-    >>> print(escaped("under_$5_or_$ | *"))
-    under\_\$5_or\_\$ \| \*
-    """
+    """Return a text that Markdown, and GitHub's, shows as it is, on one line."""
     special = r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])"  # not an underscore within a word
     return re.sub(special, r"\\\g<0>", " ".join(str(text).split()))

@@ -13,6 +13,7 @@ NETWORKS = Path("networks")
 RUNS = Path("runs")
 MODELS = Path("models")
 METRICS = Path("metrics")
+LOOKS = METRICS / "test/looks.csv"  # a line each time that a test set is evaluated, for Git
 DATASET_METRICS = METRICS / "dataset.json"
 CELL_METRICS = METRICS / "cells"
 TIMING = METRICS / "timing"

@@ -68,7 +68,11 @@ def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
         val = train = [*val, *train]
     others = None if folds else [row.phash for row in train]
     pairs = near_duplicate_pairs([row.phash for row in val], others)
-    rows = [(val[first].path, train[second].path, bits) for first, second, bits in pairs]
+    rows = [
+        (val[first].path, train[second].path, bits)
+        for first, second, bits in pairs
+        if not folds or not val[first].group or val[first].group != train[second].group
+    ]
     table = pd.DataFrame(rows, columns=["val", "train", "bits"])
     return table.sort_values(["bits", "val", "train"], ignore_index=True)
 

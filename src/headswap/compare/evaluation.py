@@ -25,6 +25,8 @@ def report(
 ) -> None:
     """Print how good predictions are (see `evaluate_predictions`), and write what is named."""
     figures = evaluate_predictions(predictions)
+    groups = f" of {figures['groups']} groups" if figures["groups"] else ""
+    console.print(f"photographs: {figures['images']}{groups}")
     for name in ("accuracy", "balanced_accuracy"):
         console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")
     counts = pd.crosstab(predictions["label"], predictions["predicted"])
@@ -66,6 +68,7 @@ def evaluate_predictions(predictions: pd.DataFrame) -> dict[str, Any]:
     pairs = pairs.sort_values("size", ascending=False, kind="stable")
     return {
         "images": len(predictions),
+        "groups": design.units(0),
         "accuracy": _figures(estimate_recall(correct, design)),
         "balanced_accuracy": _figures(estimate_balanced_accuracy(correct, labels, design=design)),
         "recalls": recalls,

@@ -43,11 +43,7 @@ def with_every_cell(rows: pd.DataFrame, cells: list[Cell], of_all: int) -> pd.Da
 
 
 def wrap(text: str, width: int = 28) -> list[str]:
-    """Break a text into lines, where there are spaces, hyphens or underscores if possible.
-
-    >>> wrap("a_network_with_a_long_name", 12)
-    ['a_network_', 'with_a_long_', 'name']
-    """
+    """Break a text into lines, where there are spaces, hyphens or underscores if possible."""
     lines = [""]
     for word in re.findall(rf"[^ _-]{{1,{width - 1}}}[ _-]*|[ _-]+", text):
         if lines[-1] and len(lines[-1] + word.rstrip()) > width:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 import vl_convert
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from headswap.compare.plot_rows import json_records, with_every_cell, wrap
 from headswap.compare.results import path_of
@@ -65,7 +66,7 @@ def gallery_rows(misclassified: pd.DataFrame, folds: int) -> pd.DataFrame:
             raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
         image.thumbnail((320, 320))
         lines = [
-            *wrap(PurePosixPath(row.image).name),
+            *wrap("/".join(PurePosixPath(row.image).parts[2 if folds else 1 :])),
             *wrap(f"true class: {row.label}", 32),
             *wrap(f"predicted: {row.predicted}", 32),
             f"{row.wrong} of {row.runs} runs wrong",
@@ -77,6 +78,7 @@ def gallery_rows(misclassified: pd.DataFrame, folds: int) -> pd.DataFrame:
 
 
 def _encode(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "png")
+    file, made_by = io.BytesIO(), PngInfo()
+    made_by.add_text("Software", "headswap")  # by which `output_path` knows what it may replace
+    image.save(file, "png", pnginfo=made_by)
     return file.getvalue()

@@ -32,11 +32,7 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def join_words(words: Iterable[object], most: int = 20) -> str:
-    """Join words as prose does.
-
-    >>> join_words(["a", "b", "c"]), join_words(["a", "b", "c"], most=2)
-    ('a, b and c', 'a, b and 1 more')
-    """
+    """Join words as prose does."""
     texts = [str(word) for word in words]
     if len(texts) > most:
         texts = [*texts[:most], f"{len(texts) - most} more"]
@@ -44,11 +40,7 @@ def join_words(words: Iterable[object], most: int = 20) -> str:
 
 
 def percent(share: float, low: float = math.nan, high: float = math.nan) -> str:
-    """Return a share in percent, and its interval if it has one.
-
-    >>> percent(0.5), percent(0.5, 0.4, 0.62), percent(math.nan)
-    ('50.0', '50.0 (40.0 to 62.0)', '–')
-    """
+    """Return a share in percent, and its interval if it has one."""
     interval = "" if pd.isna(low) else f" ({100 * low:.1f} to {100 * high:.1f})"
     return number(100 * share, ".1f") + interval
 

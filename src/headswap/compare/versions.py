@@ -11,11 +11,7 @@ from headswap.paths import TIMING
 
 
 def merge_versions(*timings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return all versions of each package in some of the files ``metrics/timing/*.json``.
-
-    >>> merge_versions({"versions": {"torch": "2.10"}, "weights_versions": {"torch": "2.9"}})
-    {'torch': ['2.10', '2.9']}
-    """
+    """Return all versions of each package in some of the files ``metrics/timing/*.json``."""
     merged: dict[str, dict[str, None]] = {}  # a dict keeps the order, a set does not
     for timing in timings:
         for record in (timing["versions"], timing.get("weights_versions", {})):

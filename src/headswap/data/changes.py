@@ -18,7 +18,7 @@ from headswap.io import is_address, local_path, read_bytes, read_json, refuse_ou
 from headswap.params import GENERATED, Dataset, recorded_stages
 from headswap.paths import RUNS
 
-COMMANDS = RUNS / "manifests.json"  # what wrote each, without what splits all photographs anew
+OPTIONS = RUNS / "manifests.json"  # of each, without what splits all photographs anew
 KNOWN = RUNS / "photographs.json"  # their sizes, times and digests, so that none is read again
 IN_SPLIT = re.compile(rf"(?:^|/)({'|'.join(SPLIT_NAMES)})/(.+/.+)", re.IGNORECASE)
 
@@ -76,17 +76,18 @@ def note_changes(dataset: Dataset) -> str:
     return f"{note}or moved: {count}). To see which: headswap check" if count else ""
 
 
-def manifest_command(dataset: Dataset, plain: bool = False) -> str:
+def manifest_command(dataset: Dataset) -> str:
     """Return the command that writes a dataset's manifest, with the options that were used."""
     command = f"headswap manifest {quote(dataset.url)} --output {quote(dataset.manifest)}"
-    return command if plain else str(_read(COMMANDS).get(command, command))
+    known = _read(OPTIONS)
+    earlier = known.get(command, "").removeprefix(command)  # as it was kept before
+    return command + known.get(dataset.manifest, earlier)
 
 
 def remember_command(dataset: Dataset, options: dict[str, object]) -> None:
     """Remember the options that a dataset's manifest was written with."""
-    command = manifest_command(dataset, plain=True)
     words = [f" --{name} {quote(str(value))}" for name, value in options.items() if value]
-    write_json(COMMANDS, _read(COMMANDS) | {command: command + "".join(words)})
+    write_json(OPTIONS, _read(OPTIONS) | {dataset.manifest: "".join(words)})
 
 
 def _read(path: Path) -> dict[str, Any]:

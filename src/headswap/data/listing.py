@@ -1,6 +1,7 @@
 """A user's folder of photographs as it lies: photographs, classes, splits, and what is neither."""
 
 import contextlib
+import difflib
 import re
 import unicodedata
 from collections import Counter
@@ -74,6 +75,10 @@ def list_images(
     is_split = {"train", "val"} <= {*found["split"]}
     known = found["split"].where(is_split | (found["split"] == "test"), "")
     check_classes(zip(known, found["label"], strict=True), printable(place))
+    names = sorted({*found["label"]})
+    for place_of, name in enumerate(names):
+        for other in difflib.get_close_matches(name, names[place_of + 1 :], cutoff=0.9):
+            notes.append(f"{name} and {other}: two classes, or one that is misspelt?")
     return Listing(place, images, found, unused, left_out, notes)
 
 
@@ -149,10 +154,13 @@ def print_left_out(listing: Listing) -> None:
         print(f"Left out, {why} ({len(names)}):\n{bulleted(names, limit=5)}")
 
 
-def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> None:
-    """Group photographs by their folders below a class's, whichever class, a pattern, or times."""
-    if pattern and minutes:
-        raise UserError("--group and --group-minutes are two ways.\nLeave one of them out.")
+def set_groups(
+    listing: Listing, pattern: str | None, minutes: float | None, column: str | None = None
+) -> None:
+    """Group photographs by folders, a pattern or times; else by the table's `column`, if named."""
+    if sum(map(bool, (pattern, minutes, column))) > 1:
+        ways = "--group, --group-minutes and --group-column are three ways"
+        raise UserError(f"{ways}, of which one counts: take the widest.\nLeave the others out.")
     paths = list(listing.photographs.index)
     if minutes:
         times = [time_taken(listing.files[path]) for path in paths]
@@ -165,8 +173,9 @@ def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> 
         groups = groups_by_pattern(paths, pattern)
     else:
         return
+    instead = " in place of the table's" if listing.photographs["group"].any() else ""
     listing.photographs["group"] = groups
-    listing.notes.append(f"{len({*groups} - {''})} groups of photographs")
+    listing.notes.append(f"{len({*groups} - {''})} groups of photographs{instead}")
 
 
 def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
@@ -180,7 +189,10 @@ def groups_by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
         why = f"is no regular expression: {error}"
     if not any(groups):
         text = f"--group {quote(pattern)} {why}."
-        raise UserError(f"{text}\nType, for instance, --group '(site[0-9]+)/', or --group folder.")
+        raise UserError(
+            f"{text}\nType, for instance, --group '(site[0-9]+)/', --group folder or, of "
+            "a table, --group-column NAME."
+        )
     return groups
 
 

@@ -113,7 +113,8 @@ def check_classes(images: Iterable[Iterable[str]], where: str) -> None:
         return
     raise UserError(
         f"{where} has {wrong}.\nLay the images out as <class>/<image>, or as train/<class>/<image> "
-        "and val/<class>/<image>, every class in both under one name; then run the same again."
+        "and val/<class>/<image>, every class in both under one name (or correct the labels of the "
+        "table); then run the same again."
     )
 
 

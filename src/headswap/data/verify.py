@@ -213,13 +213,12 @@ def find_quality_issues(hashes: Mapping[str, str]) -> dict[str, list[str]]:
     names = pd.Series(sorted(hashes))
     parts = names.str.split("/", n=2, expand=True)
     sizes = (parts[0] + "/" + parts[1]).value_counts()
-    several, single = "near-duplicates", sorted(sizes.index[sizes == 1])
-    kinds = (f"{several} in two splits", f"{several} in two classes")  # the worst first
-    issues = {kinds[0]: [], kinds[1]: [], "a class of one image": single, several: []}
+    kinds = ("near-duplicates in two splits", "near-duplicates in two classes")  # the worst first
+    issues = {kinds[0]: [], kinds[1]: [], "a class of one image": sorted(sizes.index[sizes == 1])}
     for _, group in names.groupby(near_duplicate_groups([hashes[name] for name in names])):
-        if len(group) > 1:
-            counts = parts.loc[group.index].nunique()
-            kind = kinds[0] if counts[0] > 1 else kinds[1] if counts[1] > 1 else several
+        counts = parts.loc[group.index].nunique()
+        if counts[[0, 1]].max() > 1:  # others count as of one group
+            kind = kinds[0] if counts[0] > 1 else kinds[1]
             more = f" and {len(group) - 2} more" if len(group) > 2 else ""
             issues[kind].append(", ".join(group[:2]) + more)
     return {kind: lines for kind, lines in issues.items() if lines}

@@ -15,7 +15,7 @@ from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import SPLITS
 from headswap.images.folds import column_sums, count_classes, divide, join_groups, rank
 from headswap.images.near_duplicates import near_duplicate_groups, near_duplicate_pairs
-from headswap.io import StrPath, output_path, read_bytes, write_csv
+from headswap.io import MANIFEST_MARK, StrPath, output_path, read_bytes, write_csv
 
 PARTS = ("val", "test", "train")  # in the order in which they are filled; the last has the rest
 NEEDS = (2, 1, 4)  # how much it matters that a class is in each at all
@@ -35,7 +35,7 @@ def write_manifest(
     `val` is None and `path` is an older manifest, its images keep their splits and groups, and
     others are split by its shares. If it left near-duplicates out, this does, too.
     """
-    target = output_path(path, "--output", ".csv", renew_manifest=True)
+    target = output_path(path, "--output", ".csv", mark=MANIFEST_MARK)
     listed: manifest.Manifest = {}
     with contextlib.suppress(UserError):  # there is none, or one with mistakes
         listed = manifest.read_manifest(path)
@@ -59,6 +59,14 @@ def write_manifest(
     copies = _find_copies(listing, table) if drop_duplicates or again else {}
     used = table.drop(list(copies))
     used["split"], used["group"] = _split(listing, used, old, shares, seed)
+    if table["group"].any():
+        groups = used["group"].where(used["group"] != "", used.index)
+        for at, of in groups.groupby(used["split"]):
+            names = sorted({*of})
+            some = f" ({', '.join(names)})" if len(names) <= 10 else ""
+            listing.notes.append(f"Groups in {at}: {len(names)}{some}")
+        if groups[used["split"] == "val"].nunique() < 10:
+            listing.notes.append("Those of val are few; with dataset.folds: 5 all would validate.")
     where = folder + " without near-duplicates" * bool(copies)
     manifest.check_classes(zip(used["split"], used["label"], strict=True), where)
     table["split"] = used["split"].reindex(table.index).fillna(table["split"].replace("", "train"))
@@ -141,7 +149,8 @@ def _split(
             listing.notes.append(note)
     groups = name_groups(items, [*zip(same, splits, strict=True)])
     if near := sum(bool(group) and group != of for group, of in zip(groups, given, strict=True)):
-        listing.notes.append(f"{near} near-identical photographs count as of one group with others")
+        note = f"{near} near-identical photographs count as of one group with others"
+        listing.notes.append(f"{note} (--drop-duplicates would leave them out)")
     if moved := sum(one.split not in ("", at) for one, at in zip(items, splits, strict=True)):
         listing.notes.append(f"{moved} photographs moved to the split of their group")
     counts = pd.crosstab(pd.Series(given), pd.Series(splits)).drop("", errors="ignore")

@@ -18,7 +18,7 @@ from headswap.errors import UserError, bulleted, printable
 from headswap.images import folders, near_duplicates
 from headswap.images.index import NAME, Row, read_index
 from headswap.images.reading import UnreadableImage, read_image
-from headswap.paths import IMAGES, METRICS
+from headswap.paths import IMAGES, LOOKS
 from headswap.predict.folders import Seeds, describe, read_record, require
 from headswap.predict.model import (
     Classifier,
@@ -33,7 +33,6 @@ from headswap.train.speed import keep_freed_memory
 
 COLUMNS = ("path", "rank", "class", "probability")
 Rows = list[dict[str, Any]]
-LOOKS = METRICS / "test" / "looks.csv"  # a line each time that a test set is evaluated, for Git
 
 
 def classify(
