@@ -10,6 +10,7 @@ from conftest import edit, headswap, results
 from headswap import load_model, params
 from headswap.images.index import read_index
 from headswap.io import read_json
+from headswap.runs.cells import _Finished, _mean_record
 from headswap.runs.store import index_of_run
 
 FOLDS = 3
@@ -110,3 +111,14 @@ def test_one_fold_is_refused(folded):
     edit(dataset={"folds": 1})
     _, message = headswap("check", code=1)
     assert "dataset.folds: must be 2 or more, or 0 for the manifest's split" in message
+
+
+def test_a_fold_that_few_groups_leave_empty_has_no_part_in_the_mean():
+    def record(accuracy, *points):
+        result = {"epoch": 0, "accuracy": accuracy}
+        return {"diverged": None, "curves": [*points], "best": result, "last": result}
+
+    points = [0, "train", 0.5, 0.9], [0, "val", 0.4, 0.75]
+    runs = [(record(0.75, *points), ["val/a/1.jpg"]), (record(None, points[0]), [])]
+    mean = _mean_record([_Finished(None, of, {}, images) for of, images in runs])
+    assert mean == record(0.75, *points)

@@ -59,6 +59,12 @@ def test_photographs_of_the_project_and_earlier_looks_are_said(photos):
     headswap("report")
     page = Path("report.html").read_text("utf-8")
     assert page.count(f"<td>{CELL}</td><td>photos</td>") == 2
+    assert page.index("were wrong at a last epoch") < page.index("<h2>Test sets</h2>")
+    with Path("metrics/test/looks.csv").open("a") as looks:
+        looks.write("<<<<<<< HEAD\n")
+    for command in (("report",), ("evaluate", CELL, photos)):
+        message = headswap(*command, code=1)[1]
+        assert "looks.csv cannot be read" in message and "git checkout metrics/test" in message
 
 
 def test_new_photographs_are_no_cause_for_a_warning(own_trained):

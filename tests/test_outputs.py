@@ -44,6 +44,9 @@ def mine(own_trained):
         Path(name).write_text("mine")
     Path("labels.csv").write_text("path,label\nphotos/val/ants/c.png,ants\n")
     Path("labels.json").write_text('[{"image": "photos/val/ants/c.png", "label": "ants"}]')
+    Path("columns.csv").write_text("image,label,group,path,rank,class\n")
+    Path("cells.json").write_text('[{"cell": "A1"}]')
+    Path("headswap.txt").write_text("PNG, my notes on Software headswap")
     Path("found.csv").write_text("path,rank,class,probability\n")
     shutil.copy(PHOTO, "figure.png")
     shutil.copy(PHOTO, "photo.csv")
@@ -57,15 +60,18 @@ EVALUATE = ("evaluate", "tiny-probe", "photos/val")
 REFUSED = [
     ((*PREDICT, "photos", "--csv", "photos"), "is a folder"),
     ((*PREDICT, "photos", "--json", "link to a folder"), "is a folder"),
-    ((*PREDICT, "--csv", "photos/train/ants/a.jpg", "photos/val/ants/c.png"), "no .csv file"),
-    ((*PREDICT, "photos", "--csv", "thesis.docx"), "is there already and is no .csv file"),
-    ((*PREDICT, "photos", "--json", "labels.csv"), "is there already and is no .json file"),
-    ((*PREDICT, "photos", "--csv", "notes"), "is there already and is no .csv file"),
-    ((*PREDICT, "photos", "--csv", "labels.csv"), "is there already and is no .csv file of this"),
-    ((*PREDICT, "photos", "--json", "labels.json"), "is no .json file of this command"),
+    (
+        (*PREDICT, "--csv", "photos/train/ants/a.jpg", "photos/val/ants/c.png"),
+        "was not written by this",
+    ),
+    ((*PREDICT, "photos", "--csv", "thesis.docx"), "was not written by this command"),
+    ((*PREDICT, "photos", "--json", "labels.csv"), "was not written by this command"),
+    ((*PREDICT, "photos", "--csv", "notes"), "was not written by this command"),
+    ((*PREDICT, "photos", "--csv", "labels.csv"), "was not written by this command"),
+    ((*PREDICT, "photos", "--json", "labels.json"), "was not written by this command"),
     ((*PREDICT, "photo.csv", "--csv", "photo.csv"), "which is also in this command"),
     ((*PREDICT, "photos", "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
-    ((*PREDICT, "photos", "--csv", "my manifest.csv"), "is no .csv file of this"),
+    ((*PREDICT, "photos", "--csv", "my manifest.csv"), "was not written by this command"),
     ((*PREDICT, "photos", "--csv", "data/manifest.csv"), "overlaps data/manifest.csv"),
     ((*PREDICT, "photos", "--csv", "metrics/comparison.csv"), "overlaps metrics"),
     ((*PREDICT, "photos", "--json", "models/tiny-probe/model.json"), "overlaps models"),
@@ -79,24 +85,31 @@ REFUSED = [
     ((*PREDICT, "photos", "--explain", "plots"), "overlaps plots"),
     ((*PREDICT, "photos", "--csv", "new", "--explain", "new"), "also in this command"),
     ((*EVALUATE, "--csv", "photos/val/new.csv"), "overlaps photos/val"),
-    ((*EVALUATE, "--json", "labels.csv"), "is there already and is no .json file"),
-    ((*EVALUATE, "--csv", "found.csv"), "is there already and is no .csv file of this command"),
+    ((*EVALUATE, "--json", "labels.csv"), "was not written by this command"),
+    ((*EVALUATE, "--csv", "found.csv"), "was not written by this command"),
+    ((*EVALUATE, "--csv", "columns.csv"), "was not written by this command"),
+    ((*PREDICT, "photos", "--csv", "columns.csv"), "was not written by this command"),
+    ((*EVALUATE, "--json", "cells.json"), "was not written by this command"),
+    ((*EVALUATE, "--picture", "headswap.txt"), "was not written by this command"),
     ((*EVALUATE, "--picture", "full"), "is a folder"),
-    ((*EVALUATE, "--picture", "figure.png"), "is there already and is no .png file of this"),
+    ((*EVALUATE, "--picture", "figure.png"), "was not written by this command"),
     ((*EVALUATE, "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
     (("export", "tiny-probe", "full"), "is a folder that is not empty"),
     (("export", "tiny-probe", "."), "overlaps data/archive.zip"),
     (("export", "moved", "moved/new"), "overlaps moved"),
     (("export", "tiny-probe", "thesis.docx"), "is a file"),
     (("manifest", "photos", "--output", "photos"), "is a folder"),
-    (("manifest", "photos", "--output", "labels.csv"), "is no .csv file of this command"),
-    (("manifest", "photos", "--output", "photos/val/ants/c.png"), "is no .csv file of this"),
+    (("manifest", "photos", "--output", "labels.csv"), "was not written by this command"),
+    (
+        ("manifest", "photos", "--output", "photos/val/ants/c.png"),
+        "was not written by this command",
+    ),
     (("manifest", "photos", "--output", "data/published/summary.csv"), "overlaps data/published"),
     (("manifest", "photos", "--output", "params.yaml"), "overlaps params.yaml"),
     (("report", "--output", "full"), "is a folder"),
-    (("report", "--output", "labels.csv"), "is there already and is no .html file"),
+    (("report", "--output", "labels.csv"), "was not written by this command"),
     (("report", "--output", "metrics/report.html"), "overlaps metrics"),
-    (("report", "--output", "thesis.html"), "is there already and is no .html file of this"),
+    (("report", "--output", "thesis.html"), "was not written by this command"),
 ]
 
 
@@ -122,7 +135,10 @@ def test_outputs_of_the_same_kind_are_replaced(mine):
     edit(models=["tiny"])
     write_comparison(params.load())
     Path("empty.tmp").touch()  # as mktemp makes one
-    for name in ("found.csv", "empty.tmp", "photos/found.csv", "a new folder/found.CSV"):
+    Path("sheet.csv").write_text('"path"\t"rank"\t"class"\t"probability"\n', "utf-8-sig")
+    Path("found.json").write_text("[]\n")  # no photograph could be read
+    names = ("found.csv", "empty.tmp", "sheet.csv", "photos/found.csv", "a new folder/found.CSV")
+    for name in names:
         headswap(*PREDICT, PHOTO, "--csv", name)
         assert Path(name).read_text().count("\n") == 2
     evaluated = ("--csv", "one.csv", "--json", "one.json", "--picture", "one.png")
@@ -143,7 +159,10 @@ def test_a_link_is_written_through(mine):
         assert Path(link).is_symlink() and os.readlink(link) == target
         assert Path(target).read_text().startswith("path,")
     Path("to a photograph.csv").symlink_to("photos/train/ants/a.jpg")
-    assert "no .csv file" in headswap(*PREDICT, PHOTO, "--csv", "to a photograph.csv", code=1)[1]
+    assert (
+        "was not written by this"
+        in headswap(*PREDICT, PHOTO, "--csv", "to a photograph.csv", code=1)[1]
+    )
     assert Path("photos/train/ants/a.jpg").read_bytes() == IMAGES["train/ants/a.jpg"]
 
 

@@ -65,6 +65,17 @@ def test_one_command_writes_the_weights_of_all_networks_and_dvc_finds_them():
     assert repro("weights") == set()
 
 
+def test_weights_are_not_recorded_if_their_parameters_were_edited_meanwhile(monkeypatch):
+    def write_and_edit(*arguments):
+        edit(image={"size": 48})
+        return "head"
+
+    edit(image={"size": 56})
+    monkeypatch.setattr("headswap.train.weights.write_weights", write_and_edit)
+    assert "image.size was 56, is 48" in headswap("weights", code=1)[1]
+    assert "weights@tiny" in json.loads(sh("dvc", "status", "--json", "weights"))
+
+
 def test_a_second_repro_runs_nothing_and_leaves_the_tree_clean():
     assert repro() == set()
     assert sh("git", "status", "--porcelain") == ""

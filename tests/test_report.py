@@ -297,13 +297,13 @@ def test_a_screening_ends_in_the_commands_that_confirm_it(chosen):
     assert text.endswith("    headswap choose 1\n    dvc repro\n")
     facts = facts_of(screening)
     for models, says in (
-        (["alexnet"], "To train it, too: `headswap choose 1`"),
+        (["alexnet"], "To train this network, too: `headswap choose 1`"),
         ([*"ab"], "To train both networks: `headswap choose 2`"),
         ([*"abcd"], "To train the three best networks: `headswap choose 3`"),
     ):
         facts["params"] = screening.model_copy(update={"models": models})
         summary = report.render("summary.md", facts)
-        assert says in summary and "Use alexnet-probe" in summary
+        assert says in summary and "The only cell is alexnet-probe" in summary
     assert "curves.png" not in text and "Recipe" not in text
     assert "headswap choose" not in report_of(chosen)
 
@@ -315,7 +315,7 @@ def test_few_groups_to_validate_on_are_said(chosen):
         summary = report.render("summary.md", facts | {"groups": groups})
         assert f"which count as {groups} groups" in summary
         assert ("2 groups to validate on say little of others" in summary) == said
-        assert "add validation images" not in summary
+        assert "add validation images of other groups" in summary
 
 
 def test_claims_are_told_only_where_one_is_tested(chosen):

@@ -23,11 +23,10 @@ def read_results(folder: str | PathLike[str] = ".") -> SimpleNamespace:
     validation image, ``curves`` a row per run, epoch and split; their first column is ``cell``.
     A UserError says if `folder` has no comparison.
     """
-    from headswap import errors, paths
+    from headswap import io, paths
     from headswap.compare import results  # only here: pandas takes a second to import
 
-    if not (path := Path(folder, paths.METRICS, "comparison.csv")).exists():
-        raise errors.UserError(f"There is no {path}.\nIn the project's folder, run: dvc repro")
+    path = io.existing(Path(folder, paths.METRICS, "comparison.csv"))
     found = SimpleNamespace(comparison=results.read_table(path, ["cell"]))
     for name, kind in (("predictions", paths.PREDICTIONS), ("curves", paths.CURVES)):
         files = {cell: Path(folder, kind, f"{cell}.csv") for cell in found.comparison.cell}

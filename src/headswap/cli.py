@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from headswap.errors import UserError, bulleted, os_error_text
+from headswap.errors import UserError, bulleted, os_error_text, pluralize
 
 if TYPE_CHECKING:
     from headswap.params import Params
@@ -26,6 +26,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 app.pretty_exceptions_enable = False
 Model = Annotated[str, Argument(help="A name under `models` in params.yaml.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Only list them.")]
+PREDICTIONS, PICTURE = "path,rank,class,probability", ".PNG.*Softwareheadswap"  # how they begin
 WHICH = "A cell, or a model folder; by default the best of the comparison. Then "
 
 
@@ -45,10 +46,10 @@ class _Lazy:
 headswap: Any = _Lazy("headswap")
 
 
-def command(function: Callable[..., None], is_stage: bool = False) -> Callable[..., None]:
+def command(function: Callable[..., Any], is_stage: bool = False) -> Callable[..., Any]:
     """Register a command, where a `UserError` is a message on standard error and exit code 1.
 
-    A stage fails if what DVC records for it is edited meanwhile.
+    A stage fails if what DVC records for it is edited meanwhile; DVC is to record those it returns.
     """
     name = function.__name__
 
@@ -65,7 +66,9 @@ def command(function: Callable[..., None], is_stage: bool = False) -> Callable[.
             _print_changes()
             read = functools.partial(headswap.snapshot.dependencies, name)
             with headswap.snapshot.unchanged(read(), read):
-                function(**arguments)
+                written = function(**arguments)
+            if written:
+                headswap.dvc.run("commit", "--force", *written)
         except BrokenPipeError:  # nobody reads any more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (UserError, OSError) as error:
@@ -118,10 +121,9 @@ def check() -> None:
         headswap.train.networks.check_models(params.models, params.factories)
     headswap.runs.workers.worker_count()
     runs = [len(params.runs(cell)) for cell in params.cells()]
-    seeds = f"{len(params.seeds)} seed{'s' * (len(params.seeds) > 1)}"
+    seeds, all_runs = pluralize(len(params.seeds), "seed"), pluralize(sum(runs), "run")
     folds = f" of {params.dataset.folds} folds" * bool(params.dataset.folds)
-    cells = f"{len(runs)} cell{'s' * (len(runs) > 1)}"
-    print(f"params.yaml is correct: {cells}, {seeds}{folds}, {sum(runs)} runs.")
+    print(f"params.yaml is correct: {pluralize(len(runs), 'cell')}, {seeds}{folds}, {all_runs}.")
 
 
 @stage
@@ -158,7 +160,7 @@ def manifest(
     group_column: Annotated[str | None, Option(help="Its column of groups.")] = None,
     split_column: Annotated[str | None, Option(help="Its column of splits.")] = None,
     group: Annotated[str | None, Option(metavar="folder|REGEX", help="Kept together.")] = None,
-    group_minutes: Annotated[float | None, Option(help="And what is so soon after.")] = None,
+    group_minutes: Annotated[float | None, Option(help="Kept together: bursts.")] = None,
     layout: Annotated[Literal["classes", "splits"] | None, Option(help="What train/ is.")] = None,
     output: Annotated[str | None, Option(help="Default: data/FOLDER.csv.")] = None,
     use: Annotated[bool, Option("--use", help="Write both into params.yaml.")] = False,
@@ -171,10 +173,13 @@ def manifest(
     reserved = name.lower() in ("", "manifest")  # data/manifest.csv lists the published photographs
     output = output or f"data/{'photos' if reserved else name}.csv"
     columns = headswap.data.labels.Columns(image_column, label_column, group_column, split_column)
+    if sum(map(bool, (group, group_minutes, group_column))) > 1:
+        ways = "--group, --group-minutes and --group-column are three ways.\nGive the one"
+        raise UserError(f"{ways} with the largest groups, such as sites, and leave the others out.")
     if any(columns) and not labels:
         raise UserError("A column is named, but no table.\nAdd, for instance: --labels labels.csv")
     listing = headswap.data.listing.list_images(folder, layout, labels, columns)
-    headswap.data.listing.set_groups(listing, group, group_minutes, group_column)
+    headswap.data.listing.set_groups(listing, group, group_minutes)
     images = headswap.data.writing.write_manifest(listing, output, val, seed, drop_duplicates, test)
     dataset = headswap.params.Dataset(url=folder, manifest=output, folds=0)
     given = {"labels": labels, **{f"{of}-column": name for of, name in columns._asdict().items()}}
@@ -210,24 +215,25 @@ def _print_issues(hashes: Mapping[str, str]) -> list[str]:
 @stage
 def weights(
     model: Annotated[str, Argument(help="A name under `models`; else all of them.")] = "",
-) -> None:
+) -> list[str]:
     """Fetch the weights of a network, or of all, and verify them."""
-    params, failures = _load_current(model), list[str]()
-    changed, written = None if model else headswap.dvc.changed_stages("weights"), list[str]()
-    for name in [model] if model else params.models:
-        if changed is not None and f"weights@{name}" not in changed:
-            continue
-        path = headswap.paths.WEIGHTS / f"{name}.safetensors"
-        try:
-            head = headswap.train.weights.write_weights(name, params, path)
-            print(f"{path} is written; the head is {head}.")
-            written.append(f"weights@{name}")
-        except UserError as error:
-            failures += str(error).splitlines()
-    if changed and written:
-        headswap.dvc.run("commit", "--force", *written)  # as if it had run the stages
+    params = _load_current(model)
+    changed = {f"weights@{model}"} if model else headswap.dvc.changed_stages("weights")
+    written, failures = list[str](), list[str]()
+    for name in params.models:
+        if changed is None or f"weights@{name}" in changed:
+            path = headswap.paths.WEIGHTS / f"{name}.safetensors"
+            try:
+                head = headswap.train.weights.write_weights(name, params, path)
+                print(f"{path} is written; the head is {head}.")
+                written.append(f"weights@{name}")
+            except UserError as error:
+                failures.append(str(error))
     if failures:
-        raise UserError("\n".join(reversed(dict.fromkeys(reversed(failures)))))  # remedies once
+        raise UserError("\n".join(failures))
+    if not written:
+        print("All weights are up to date.")
+    return [] if model or changed is None else written
 
 
 @stage
@@ -259,10 +265,7 @@ def runs(
     cells: Annotated[list[str] | None, Argument(help="Such as resnet18-frozen; else all.")] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Compute missing features, and train unfinished runs, in one go.
-
-    The runs are those of cells whose stage DVC calls changed; `dvc repro` then finds them finished.
-    """
+    """Compute the features, and train the runs, that are missing."""
     params = _with_device(_load_current())
     headswap.data.changes.check_photographs(params.dataset)
     queue, features = headswap.runs.queue, headswap.runs.features
@@ -278,7 +281,7 @@ def runs(
         _run_queue("epoch", queue.queued_runs(changed, params)[0] if waiting else [])
     count = len(tasks) + len(waiting)
     what = "to train. Next: headswap runs" if dry_run else "trained. Next: dvc repro"
-    print(f"{count} run{'s' * (count != 1)} {what}")
+    print(pluralize(count, "run"), what)
 
 
 def _run_queue(unit: str, tasks: list[Any]) -> None:
@@ -337,7 +340,7 @@ def predict(
     paths = folders.misclassified_images() if misclassified else folders.find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
-    csv, json = outputs = _outputs(read, csv=(csv, "path,rank,class"), json=(json, "[{path:"))
+    csv, json = outputs = _outputs(read, csv=(csv, PREDICTIONS), json=(json, r"\[(\{path:|\]$)"))
     (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=(explain, ""))
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
@@ -371,8 +374,8 @@ def evaluate(
         raise UserError(f"Name one folder, not {len(named)}: {', '.join(named)}.")
     folders, images = headswap.predict.folders, Path(named[0] if named else headswap.paths.TEST)
     source = folders.find_folder(cell or folders.best_cell())
-    marked = {"csv": (csv, "image,label,group"), "json": (json, "{cell:")}
-    csv, json, picture = _outputs([source, images], **marked, picture=(picture, "headswap"))
+    marked = {"csv": (csv, "image,label,group,predicted"), "json": (json, r"\{cell:[^,]*,images:")}
+    csv, json, picture = _outputs([source, images], **marked, picture=(picture, PICTURE))
     print(f"{source.name} on {images}:")
     predictions, notes = headswap.predict.predict.classify_labelled(source, images)
     report = headswap.compare.evaluation.report
@@ -388,7 +391,7 @@ def diff(
     picture: Annotated[Path | None, Option(help="Draw them, a PNG.")] = None,
 ) -> None:
     """Compare two revisions or experiments, with error bars."""
-    csv, picture = _outputs([], csv=(csv, "pair,seeds,images"), picture=(picture, "headswap"))
+    csv, picture = _outputs([], csv=(csv, "pair,seeds,images,before"), picture=(picture, PICTURE))
     headswap.compare.revisions.report(before, after, csv, picture)
 
 

@@ -44,7 +44,7 @@ def download_file(
             except (OSError, ValueError) as error:
                 failures.append(f"  {source}: {_describe(error)}")
                 copy.unlink(missing_ok=True)
-        remedy = f"Without network: put it into a folder, the folder's absolute path into {MIRROR},"
+        remedy = f"Without network: put files into a folder, set {MIRROR} to its absolute path,"
         remedy += "\nthen run the same command again."
         demo = "`make demo` needs neither network nor mirror."
         raise UserError("\n".join([f"{name} could not be downloaded:", *failures, remedy, demo]))

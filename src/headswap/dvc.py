@@ -15,7 +15,7 @@ def changed_stages(*targets: str) -> set[str] | None:
 
 def run(*arguments: str) -> str:
     """Run a command of DVC, and return its output."""
-    command = [sys.executable, "-m", "dvc", *arguments]
+    command = sys.executable, "-m", "dvc", *arguments
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"`dvc {arguments[0]}` failed:\n{done.stderr.strip()}")

@@ -16,6 +16,11 @@ def bulleted(lines: Sequence[str], limit: int = 20) -> str:
     return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
 
 
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1,200 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def os_error_text(error: OSError) -> str:
     """Format an OSError as ``file: reason``."""
     if error.filename and error.strerror:

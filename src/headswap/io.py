@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from headswap.errors import UserError
-from headswap.paths import OUTPUTS, SHIPPED_MANIFEST, SOURCES
+from headswap.paths import LOOKS, OUTPUTS, SHIPPED_MANIFEST, SOURCES
 
 StrPath = str | os.PathLike[str]
 MANIFEST_MARK = "path,bytes,sha256"
@@ -123,6 +123,12 @@ def read_csv(path: StrPath) -> list[dict[str, str]]:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+def read_looks() -> list[dict[str, str]]:
+    """Return the evaluations of test sets, the rows of `LOOKS`."""
+    with explain_damage(LOOKS, "Correct it, or restore it with: git checkout metrics/test"):
+        return [row for row in (read_csv(LOOKS) if LOOKS.exists() else []) if int(row["of"])]
+
+
 def is_address(url: str) -> bool:
     """Return whether a URL is an address, not a local path."""
     return "://" in url
@@ -145,10 +151,9 @@ def output_path(
 ) -> Path:
     """Return where to write what the user wants at `path`: there, or where a link leads.
 
-    A UserError says that it would replace something else, such as `inputs` of the same command. A
-    file has an `ending` such as ``.csv``; one that is there has the `mark` of its kind near its
-    start, quotes and blanks aside. A folder has no ending, and is new or empty. What is no regular
-    file, such as ``/dev/stdout``, is written into.
+    A UserError says that it would replace something else: `inputs` of the same command, or a file
+    without the `ending`, or that does not begin, quotes and blanks aside, with the `mark` of its
+    kind, a regular expression. Without an ending it is a folder, new or empty.
     """
     if ending and is_stream(path):
         return Path(path)
@@ -163,10 +168,10 @@ def output_path(
     elif target.exists() and not target.is_dir() and not ending:
         why = "is a file"
     elif target.is_file() and target.stat().st_size:
-        with open(target, errors="replace") as file:
-            start = re.sub(r'["\s]', "", file.read(300)).replace(";", ",")
-        if mark not in start:
-            why = f"is there already and is no {ending} file of this command"
+        with open(target, encoding="utf-8-sig", errors="replace") as file:
+            start = re.sub(r'["\s\0]', "", re.sub("[;\t]", ",", file.read(600)))
+        if target.suffix.lower() != ending or not re.match(mark, start):
+            why = "is there already and was not written by this command"
     if why:
         text = f"{name}: {path} {why}; it is not overwritten."
         other = "another" if target.stem == "new" else "new"

@@ -68,11 +68,9 @@ def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
         val = train = [*val, *train]
     others = None if folds else [row.phash for row in train]
     pairs = near_duplicate_pairs([row.phash for row in val], others)
-    rows = [
-        (val[first].path, train[second].path, bits)
-        for first, second, bits in pairs
-        if not folds or not val[first].group or val[first].group != train[second].group
-    ]
+    found = [(val[first], train[second], bits) for first, second, bits in pairs]
+    apart = [pair for pair in found if not folds or not pair[0].group == pair[1].group != ""]
+    rows = [(one.path, other.path, bits) for one, other, bits in apart]
     table = pd.DataFrame(rows, columns=["val", "train", "bits"])
     return table.sort_values(["bits", "val", "train"], ignore_index=True)
 

@@ -25,7 +25,7 @@ def report(
 ) -> None:
     """Print how good predictions are (see `evaluate_predictions`), and write what is named."""
     figures = evaluate_predictions(predictions)
-    groups = f" of {figures['groups']} groups" if figures["groups"] else ""
+    groups = f", in {figures['groups']} groups" if figures["groups"] else ""
     console.print(f"photographs: {figures['images']}{groups}")
     for name in ("accuracy", "balanced_accuracy"):
         console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")

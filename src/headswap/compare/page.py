@@ -16,15 +16,17 @@ from PIL import Image
 
 from headswap.compare.plots import MOST_CELLS, TEMPLATES
 from headswap.compare.results import COLUMNS, read_table
-from headswap.io import existing, output_path, read_csv, write_text
-from headswap.paths import COMPARISON_PLOTS, LOOKS, METRICS, PREDICTIONS
+from headswap.io import existing, output_path, read_looks, write_text
+from headswap.paths import COMPARISON_PLOTS, METRICS, PREDICTIONS
 
 MOST_WRONG = 50  # rows of misclassified images that are shown of a cell
 
 
 def write_page(output: Path) -> None:
     """Write the report with its pictures in it, and more of the photographs that were wrong."""
-    output = output_path(output, "--output", ".html", mark="content=headswap")
+    output = output_path(
+        output, "--output", ".html", mark="<!DOCTYPEhtml><.*><title>.*:comparison,"
+    )
     report, pictures = _render_report()
     before, heading, after = report.partition("<h2>Cautions</h2>")
     environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(TEMPLATES))
@@ -33,7 +35,7 @@ def write_page(output: Path) -> None:
         date=f"{date.today():%-d %B %Y}",
         before=before,
         after=heading + after,
-        looks=read_csv(LOOKS) if LOOKS.exists() else [],
+        looks=read_looks(),
         wrong=_wrong_images(),
         most_wrong=MOST_WRONG,
         script=vl_convert.javascript_bundle().replace("</script", "<\\/script"),  # type: ignore[call-arg]

@@ -14,6 +14,7 @@ from headswap.compare.plots import MOST_CELLS
 from headswap.compare.results import TIMING_CONDITIONS, Results, as_list
 from headswap.compare.variance import priors_without
 from headswap.compare.versions import outdated_cells
+from headswap.errors import pluralize
 from headswap.images.near_duplicates import MOST_BITS
 from headswap.markdown import fill_template
 
@@ -24,11 +25,6 @@ def render(template: str, facts: Mapping[str, Any]) -> str:
     """Fill a template from the folder ``templates`` with facts."""
     filters = {one.__name__: one for one in (join_words, number, percent, pluralize, seconds)}
     return fill_template("headswap.compare", template, facts, filters)
-
-
-def pluralize(number: int, noun: str) -> str:
-    """Return a number with its noun, such as ``1,200 runs``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def join_words(words: Iterable[object], most: int = 20) -> str:

@@ -79,15 +79,15 @@ def note_changes(dataset: Dataset) -> str:
 def manifest_command(dataset: Dataset) -> str:
     """Return the command that writes a dataset's manifest, with the options that were used."""
     command = f"headswap manifest {quote(dataset.url)} --output {quote(dataset.manifest)}"
-    known = _read(OPTIONS)
-    earlier = known.get(command, "").removeprefix(command)  # as it was kept before
-    return command + known.get(dataset.manifest, earlier)
+    known = _read(OPTIONS)  # in which earlier versions kept whole commands
+    before = known.get(command, "").removeprefix(command)
+    return command + known.get(os.path.relpath(dataset.manifest), before)
 
 
 def remember_command(dataset: Dataset, options: dict[str, object]) -> None:
     """Remember the options that a dataset's manifest was written with."""
     words = [f" --{name} {quote(str(value))}" for name, value in options.items() if value]
-    write_json(OPTIONS, _read(OPTIONS) | {dataset.manifest: "".join(words)})
+    write_json(OPTIONS, _read(OPTIONS) | {os.path.relpath(dataset.manifest): "".join(words)})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -75,10 +75,10 @@ def list_images(
     is_split = {"train", "val"} <= {*found["split"]}
     known = found["split"].where(is_split | (found["split"] == "test"), "")
     check_classes(zip(known, found["label"], strict=True), printable(place))
-    names = sorted({*found["label"]})
-    for place_of, name in enumerate(names):
-        for other in difflib.get_close_matches(name, names[place_of + 1 :], cutoff=0.9):
-            notes.append(f"{name} and {other}: two classes, or one that is misspelt?")
+    names = sorted({re.sub(r"\d", "", name) for name in found["label"]})[:300]
+    alike = [difflib.get_close_matches(one, names[n:], 1, 0.9) for n, one in enumerate(names, 1)]
+    if pairs := [f"{one} and {of[0]}" for one, of in zip(names, alike, strict=True) if of]:
+        notes.append(f"Two classes, or one that is misspelt?\n{bulleted(pairs, 5)}")
     return Listing(place, images, found, unused, left_out, notes)
 
 
@@ -154,13 +154,8 @@ def print_left_out(listing: Listing) -> None:
         print(f"Left out, {why} ({len(names)}):\n{bulleted(names, limit=5)}")
 
 
-def set_groups(
-    listing: Listing, pattern: str | None, minutes: float | None, column: str | None = None
-) -> None:
-    """Group photographs by folders, a pattern or times; else by the table's `column`, if named."""
-    if sum(map(bool, (pattern, minutes, column))) > 1:
-        ways = "--group, --group-minutes and --group-column are three ways"
-        raise UserError(f"{ways}, of which one counts: take the widest.\nLeave the others out.")
+def set_groups(listing: Listing, pattern: str | None, minutes: float | None) -> None:
+    """Group photographs by their folders below a class's, whichever class, a pattern, or times."""
     paths = list(listing.photographs.index)
     if minutes:
         times = [time_taken(listing.files[path]) for path in paths]

@@ -60,13 +60,11 @@ def write_manifest(
     used = table.drop(list(copies))
     used["split"], used["group"] = _split(listing, used, old, shares, seed)
     if table["group"].any():
-        groups = used["group"].where(used["group"] != "", used.index)
-        for at, of in groups.groupby(used["split"]):
-            names = sorted({*of})
-            some = f" ({', '.join(names)})" if len(names) <= 10 else ""
-            listing.notes.append(f"Groups in {at}: {len(names)}{some}")
-        if groups[used["split"] == "val"].nunique() < 10:
-            listing.notes.append("Those of val are few; with dataset.folds: 5 all would validate.")
+        for at, index in used.groupby("split").groups.items():
+            names = sorted({*map(printable, table["group"][index])} - {""})
+            listing.notes.append(f"Groups in {at} ({len(names)}):\n{bulleted(names, 10)}")
+            if at == "val" and len(names) < 10:
+                listing.notes.append("So few say little of others, one nothing: see dataset.folds")
     where = folder + " without near-duplicates" * bool(copies)
     manifest.check_classes(zip(used["split"], used["label"], strict=True), where)
     table["split"] = used["split"].reindex(table.index).fillna(table["split"].replace("", "train"))

@@ -208,7 +208,7 @@ def classify_labelled(folder: Path, images: Path) -> tuple[pd.DataFrame, list[st
             "near-duplicates, are among those that the project trains or validates on:\n"
             + bulleted([f"{table['image'][one]}: {used[other].path}" for one, other, _ in pairs], 5)
         )
-    looks = io.read_csv(LOOKS) if LOOKS.exists() else []
+    looks = io.read_looks()
     look = {
         "date": pd.Timestamp.now().strftime("%Y-%m-%d %H:%M"),
         "images": io.digest(sorted(table["sha256"])),

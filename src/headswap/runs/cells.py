@@ -84,8 +84,8 @@ def write_outputs(cell: Cell, params: Params) -> None:
         **tuning,
     }
     ended = [one for seed in finished for one in replicates[seed]]
-    if any(one.images for one in ended):
-        record["temperature"] = _temperature(ended, index)
+    if validated := [one for one in ended if one.images]:
+        record["temperature"] = _temperature(validated, index)
     if kept:
         about = {"seed": kept[0].run.seed, "epoch": kept[0].record["last"]["epoch"]}
         record["kept"] = {**about, "weights": weights[about["seed"]], "why": why}
@@ -120,15 +120,15 @@ def write_outputs(cell: Cell, params: Params) -> None:
 
 def _mean_record(runs: list[_Finished]) -> dict[str, Any]:
     """Return curves and results of the runs of a seed, the means over its folds, if it has any."""
-    first, *others = records = [one.record for one in runs]
-    if not others:
-        return first
+    if len(runs) == 1:
+        return runs[0].record
+    records = [one.record for one in runs if one.images]  # of few groups, a fold may have none
     epochs = [record["diverged"] for record in records if record["diverged"] is not None]
     mean: dict[str, Any] = {"diverged": min(epochs, default=None), "curves": []}
     for points in zip(*(record["curves"] for record in records), strict=not epochs):
         (epoch, *_), (split, *_), *figures = zip(*points, strict=True)
         mean["curves"].append([epoch, split, *map(fmean, figures)])
-    sizes = [len(one.images) for one in runs]
+    sizes = [len(one.images) for one in runs if one.images]
     for which in ("best", "last"):
         found = [record[which] for record in records]
         mean[which] = None

@@ -77,12 +77,12 @@ def code_digest(package: Path = Path(__file__).parents[1]) -> str:
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     """Return the versions of what computes, and of other packages, which may not be installed."""
-    found = dict.fromkeys(("python", "headswap", "torch", "torchvision", "pillow", *packages), "")
-    for name in found:
+    found = {"python": platform.python_version()}
+    for name in ("headswap", "torch", "torchvision", "pillow", *packages):
         found[name] = "not installed"
         with suppress(PackageNotFoundError):
             found[name] = version(name)
-    return found | {"python": platform.python_version()}
+    return found
 
 
 def machine(device: str = "cpu") -> dict[str, str | int | bool | None]:
