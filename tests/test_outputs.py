@@ -57,22 +57,20 @@ def mine(own_trained):
 
 PREDICT = ("predict", "tiny-probe")
 EVALUATE = ("evaluate", "tiny-probe", "photos/val")
+FOREIGN = "is there already and was not written by this command"
 REFUSED = [
     ((*PREDICT, "photos", "--csv", "photos"), "is a folder"),
     ((*PREDICT, "photos", "--json", "link to a folder"), "is a folder"),
-    (
-        (*PREDICT, "--csv", "photos/train/ants/a.jpg", "photos/val/ants/c.png"),
-        "was not written by this",
-    ),
-    ((*PREDICT, "photos", "--csv", "thesis.docx"), "was not written by this command"),
-    ((*PREDICT, "photos", "--json", "labels.csv"), "was not written by this command"),
-    ((*PREDICT, "photos", "--csv", "notes"), "was not written by this command"),
-    ((*PREDICT, "photos", "--csv", "labels.csv"), "was not written by this command"),
-    ((*PREDICT, "photos", "--json", "labels.json"), "was not written by this command"),
+    ((*PREDICT, "--csv", "photos/train/ants/a.jpg", "photos/val/ants/c.png"), FOREIGN),
+    ((*PREDICT, "photos", "--csv", "thesis.docx"), FOREIGN),
+    ((*PREDICT, "photos", "--json", "labels.csv"), FOREIGN),
+    ((*PREDICT, "photos", "--csv", "notes"), FOREIGN),
+    ((*PREDICT, "photos", "--csv", "labels.csv"), FOREIGN),
+    ((*PREDICT, "photos", "--json", "labels.json"), FOREIGN),
     ((*PREDICT, "photo.csv", "--csv", "photo.csv"), "which is also in this command"),
     ((*PREDICT, "photos", "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
-    ((*PREDICT, "photos", "--csv", "my manifest.csv"), "was not written by this command"),
-    ((*PREDICT, "photos", "--csv", "data/manifest.csv"), "overlaps data/manifest.csv"),
+    ((*PREDICT, "photos", "--csv", "my manifest.csv"), FOREIGN),
+    ((*PREDICT, "photos", "--csv", "data/manifest.csv"), FOREIGN),
     ((*PREDICT, "photos", "--csv", "metrics/comparison.csv"), "overlaps metrics"),
     ((*PREDICT, "photos", "--json", "models/tiny-probe/model.json"), "overlaps models"),
     ((*PREDICT, "photos", "--csv", "dvc.yaml"), "overlaps dvc.yaml"),
@@ -85,31 +83,28 @@ REFUSED = [
     ((*PREDICT, "photos", "--explain", "plots"), "overlaps plots"),
     ((*PREDICT, "photos", "--csv", "new", "--explain", "new"), "also in this command"),
     ((*EVALUATE, "--csv", "photos/val/new.csv"), "overlaps photos/val"),
-    ((*EVALUATE, "--json", "labels.csv"), "was not written by this command"),
-    ((*EVALUATE, "--csv", "found.csv"), "was not written by this command"),
-    ((*EVALUATE, "--csv", "columns.csv"), "was not written by this command"),
-    ((*PREDICT, "photos", "--csv", "columns.csv"), "was not written by this command"),
-    ((*EVALUATE, "--json", "cells.json"), "was not written by this command"),
-    ((*EVALUATE, "--picture", "headswap.txt"), "was not written by this command"),
+    ((*EVALUATE, "--json", "labels.csv"), FOREIGN),
+    ((*EVALUATE, "--csv", "found.csv"), FOREIGN),
+    ((*EVALUATE, "--csv", "columns.csv"), FOREIGN),
+    ((*PREDICT, "photos", "--csv", "columns.csv"), FOREIGN),
+    ((*EVALUATE, "--json", "cells.json"), FOREIGN),
+    ((*EVALUATE, "--picture", "headswap.txt"), FOREIGN),
     ((*EVALUATE, "--picture", "full"), "is a folder"),
-    ((*EVALUATE, "--picture", "figure.png"), "was not written by this command"),
+    ((*EVALUATE, "--picture", "figure.png"), FOREIGN),
     ((*EVALUATE, "--csv", "new.csv", "--json", "new.csv"), "also in this command"),
     (("export", "tiny-probe", "full"), "is a folder that is not empty"),
     (("export", "tiny-probe", "."), "overlaps data/archive.zip"),
     (("export", "moved", "moved/new"), "overlaps moved"),
     (("export", "tiny-probe", "thesis.docx"), "is a file"),
     (("manifest", "photos", "--output", "photos"), "is a folder"),
-    (("manifest", "photos", "--output", "labels.csv"), "was not written by this command"),
-    (
-        ("manifest", "photos", "--output", "photos/val/ants/c.png"),
-        "was not written by this command",
-    ),
+    (("manifest", "photos", "--output", "labels.csv"), FOREIGN),
+    (("manifest", "photos", "--output", "photos/val/ants/c.png"), FOREIGN),
     (("manifest", "photos", "--output", "data/published/summary.csv"), "overlaps data/published"),
     (("manifest", "photos", "--output", "params.yaml"), "overlaps params.yaml"),
     (("report", "--output", "full"), "is a folder"),
-    (("report", "--output", "labels.csv"), "was not written by this command"),
+    (("report", "--output", "labels.csv"), FOREIGN),
     (("report", "--output", "metrics/report.html"), "overlaps metrics"),
-    (("report", "--output", "thesis.html"), "was not written by this command"),
+    (("report", "--output", "thesis.html"), FOREIGN),
 ]
 
 
@@ -159,10 +154,7 @@ def test_a_link_is_written_through(mine):
         assert Path(link).is_symlink() and os.readlink(link) == target
         assert Path(target).read_text().startswith("path,")
     Path("to a photograph.csv").symlink_to("photos/train/ants/a.jpg")
-    assert (
-        "was not written by this"
-        in headswap(*PREDICT, PHOTO, "--csv", "to a photograph.csv", code=1)[1]
-    )
+    assert FOREIGN in headswap(*PREDICT, PHOTO, "--csv", "to a photograph.csv", code=1)[1]
     assert Path("photos/train/ants/a.jpg").read_bytes() == IMAGES["train/ants/a.jpg"]
 
 

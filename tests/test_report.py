@@ -299,7 +299,7 @@ def test_a_screening_ends_in_the_commands_that_confirm_it(chosen):
     for models, says in (
         (["alexnet"], "To train this network, too: `headswap choose 1`"),
         ([*"ab"], "To train both networks: `headswap choose 2`"),
-        ([*"abcd"], "To train the three best networks: `headswap choose 3`"),
+        ([*"abcd"], "To train the three most accurate networks: `headswap choose 3`"),
     ):
         facts["params"] = screening.model_copy(update={"models": models})
         summary = report.render("summary.md", facts)
@@ -314,7 +314,7 @@ def test_few_groups_to_validate_on_are_said(chosen):
     for groups, said in ((2, True), (12, False)):
         summary = report.render("summary.md", facts | {"groups": groups})
         assert f"which count as {groups} groups" in summary
-        assert ("2 groups to validate on say little of others" in summary) == said
+        assert ("Only 2 groups to validate on" in summary) == said
         assert "add validation images of other groups" in summary
 
 

@@ -31,7 +31,7 @@ def test_the_commands_of_the_page_lead_from_photographs_to_a_network(workspace):
     assert len(COMMANDS) == 6
     outputs = [sh(*command.split()) for command in COMMANDS]
     assert "params.yaml names photos and data/photos.csv" in outputs[0]
-    assert "to train the three best networks: `headswap choose 3`" in outputs[3].lower()
+    assert "to train the three most accurate networks: `headswap choose 3`" in outputs[3].lower()
     chosen = params.load()
     assert (len(chosen.models), chosen.modes) == (2, ["finetune", "frozen"])
     report = Path("metrics/comparison.md").read_text()

@@ -26,7 +26,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 app.pretty_exceptions_enable = False
 Model = Annotated[str, Argument(help="A name under `models` in params.yaml.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Only list them.")]
-PREDICTIONS, PICTURE = "path,rank,class,probability", ".PNG.*Softwareheadswap"  # how they begin
+PREDICTED, PNG = "path,rank,class,probability", ".PNG.*Softwareheadswap"  # marks (`output_path`)
 WHICH = "A cell, or a model folder; by default the best of the comparison. Then "
 
 
@@ -218,9 +218,9 @@ def weights(
 ) -> list[str]:
     """Fetch the weights of a network, or of all, and verify them."""
     params = _load_current(model)
-    changed = {f"weights@{model}"} if model else headswap.dvc.changed_stages("weights")
+    changed = None if model else headswap.dvc.changed_stages("weights")
     written, failures = list[str](), list[str]()
-    for name in params.models:
+    for name in [model] if model else params.models:
         if changed is None or f"weights@{name}" in changed:
             path = headswap.paths.WEIGHTS / f"{name}.safetensors"
             try:
@@ -233,7 +233,7 @@ def weights(
         raise UserError("\n".join(failures))
     if not written:
         print("All weights are up to date.")
-    return [] if model or changed is None else written
+    return written if changed else []
 
 
 @stage
@@ -340,7 +340,7 @@ def predict(
     paths = folders.misclassified_images() if misclassified else folders.find_named_images(images)
     # Of the photographs only one with such a name could be overwritten.
     read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
-    csv, json = outputs = _outputs(read, csv=(csv, PREDICTIONS), json=(json, r"\[(\{path:|\]$)"))
+    csv, json = outputs = _outputs(read, csv=(csv, PREDICTED), json=(json, r"\[(\{path:|\]$)"))
     (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=(explain, ""))
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
@@ -349,7 +349,7 @@ def predict(
 
 
 def _outputs(read: list[Any], **options: tuple[Path | None, str]) -> list[Path | None]:
-    """Return where to write what options name, with marks: over nothing else, nor each other."""
+    """Return where to write what options name, each a path and a mark: never over one another."""
     found = list[Path | None]()
     for name, (path, mark) in options.items():
         ending = {"explain": "", "picture": ".png"}.get(name, f".{name}")
@@ -375,7 +375,7 @@ def evaluate(
     folders, images = headswap.predict.folders, Path(named[0] if named else headswap.paths.TEST)
     source = folders.find_folder(cell or folders.best_cell())
     marked = {"csv": (csv, "image,label,group,predicted"), "json": (json, r"\{cell:[^,]*,images:")}
-    csv, json, picture = _outputs([source, images], **marked, picture=(picture, PICTURE))
+    csv, json, picture = _outputs([source, images], **marked, picture=(picture, PNG))
     print(f"{source.name} on {images}:")
     predictions, notes = headswap.predict.predict.classify_labelled(source, images)
     report = headswap.compare.evaluation.report
@@ -391,7 +391,7 @@ def diff(
     picture: Annotated[Path | None, Option(help="Draw them, a PNG.")] = None,
 ) -> None:
     """Compare two revisions or experiments, with error bars."""
-    csv, picture = _outputs([], csv=(csv, "pair,seeds,images,before"), picture=(picture, PICTURE))
+    csv, picture = _outputs([], csv=(csv, "pair,seeds,images,before"), picture=(picture, PNG))
     headswap.compare.revisions.report(before, after, csv, picture)
 
 

@@ -44,8 +44,8 @@ def download_file(
             except (OSError, ValueError) as error:
                 failures.append(f"  {source}: {_describe(error)}")
                 copy.unlink(missing_ok=True)
-        remedy = f"Without network: put files into a folder, set {MIRROR} to its absolute path,"
-        remedy += "\nthen run the same command again."
+        remedy = f"Without network: put this file into a folder, set {MIRROR} to the folder's "
+        remedy += "absolute path,\nthen run the same command again."
         demo = "`make demo` needs neither network nor mirror."
         raise UserError("\n".join([f"{name} could not be downloaded:", *failures, remedy, demo]))
 

@@ -24,10 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from headswap.errors import UserError
-from headswap.paths import LOOKS, OUTPUTS, SHIPPED_MANIFEST, SOURCES
+from headswap.paths import LOOKS, OUTPUTS, SOURCES
 
 StrPath = str | os.PathLike[str]
-MANIFEST_MARK = "path,bytes,sha256"
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # to a spreadsheet; perhaps with apostrophes already
 
 
@@ -158,8 +157,7 @@ def output_path(
     if ending and is_stream(path):
         return Path(path)
     target, why = Path(path).resolve(), ""
-    parts = [p for p in (*OUTPUTS, *SOURCES) if (p, mark) != (SHIPPED_MANIFEST, MANIFEST_MARK)]
-    if owner := _overlap(target, parts):
+    if owner := _overlap(target, (*OUTPUTS, *SOURCES)):
         why = f"overlaps {owner}, which is a part of the project"
     elif read := _overlap(target, inputs):
         why = f"overlaps {read}, which is also in this command"

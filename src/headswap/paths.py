@@ -24,9 +24,6 @@ COMPARISON_PLOTS = Path("plots/comparison")
 # What stages and `make` write, replace and delete; and what else stages read, beside photographs.
 OUTPUTS = (
     *(ARCHIVE, IMAGES, TEST, WEIGHTS, EMBEDDINGS, RUNS, MODELS, METRICS),
-    *map(Path, ("plots", "dvc_plots", "demo")),
+    *("plots", "dvc_plots", "demo"),
 )
-SOURCES = (
-    *(NETWORKS, SHIPPED_MANIFEST, PUBLISHED),
-    *map(Path, ("src", "scripts", "dvc.yaml", "dvc.lock", "params.yaml")),
-)
+SOURCES = (NETWORKS, PUBLISHED, "src", "scripts", "dvc.yaml", "dvc.lock", "params.yaml")

@@ -69,8 +69,11 @@ def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
     others = None if folds else [row.phash for row in train]
     pairs = near_duplicate_pairs([row.phash for row in val], others)
     found = [(val[first], train[second], bits) for first, second, bits in pairs]
-    apart = [pair for pair in found if not folds or not pair[0].group == pair[1].group != ""]
-    rows = [(one.path, other.path, bits) for one, other, bits in apart]
+    rows = [
+        (one.path, other.path, bits)
+        for one, other, bits in found
+        if not (folds and one.group and one.group == other.group)  # these share a fold
+    ]
     table = pd.DataFrame(rows, columns=["val", "train", "bits"])
     return table.sort_values(["bits", "val", "train"], ignore_index=True)
 

@@ -18,7 +18,7 @@ from headswap.io import is_address, local_path, read_bytes, read_json, refuse_ou
 from headswap.params import GENERATED, Dataset, recorded_stages
 from headswap.paths import RUNS
 
-OPTIONS = RUNS / "manifests.json"  # of each, without what splits all photographs anew
+OPTIONS = RUNS / "manifests.json"  # that wrote each, without those that split all anew
 KNOWN = RUNS / "photographs.json"  # their sizes, times and digests, so that none is read again
 IN_SPLIT = re.compile(rf"(?:^|/)({'|'.join(SPLIT_NAMES)})/(.+/.+)", re.IGNORECASE)
 

@@ -75,7 +75,7 @@ def list_images(
     is_split = {"train", "val"} <= {*found["split"]}
     known = found["split"].where(is_split | (found["split"] == "test"), "")
     check_classes(zip(known, found["label"], strict=True), printable(place))
-    names = sorted({re.sub(r"\d", "", name) for name in found["label"]})[:300]
+    names = sorted({re.sub(r"\d", "", name) for name in found["label"]})[:300]  # pairs are many
     alike = [difflib.get_close_matches(one, names[n:], 1, 0.9) for n, one in enumerate(names, 1)]
     if pairs := [f"{one} and {of[0]}" for one, of in zip(names, alike, strict=True) if of]:
         notes.append(f"Two classes, or one that is misspelt?\n{bulleted(pairs, 5)}")

@@ -216,8 +216,7 @@ def find_quality_issues(hashes: Mapping[str, str]) -> dict[str, list[str]]:
     kinds = ("near-duplicates in two splits", "near-duplicates in two classes")  # the worst first
     issues = {kinds[0]: [], kinds[1]: [], "a class of one image": sorted(sizes.index[sizes == 1])}
     for _, group in names.groupby(near_duplicate_groups([hashes[name] for name in names])):
-        counts = parts.loc[group.index].nunique() if len(group) > 1 else [1, 1]
-        if max(counts[0], counts[1]) > 1:  # others count as of one group
+        if len(group) > 1 and (counts := parts.loc[group.index].nunique())[[0, 1]].max() > 1:
             kind = kinds[0] if counts[0] > 1 else kinds[1]
             more = f" and {len(group) - 2} more" if len(group) > 2 else ""
             issues[kind].append(", ".join(group[:2]) + more)

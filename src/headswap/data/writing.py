@@ -15,7 +15,7 @@ from headswap.errors import UserError, bulleted, printable
 from headswap.images.folders import SPLITS
 from headswap.images.folds import column_sums, count_classes, divide, join_groups, rank
 from headswap.images.near_duplicates import near_duplicate_groups, near_duplicate_pairs
-from headswap.io import MANIFEST_MARK, StrPath, output_path, read_bytes, write_csv
+from headswap.io import StrPath, output_path, read_bytes, write_csv
 
 PARTS = ("val", "test", "train")  # in the order in which they are filled; the last has the rest
 NEEDS = (2, 1, 4)  # how much it matters that a class is in each at all
@@ -35,7 +35,7 @@ def write_manifest(
     `val` is None and `path` is an older manifest, its images keep their splits and groups, and
     others are split by its shares. If it left near-duplicates out, this does, too.
     """
-    target = output_path(path, "--output", ".csv", mark=MANIFEST_MARK)
+    target = output_path(path, "--output", ".csv", mark=",".join(manifest.COLUMNS))
     listed: manifest.Manifest = {}
     with contextlib.suppress(UserError):  # there is none, or one with mistakes
         listed = manifest.read_manifest(path)
@@ -64,7 +64,7 @@ def write_manifest(
             names = sorted({*map(printable, table["group"][index])} - {""})
             listing.notes.append(f"Groups in {at} ({len(names)}):\n{bulleted(names, 10)}")
             if at == "val" and len(names) < 10:
-                listing.notes.append("So few say little of others, one nothing: see dataset.folds")
+                listing.notes.append("Intervals will be wide, of one group none: set dataset.folds")
     where = folder + " without near-duplicates" * bool(copies)
     manifest.check_classes(zip(used["split"], used["label"], strict=True), where)
     table["split"] = used["split"].reindex(table.index).fillna(table["split"].replace("", "train"))

@@ -48,8 +48,8 @@ def classify(
 ) -> None:
     """Classify photographs; print their `top` classes, write them to files, draw explanations.
 
-    Below the probability `unsure` a class is *unsure*. `csv` is written batch by batch, after what
-    an interrupted command left; a UserError at the end names what could not be read.
+    A class less probable than `unsure` is given as *unsure*. `csv` is written batch by batch, after
+    what an interrupted command left; a UserError at the end names what could not be read.
     """
     if explain:
         require("captum")

@@ -122,13 +122,14 @@ def _mean_record(runs: list[_Finished]) -> dict[str, Any]:
     """Return curves and results of the runs of a seed, the means over its folds, if it has any."""
     if len(runs) == 1:
         return runs[0].record
-    records = [one.record for one in runs if one.images]  # of few groups, a fold may have none
+    runs = [one for one in runs if one.images]  # of few groups, a fold may have none
+    records = [one.record for one in runs]
     epochs = [record["diverged"] for record in records if record["diverged"] is not None]
     mean: dict[str, Any] = {"diverged": min(epochs, default=None), "curves": []}
     for points in zip(*(record["curves"] for record in records), strict=not epochs):
         (epoch, *_), (split, *_), *figures = zip(*points, strict=True)
         mean["curves"].append([epoch, split, *map(fmean, figures)])
-    sizes = [len(one.images) for one in runs if one.images]
+    sizes = [len(one.images) for one in runs]
     for which in ("best", "last"):
         found = [record[which] for record in records]
         mean[which] = None
