@@ -434,6 +434,7 @@ def test_networks_lists_what_they_cost_and_where_their_weights_are(publish, monk
     assert "No network has 'nothing'" in headswap("networks", "nothing", code=1)[1]
 
 
+@pytest.mark.slow
 def test_all_weights_that_are_not_here_are_named_at_once(publish, workspace):
     names = ["squeezenet1_0", SMALL]
     files = [publish(name, {}, weights="IMAGENET1K_V1") for name in names]
