@@ -104,7 +104,7 @@ def test_json_without_a_representation_is_refused(tmp_path):
 def test_no_text_of_a_table_starts_a_formula_and_all_are_read_as_they_were(tmp_path):
     texts = ["=cmd()", "+1", "-1", "@a", "\ta", "\ra", "'=a", "''+a", "'tis", "a=b", "a\rb", "ä\n,"]
     write_csv(tmp_path / "t.csv", ["=x", "y"], [(text, -0.5) for text in texts])
-    assert read_csv(tmp_path / "t.csv") == [{"=x": text, "y": "-0.5"} for text in texts]
+    assert list(read_csv(tmp_path / "t.csv")) == [{"=x": text, "y": "-0.5"} for text in texts]
     with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
         assert not [row for row in csv.reader(file) if row[0][0] in "=+-@\t\r"]
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import edit, project
 
 from headswap import load_model, params
-from headswap.compare.comparison import near_duplicates
+from headswap.compare.results import find_near_duplicates
 from headswap.data.manifest import count_images
 from headswap.data.verify import fetch_archive, verify_images
 from headswap.images.index import read_index
@@ -65,7 +65,7 @@ def test_a_linear_probe_reaches_92_percent(photographs):
 
 
 def test_no_two_of_these_photographs_are_taken_for_near_duplicates(photographs):
-    assert near_duplicates(read_index(), 0).empty
+    assert find_near_duplicates(read_index(), 0).empty
 
 
 def test_two_epochs_of_finetune_reach_88_percent(photographs):

@@ -114,7 +114,7 @@ def test_the_recommended_cell_is_the_first_and_what_it_is_compared_with(chosen):
 def test_classes_and_recipes_are_named(chosen):
     train = chosen.train.model_copy(update={"lr": 0.0125, "batch_size": 17, "lr_step": 1})
     text = section("What is compared", report_of(chosen.model_copy(update={"train": train})))
-    assert line_of("bees", text) == ["bees", "0", "20"]
+    assert line_of("bees", text) == ["bees", "121", "83"]
     assert (
         "Recipe of finetune and frozen: SGD with momentum 0.9, learning rate 0.0125, × 0.1 every "
         f"1 epoch, batches of 17, {train.epochs} epochs." in text
@@ -281,7 +281,7 @@ def test_a_cheaper_cell_is_good_enough_where_that_is_sure(tmp_path, monkeypatch)
     write_cell(small, equal, curves=[])
     write_cell(large, equal | (np.arange(images) == 0), curves=[])
     results = read_results(chosen, index)
-    monkeypatch.setattr("headswap.compare.comparison.near_duplicates", lambda *_: NO_PAIRS)
+    monkeypatch.setattr("headswap.compare.results.find_near_duplicates", lambda *_: NO_PAIRS)
     facts = report.collect_facts(results, compare(results))
     summary = report.render("summary.md", facts)
     assert "Cheaper, and good enough: alexnet-probe" in summary

@@ -86,6 +86,6 @@ def test_below_the_share_the_answer_is_unsure(trained, tmp_path):
 def test_the_report_says_the_error_before_and_after(own_trained, no_pictures):
     headswap("compare")
     assert "with a temperature that other images gave" in Path("metrics/comparison.md").read_text()
-    table = read_csv("metrics/comparison.csv")
+    table = list(read_csv("metrics/comparison.csv"))
     assert all(float(row["calibration_error_with_temperature"]) >= 0 for row in table)
     assert all(float(row["temperature"]) > 0 for row in table)

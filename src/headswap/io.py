@@ -115,11 +115,13 @@ def without_apostrophe(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
 
 
-def read_csv(path: StrPath) -> list[dict[str, str]]:
-    """Read a table that `write_csv` wrote; ValueError or csv.Error if it is none."""
+def read_csv(path: StrPath) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table that `write_csv` wrote; ValueError or csv.Error if it is none."""
     with open(path, encoding="utf-8", newline="") as file:
-        columns, *rows = ([without_apostrophe(cell) for cell in row] for row in csv.reader(file))
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+        lines = ([without_apostrophe(cell) for cell in row] for row in csv.reader(file))
+        if not (columns := next(lines, None)):
+            raise ValueError("no columns")
+        yield from (dict(zip(columns, row, strict=True)) for row in lines)
 
 
 def read_looks() -> list[dict[str, str]]:

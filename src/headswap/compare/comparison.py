@@ -11,8 +11,6 @@ from headswap.compare.claims import evaluate_claim, read_claims
 from headswap.compare.intervals import Estimate
 from headswap.compare.results import EPOCHS, Results, path_of
 from headswap.compare.variance import Prior, priors_without
-from headswap.images.index import Index
-from headswap.images.near_duplicates import near_duplicate_pairs
 
 UNKNOWN = Estimate(np.nan)
 RANKED_BY = {  # what decides which cell is the best, in the report's words; the first counts most
@@ -40,7 +38,7 @@ class Comparison:
 
 def compare(results: Results) -> Comparison:
     """Compare the cells; a UserError says if the claims are missing or damaged."""
-    pairs = near_duplicates(results.index, results.design.folds)
+    pairs = results.near_duplicates
     table = comparison_table(results, [*pairs["val"], *pairs["train"]])
     same_conditions = results.timed_under_same_conditions(results.cells)
     rows = {
@@ -56,26 +54,6 @@ def compare(results: Results) -> Comparison:
     }
     verdicts = [evaluate_claim(claim, results) for claim in read_claims()]
     return Comparison(table, rows, verdicts, most_misclassified(results), pairs)
-
-
-def near_duplicates(index: Index, folds: int) -> pd.DataFrame:
-    """Return the pairs of a validation and a training image that are near-duplicates.
-
-    ``val`` and ``train`` are their paths (with folds, of any two); ``bits`` of 64 bits differ.
-    """
-    val, train = ([row for row in index.rows if row.split == split] for split in ("val", "train"))
-    if folds:
-        val = train = [*val, *train]
-    others = None if folds else [row.phash for row in train]
-    pairs = near_duplicate_pairs([row.phash for row in val], others)
-    found = [(val[first], train[second], bits) for first, second, bits in pairs]
-    rows = [
-        (one.path, other.path, bits)
-        for one, other, bits in found
-        if not (folds and one.group and one.group == other.group)  # these share a fold
-    ]
-    table = pd.DataFrame(rows, columns=["val", "train", "bits"])
-    return table.sort_values(["bits", "val", "train"], ignore_index=True)
 
 
 def comparison_table(results: Results, repeated: list[str]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from headswap.compare import variance
 from headswap.compare.variance import LEVEL, SPLIT, Design, Prior, components, error_distribution
@@ -173,10 +173,12 @@ def estimate_log_ratio(over: Sequence[ArrayLike], under: Sequence[ArrayLike]) ->
         seconds = [np.asarray(cell, dtype=float) for cell in cells]
         total = sum(float(cell.mean()) for cell in seconds)
         value += sign * math.log(total)
-        sources += [(float(stats.sem(cell)) / total, len(cell) - 1) for cell in seconds]
+        for cell in seconds:
+            error = float(cell.std(ddof=1)) / math.sqrt(len(cell))
+            sources.append((error / total, len(cell) - 1))
     square = sum(error**2 for error, _ in sources)
     spread = sum(error**4 / freedom for error, freedom in sources)
-    quantile = stats.t.ppf((1 + LEVEL) / 2, square**2 / spread) if spread > 0 else 0.0
+    quantile = special.stdtrit(square**2 / spread, (1 + LEVEL) / 2) if spread > 0 else 0.0
     half = float(quantile * math.sqrt(square))
     return Estimate(value, value - half, value + half)
 

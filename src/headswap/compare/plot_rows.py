@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from headswap.compare.intervals import estimate_difference, probability_good_enough, reliability
 from headswap.compare.results import Results
@@ -162,11 +161,11 @@ def costs(table: pd.DataFrame, same_conditions: bool) -> pd.DataFrame:
     seconds, tables = table["seconds_per_run_mean"], []
     for cost, (quantity, unit) in QUANTITIES.items():
         amount = table[cost].map(lambda amount: float(f"{amount:.3g}"))
-        varies = same_conditions and min(amount[seconds.notna()].nunique(), seconds.nunique()) > 1
-        spearman = stats.spearmanr(amount, seconds, nan_policy="omit") if varies else None
+        both = pd.DataFrame({"amount": amount, "seconds": seconds})
+        spearman = both.corr("spearman").loc["amount", "seconds"] if same_conditions else np.nan
         rows = table[["cell"]].assign(cost=cost, amount=amount, quantity=quantity)
         rows = rows.assign(in_unit=amount / unit, seconds=seconds)
-        tables.append(rows.assign(rank_correlation=spearman.statistic if spearman else np.nan))
+        tables.append(rows.assign(rank_correlation=spearman))
     return pd.concat(tables).round(6)
 
 

@@ -66,7 +66,9 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         "folds": folds,
         "images": results.counts["images" if folds else "val"],
         "groups": results.design.units(0),
-        "rows": results.index.rows,
+        "classes": sorted(
+            key.removeprefix("train_") for key in results.counts if key.startswith("train_")
+        ),
         "recipes": group_names(
             (cell.listed_as, params.recipe(replace(cell, lr=None)))
             for cell in cells

@@ -15,6 +15,7 @@ from headswap.compare.variance import Array, Design, replicate_prior
 from headswap.compare.versions import merge_versions
 from headswap.errors import UserError
 from headswap.images.index import Index, read_index
+from headswap.images.near_duplicates import near_duplicate_pairs
 from headswap.io import explain_damage, read_json, without_apostrophe
 from headswap.params import Cell, Params
 from headswap.runs.temperature import cross_fit
@@ -52,7 +53,7 @@ class Results:
     counts: dict[str, int]  # of images: metrics/dataset.json
     published: dict[str, pd.DataFrame]  # the write-up's; empty if of other images or weights
     correct: dict[tuple[str, str], pd.DataFrame]  # by cell and epoch: see `pivot_correct`
-    index: Index
+    near_duplicates: pd.DataFrame  # see `find_near_duplicates`
     design: Design
 
     @property
@@ -134,7 +135,7 @@ def read_results(params: Params, index: Index | None = None) -> Results:
         counts,
         {name: rows[rows["cell"].isin(comparable)] for name, rows in published.items()},
         {(cell, which): pivot_correct(tables[cell], which) for cell, which in pairs},
-        index,
+        find_near_duplicates(index, folds),
         _design(predictions, index, folds),
     )
 
@@ -164,6 +165,26 @@ def design_of(groups: Collection[str], folds: int = 0) -> Design:
     named = [group or f"/{place:09}" for place, group in enumerate(groups)]
     found, numbers = np.unique(named, return_inverse=True)
     return Design(numbers if len(found) < len(named) else None, folds)
+
+
+def find_near_duplicates(index: Index, folds: int) -> pd.DataFrame:
+    """Return the pairs of a validation and a training image that are near-duplicates.
+
+    ``val`` and ``train`` are their paths (with folds, of any two); ``bits`` of 64 bits differ.
+    """
+    val, train = ([row for row in index.rows if row.split == split] for split in ("val", "train"))
+    if folds:
+        val = train = [*val, *train]
+    others = None if folds else [row.phash for row in train]
+    pairs = near_duplicate_pairs([row.phash for row in val], others)
+    found = [(val[first], train[second], bits) for first, second, bits in pairs]
+    rows = [
+        (one.path, other.path, bits)
+        for one, other, bits in found
+        if not (folds and one.group and one.group == other.group)  # these share a fold
+    ]
+    table = pd.DataFrame(rows, columns=["val", "train", "bits"])
+    return table.sort_values(["bits", "val", "train"], ignore_index=True)
 
 
 def path_of(image: str, folds: int) -> str:

@@ -104,7 +104,7 @@ def find_changes(dataset: Dataset) -> list[str]:
         read_manifest(dataset.manifest)  # which says so
     known, images = _read(KNOWN), find_images(local_path(dataset.url))
     was_unchanged = known.pop("unchanged", False)
-    (_, *files), seen = _read_files({"manifest": Path(dataset.manifest), **images}, known)
+    (_, *files), seen = _read_files({"manifest": dataset.manifest, **images}, known)
     if was_unchanged and seen == known:  # neither the manifest nor a photograph was touched since
         return []
     lines = _differences(files, read_manifest(dataset.manifest))
@@ -132,7 +132,7 @@ def _is_folder(dataset: Dataset) -> bool:
     return dataset.url != GENERATED and local_path(dataset.url).is_dir()
 
 
-def _read_files(paths: dict[str, Path], known: dict[str, Any]) -> tuple[list[File], dict[str, Any]]:
+def _read_files(paths: dict[str, str], known: dict[str, Any]) -> tuple[list[File], dict[str, Any]]:
     """Return sizes and digests, and what is known of the files now; only touched ones are read."""
     seen, files, here = {}, [], os.getcwd()
     for name, path in paths.items():

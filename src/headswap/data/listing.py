@@ -31,7 +31,7 @@ class Listing:
     """What lies in a folder of photographs."""
 
     folder: Path
-    files: dict[str, Path]
+    files: dict[str, str]
     # Those used, by path, in order: label, name (the path below the class), group, split or empty
     photographs: pd.DataFrame
     unused: dict[str, str]  # why other photographs that can be read are not used

@@ -57,7 +57,9 @@ def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = F
         manifest, images = read_manifest(dataset.manifest), find_images(folder)
         sizes = {entry.size for entry in manifest.values()}
         named = zip(listed_names(images, manifest), images.values(), strict=True)
-        packed = [(printable(n), p) for n, p in named if n in manifest or p.stat().st_size in sizes]
+        packed = [
+            (printable(n), p) for n, p in named if n in manifest or os.path.getsize(p) in sizes
+        ]
         with (
             atomic_write(archive) as temporary,
             zipfile.ZipFile(temporary, "w") as file,
@@ -70,7 +72,7 @@ def fetch_archive(dataset: Dataset, archive: StrPath = ARCHIVE, shrink: bool = F
     return download_file(dataset.url, archive, _check_zip)
 
 
-def _stored(shrink: bool, named: tuple[str, Path]) -> tuple[zipfile.ZipInfo, bytes]:
+def _stored(shrink: bool, named: tuple[str, str]) -> tuple[zipfile.ZipInfo, bytes]:
     """Return what is stored of a photograph, with a comment that names the original if need be."""
     member, content = zipfile.ZipInfo(named[0]), read_bytes(named[1])
     stored = shrink_image(content) if shrink else content
@@ -168,7 +170,7 @@ def _read_member(
     return file._replace(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def read_facts(images: Mapping[str, Path], where: str, remedy: str) -> pd.DataFrame:
+def read_facts(images: Mapping[str, StrPath], where: str, remedy: str) -> pd.DataFrame:
     """Read images on all cores for the index, by name; a UserError names all that are damaged."""
     hidden = not console.is_terminal
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -186,7 +188,7 @@ def read_facts(images: Mapping[str, Path], where: str, remedy: str) -> pd.DataFr
     return facts
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def _read_facts(path: StrPath) -> dict[str, Any]:
     try:
         content = read_bytes(path)
         image = decode_image(content, path)

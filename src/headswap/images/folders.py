@@ -4,7 +4,6 @@ import importlib.util
 import os
 from collections import defaultdict
 from os import PathLike
-from pathlib import Path
 from typing import NamedTuple
 
 from headswap.errors import UserError, printable
@@ -36,13 +35,13 @@ SYSTEM_FILES = {  # what systems and tools leave, besides hidden files, in lower
 class Contents(NamedTuple):
     """The images in a folder and below it, sorted by their paths in it; by reason what is none."""
 
-    images: dict[str, Path]
+    images: dict[str, str]
     left_out: dict[str, list[str]]
 
 
 def scan_folder(folder: str | PathLike[str]) -> Contents:
     """Return what is in a folder and in all below it; of links all but those to a folder above."""
-    images: dict[str, Path] = {}
+    images: dict[str, str] = {}
     left_out: dict[str, list[str]] = defaultdict(list)
     pending: list[tuple[str, str, frozenset[str]]] = [(os.fspath(folder), "", frozenset())]
     while pending:
@@ -58,7 +57,7 @@ def scan_folder(folder: str | PathLike[str]) -> Contents:
                 if why := _why_left_out(entry):
                     left_out[why].append(printable(name) + "/" * entry.is_dir())
                 elif not entry.is_dir():
-                    images[name] = Path(entry.path)
+                    images[name] = entry.path
                 elif os.path.realpath(entry.path) not in above:
                     pending.append((entry.path, f"{name}/", above))
         except OSError as error:
@@ -81,7 +80,7 @@ def _why_left_out(entry: os.DirEntry[str]) -> str:
     return "of git-annex: bring them with git annex get" if annex else "links to nothing"
 
 
-def find_images(folder: str | PathLike[str]) -> dict[str, Path]:
+def find_images(folder: str | PathLike[str]) -> dict[str, str]:
     """Return the images in a folder and in all below it, by their paths in it, sorted."""
     return scan_folder(folder).images
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ def find_named_images(names: Sequence[str]) -> list[Path]:
                 found.append(match)
                 continue
             images, left_out = scan_folder(match)
-            found += sorted(images.values())
+            found += sorted(map(Path, images.values()))
             for why in sorted(left_out.keys() & OTHER_FORMATS.values()):
                 print(f"{match}: {len(left_out[why])} are {why}", file=sys.stderr)
         if not found:
@@ -59,7 +60,7 @@ def find_named_images(names: Sequence[str]) -> list[Path]:
 def misclassified_images() -> list[Path]:
     """Return the first 12 validation images of those that most runs of all cells misclassify."""
     path = existing(METRICS / "misclassified.csv")
-    if images := [IMAGES / "val" / row["image"] for row in read_csv(path)[:12]]:
+    if images := [IMAGES / "val" / row["image"] for row in islice(read_csv(path), 12)]:
         return images
     raise UserError(f"{path} lists no image.\nName the photographs to explain instead.")
 
@@ -155,6 +156,6 @@ def best_cell() -> str:
 def _compared(metrics: Path, column: str, value: str) -> dict[str, str] | None:
     """Return the row of the comparison that has a value in a column, and a finished run."""
     path = metrics / "comparison.csv"
-    rows = read_csv(path) if path.exists() else []
+    rows = read_csv(path) if path.exists() else iter(())
     found = (row for row in rows if row.get(column) == value and row["last_val_accuracy_mean"])
     return next(found, None)
