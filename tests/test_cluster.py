@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import finish, project, read_until, sh, start
+from distributed.system import memory_limit
 
 from headswap.errors import UserError
 from headswap.io import read_json
-from headswap.runs import cluster
-from headswap.runs.cluster import available_memory, run_parallel
+from headswap.runs.cluster import run_parallel
 from headswap.runs.workers import Task
 
 TRAIN = ("headswap", "train", "tiny", "frozen")
@@ -27,7 +27,7 @@ def nap(on_progress):
 @pytest.mark.slow
 def test_tasks_that_need_more_memory_than_there_is_wait_for_each_other(workspace, monkeypatch):
     monkeypatch.setenv("HEADSWAP_WORKERS", "3")
-    total = available_memory()
+    total = memory_limit()
     sizes = [0.3 * total, 0.3 * total, 0.6 * total, 0.6 * total, 50 * total]
     tasks = [Task(f"task {n}", f"{__name__}:nap", (), int(size)) for n, size in enumerate(sizes)]
     spans = run_parallel(tasks, lambda *_: None)
@@ -42,9 +42,9 @@ def test_tasks_that_need_more_memory_than_there_is_wait_for_each_other(workspace
 
 @pytest.mark.parametrize(("text", "limit"), [("1000000\n", 10**6), ("max\n", None)])
 def test_the_memory_limit_of_a_container_counts(monkeypatch, text, limit):
-    total = available_memory()
-    monkeypatch.setattr(cluster, "open", lambda path: io.StringIO(text), raising=False)
-    assert available_memory() == (limit or total)
+    total = memory_limit()
+    monkeypatch.setattr("distributed.system.open", lambda path: io.StringIO(text), raising=False)
+    assert memory_limit() == (limit or total)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Tasks in parallel on a Dask cluster: one in this process, or that at DASK_SCHEDULER_ADDRESS."""
 
-import contextlib
 import logging
 import os
 import socket
@@ -26,6 +25,8 @@ def run_parallel(
     if in_process or worker_count() == 0:
         with threadpool_limits(1):  # as in a child
             return [task.run(partial(on_progress, task.name)) for task in tasks]
+    from distributed.system import memory_limit
+
     topic, address = f"headswap-{uuid.uuid4()}", os.environ.get(ADDRESS)
     with _connect(len(tasks)) as client:
         client.subscribe_topic(topic, lambda event: on_progress(*event[1]))
@@ -36,7 +37,7 @@ def run_parallel(
                 key=f"{task.name}-{uuid.uuid4()}",
                 priority=-number,
                 # One task must always fit; on other machines their owner decides on memory.
-                resources={} if address else {"memory": min(task.memory, available_memory())},
+                resources={} if address else {"memory": min(task.memory, memory_limit())},
             )
             for number, task in enumerate(tasks)
         ]
@@ -60,6 +61,7 @@ def _connect(tasks: int) -> Any:
     """Return a client of the scheduler at `ADDRESS`, or of one that is started in this process."""
     import dask
     from distributed import Client
+    from distributed.system import memory_limit
 
     logging.disable(logging.CRITICAL)  # Dask's errors come as messages
     if address := os.environ.get(ADDRESS):
@@ -87,18 +89,9 @@ def _connect(tasks: int) -> Any:
         dashboard_address="127.0.0.1:0",
         worker_dashboard_address="127.0.0.1:0",
         memory_limit=0,
-        resources={"memory": available_memory()},
+        resources={"memory": memory_limit()},
         silence_logs="CRITICAL",
     )
-
-
-def available_memory() -> int:
-    """Return the bytes of memory of this machine, or of its container if that has a limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(path) as file:
-            total = min(total, int(file.read()))
-    return total
 
 
 def _run_on_worker(task: Task, folder: str, topic: str) -> Any:
