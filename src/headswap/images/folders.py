@@ -4,7 +4,6 @@ import importlib.util
 import os
 from collections import defaultdict
 from os import PathLike
-from typing import NamedTuple
 
 from headswap.errors import UserError, printable
 
@@ -32,15 +31,11 @@ SYSTEM_FILES = {  # what systems and tools leave, besides hidden files, in lower
 }
 
 
-class Contents(NamedTuple):
-    """The images in a folder and below it, sorted by their paths in it; by reason what is none."""
+def scan_folder(folder: str | PathLike[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the images in a folder and below it, sorted by their paths in it; by reason the rest.
 
-    images: dict[str, str]
-    left_out: dict[str, list[str]]
-
-
-def scan_folder(folder: str | PathLike[str]) -> Contents:
-    """Return what is in a folder and in all below it; of links all but those to a folder above."""
+    A link to a folder above it is not followed.
+    """
     images: dict[str, str] = {}
     left_out: dict[str, list[str]] = defaultdict(list)
     pending: list[tuple[str, str, frozenset[str]]] = [(os.fspath(folder), "", frozenset())]
@@ -63,7 +58,7 @@ def scan_folder(folder: str | PathLike[str]) -> Contents:
         except OSError as error:
             text = f"{printable(error.filename or path)} cannot be read: {error.strerror}."
             raise UserError(f"{text}\nMake it readable or move it away, then try again.") from error
-    return Contents(dict(sorted(images.items())), {k: sorted(v) for k, v in left_out.items()})
+    return dict(sorted(images.items())), {k: sorted(v) for k, v in left_out.items()}
 
 
 def _why_left_out(entry: os.DirEntry[str]) -> str:
@@ -82,7 +77,7 @@ def _why_left_out(entry: os.DirEntry[str]) -> str:
 
 def find_images(folder: str | PathLike[str]) -> dict[str, str]:
     """Return the images in a folder and in all below it, by their paths in it, sorted."""
-    return scan_folder(folder).images
+    return scan_folder(folder)[0]
 
 
 def is_system_file(name: str) -> bool:
