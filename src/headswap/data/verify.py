@@ -88,11 +88,7 @@ def _check_zip(path: Path) -> None:
 
 
 def verify_images(
-    dataset: Dataset,
-    archive: StrPath = ARCHIVE,
-    images: StrPath = IMAGES,
-    test: StrPath = TEST,
-    shrink: bool = False,
+    dataset: Dataset, archive: StrPath = ARCHIVE, images: StrPath = IMAGES, shrink: bool = False
 ) -> Manifest:
     """Compare the archive's images with the manifest, and unpack them, those to test on apart.
 
@@ -107,7 +103,7 @@ def verify_images(
         with (
             zipfile.ZipFile(archive) as file,
             atomic_write(images, replace_folder=True) as used,
-            atomic_write(test, replace_folder=True) as tested,
+            atomic_write(TEST, replace_folder=True) as tested,
         ):
             if dataset.url == GENERATED:  # its manifest is in the archive
                 content = file.read(MANIFEST) if MANIFEST in file.namelist() else b""
