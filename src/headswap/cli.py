@@ -37,8 +37,6 @@ class _Lazy:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
         module = importlib.import_module(f"{self._name}.{name}")
         return _Lazy(module.__name__) if hasattr(module, "__path__") else module
 
