@@ -19,7 +19,6 @@ from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.runs import provenance
 from headswap.train.dataset import evaluation_batch
-from headswap.train.networks import replace_layer
 from headswap.train.probe import fit_probe
 from headswap.train.training import compute_features
 
@@ -46,7 +45,7 @@ def real():
     """Return features and labels of the training images."""
     index = read_index(ROOT / "data/images")
     backbone = efficientnet_lite0()
-    replace_layer(backbone, "_fc", torch.nn.Identity())
+    backbone.set_submodule("_fc", torch.nn.Identity())
     paths = [index.folder / name for name in index.names["train"]]
     starts = range(0, len(paths), BATCH)
     batches = (evaluation_batch(paths[n : n + BATCH], Preprocessing()) for n in starts)

@@ -24,9 +24,7 @@ OTHERS = ("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16", 
 def swap_head(network, classes):
     network, head = backbones.find_head(network, "mine")
     features = network.get_submodule(head).in_features
-    backbones.replace_layer(
-        network, head, backbones.new_head(features, classes, generator(0, "head"))
-    )
+    network.set_submodule(head, backbones.new_head(features, classes, generator(0, "head")))
     return network, head
 
 

@@ -73,7 +73,7 @@ def share_backbone(runs: list[Classifier]) -> list[Classifier]:
     if len(runs) == 1 or any(not torch.equal(s[k], states[0][k]) for k in rest for s in states):
         return runs
     heads = _Heads([run.network.get_submodule(name) for run in runs])
-    networks.replace_layer(first.network, name, heads)
+    first.network.set_submodule(name, heads)
     return [first]
 
 
@@ -133,7 +133,7 @@ def _load_weights(file: Path, record: dict[str, Any]) -> torch.nn.Module:
         if pretrained:
             load_tensors(network, pretrained)
         layer = networks.new_head(features, len(record["classes"]), torch.Generator())
-        networks.replace_layer(network, head, layer)
+        network.set_submodule(head, layer)
         load_tensors(network, network.state_dict() | trained if pretrained else trained)
     with torch.no_grad():  # divide the logits by the temperature
         for parameter in layer.parameters():

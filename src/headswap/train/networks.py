@@ -134,7 +134,7 @@ def check_training(network: nn.Module, head: str, name: str, size: int) -> None:
     new = new_head(old.in_features, old.out_features + 1, torch.Generator())
     network.requires_grad_(True)
     for mode, layer in (("eval", new), ("eval", nn.Identity()), ("train", new)):
-        replace_layer(network, head, layer)
+        network.set_submodule(head, layer)
         try:
             output, calls = _run(network.train(mode == "train"), 2, size, type(layer))
             shapes = [given.shape for module, given in calls if module is layer]
@@ -174,12 +174,6 @@ def _run(
 def _refusal(name: str, what: str, remedy: str) -> UserError:
     text = f"factories.{name}: its network cannot be trained, because it {what}."
     return UserError(f"{text}\nIn the factory, {remedy}")
-
-
-def replace_layer(network: nn.Module, path: str, layer: nn.Module) -> None:
-    """Replace the layer named `path`."""
-    parent, _, leaf = path.rpartition(".")
-    setattr(network.get_submodule(parent), leaf, layer)
 
 
 def new_head(features: int, classes: int, generator: torch.Generator) -> nn.Linear:

@@ -62,13 +62,13 @@ def build_network(cell: Cell, params: Params, dataset: ImageDataset, seed: int) 
     width: Any = network.get_submodule(name).in_features
     head = networks.new_head(width, len(dataset.classes), seeds.generator(seed, "head"))
     if params.recipe(cell).head == "probe":  # Kumar et al., "Fine-Tuning can Distort …", ICLR 2022
-        networks.replace_layer(network, name, nn.Identity())
+        network.set_submodule(name, nn.Identity())
         batches = _read(dataset.names["train"], dataset.preprocessing, 0, lambda _: None)
         features = compute_features(network, batches, params.precision, params.device).numpy()
         labels = dataset.labels["train"].numpy()
         fit = fit_probe(features, labels, head.out_features, 0, dataset.groups)
         head.load_state_dict({"weight": torch.tensor(fit.weight), "bias": torch.tensor(fit.bias)})
-    networks.replace_layer(network, name, head)
+    network.set_submodule(name, head)
     if cell.mode == "frozen":
         networks.freeze_all_but(network, name)
     return network
@@ -84,7 +84,7 @@ def compute_parts(
     folder = next(iter(parts)).parent
     with unchanged(key, lambda: feature_key(model, params), written=folder):
         backbone, head = weights.load_pretrained(model, params)
-        networks.replace_layer(backbone, head, nn.Identity())
+        backbone.set_submodule(head, nn.Identity())
         complexity = measure_complexity(backbone, values.size)
         machine = provenance.machine(devices.device_name(params.device))
         for number, (file, names) in enumerate(parts.items()):
