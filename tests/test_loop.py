@@ -58,9 +58,8 @@ def two_class(name, mode, seed=0):
         network = backbones.build(name, {})
     network, head = backbones.find_head(network, name, IMAGE.size)
     features = network.get_submodule(head).in_features
+    network.requires_grad_(mode == "finetune")
     network.set_submodule(head, backbones.new_head(features, 2, generator(seed, "head")))
-    if mode == "frozen":
-        backbones.freeze_all_but(network, head)
     return network
 
 

@@ -186,12 +186,6 @@ def new_head(features: int, classes: int, generator: torch.Generator) -> nn.Line
     return head
 
 
-def freeze_all_but(network: nn.Module, head: str) -> None:
-    """Let only the layer named `head` be trained."""
-    network.requires_grad_(False)
-    network.get_submodule(head).requires_grad_(True)
-
-
 def cast_frozen_weights(network: nn.Module) -> None:
     """Cast what autocast would. Speed: saves 30 % of AlexNet's `frozen` in bfloat16."""
     for module in network.modules():

@@ -58,7 +58,7 @@ def train_network(
 def build_network(cell: Cell, params: Params, dataset: ImageDataset, seed: int) -> nn.Module:
     """Build the network of a run, whose new head is random, or the probe of the training images."""
     network, name = weights.load_pretrained(cell.model, params)
-    network.requires_grad_(True)  # a factory may have frozen it
+    network.requires_grad_(cell.mode == "finetune")  # whatever a factory did; the head is new
     width: Any = network.get_submodule(name).in_features
     head = networks.new_head(width, len(dataset.classes), seeds.generator(seed, "head"))
     if params.recipe(cell).head == "probe":  # Kumar et al., "Fine-Tuning can Distort …", ICLR 2022
@@ -69,8 +69,6 @@ def build_network(cell: Cell, params: Params, dataset: ImageDataset, seed: int) 
         fit = fit_probe(features, labels, head.out_features, 0, dataset.groups)
         head.load_state_dict({"weight": torch.tensor(fit.weight), "bias": torch.tensor(fit.bias)})
     network.set_submodule(name, head)
-    if cell.mode == "frozen":
-        networks.freeze_all_but(network, name)
     return network
 
 
