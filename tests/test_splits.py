@@ -1,15 +1,18 @@
 """Splits by share: groups stay whole, and each class has its share as far as they allow."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, namedtuple
 from random import Random
 
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from headswap.data.writing import Item, name_groups, split_items
+from headswap.data.writing import name_groups, split_items
 from headswap.errors import UserError
+
+Item = namedtuple("Item", "label sha256 group split")
 
 
 def items_of(labels, groups=None, splits=None):
@@ -20,7 +23,8 @@ def items_of(labels, groups=None, splits=None):
 
 
 def split(items, *arguments, same=None, **options):
-    return split_items(items, same or [one.sha256 for one in items], *arguments, **options)[0]
+    same = same or [one.sha256 for one in items]
+    return split_items(pd.DataFrame(items), same, *arguments, **options)[0]
 
 
 def split_or_refuse(*arguments, **options):
@@ -88,7 +92,7 @@ def test_groups_and_what_is_the_same_stay_together(rows, val, test, seed, data):
     for label in {one.label for one in items}:
         of = {s for s, one in zip(found, items, strict=True) if one.label == label}
         assert {"train", "val"} <= of
-    names = name_groups(items, same)
+    names = name_groups(pd.DataFrame(items), same)
     assert all(len(of) == 1 for name, of in sides(found, names).items() if name)
     alone = [place for place, name in enumerate(names) if not name]
     assert all(found[place] == known[place] for place in alone if place in known)
@@ -117,7 +121,7 @@ def test_shares_are_reached_as_far_as_groups_allow_and_it_is_said_how_far():
     rows = [("ant", str(group)) for group, size in enumerate(sizes) for _ in range(size)]
     rows += [("bee", "hive")] * 30 + [("bee", "garden")] * 10 + [("wasp", "")] * 10
     items = items_of(*zip(*rows, strict=True))
-    _, missed = split_items(items, range(len(items)), 0.3, 0.1, seed=1)
+    _, missed = split_items(pd.DataFrame(items), range(len(items)), 0.3, 0.1, seed=1)
     assert missed == [
         "test: 0.0% of bee (wanted 10.0%)",
         "val: 25.0% of bee (wanted 30.0%)",
@@ -135,7 +139,8 @@ def test_known_photographs_stay_and_groups_that_were_cut_are_split_anew():
 def test_groups_that_copies_join_have_the_first_name_and_copies_alone_a_digest():
     items = items_of(["a"] * 7, ["x", "x", "y", "", "", "", "z"])
     digest = min(items[4].sha256, items[5].sha256)[:16]
-    assert name_groups(items, [0, 1, 1, 1, 2, 2, 3]) == ["x"] * 4 + [digest] * 2 + ["z"]
+    names = name_groups(pd.DataFrame(items), [0, 1, 1, 1, 2, 2, 3])
+    assert names == ["x"] * 4 + [digest] * 2 + ["z"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -103,15 +102,6 @@ def _find_copies(listing: Listing, table: pd.DataFrame) -> dict[str, str]:
     return copies
 
 
-class Item(NamedTuple):
-    """What decides where a photograph goes."""
-
-    label: str
-    sha256: str
-    group: str = ""  # empty: a group of its own
-    split: str = ""  # kept, unless photographs of the same group are in another one
-
-
 def _split(
     listing: Listing,
     used: pd.DataFrame,
@@ -122,16 +112,17 @@ def _split(
     """Return the splits and the names of the groups of images; notes say what groups did."""
     known = {entry.sha256: (name.split("/")[0], entry.group) for name, entry in old.items()}
     has_val, is_grouped, test = "val" in {*used["split"]}, used["group"].any(), shares["test"]
-    items = []
+    rows = []
     for label, digest, group, given in used[["label", "sha256", "group", "split"]].to_numpy():
         split, old_group = known.get(digest, ("", ""))
         if given and (given != "train" or (has_val and not test)):
             split = given
         elif test and split != "val":
             split = ""
-        items.append(Item(label, digest, group if is_grouped else old_group, split))
+        rows.append((label, digest, group if is_grouped else old_group, split))
+    items = pd.DataFrame(rows, columns=["label", "sha256", "group", "split"])
     same: list[Hashable] = near_duplicate_groups(used["phash"].tolist()).tolist()
-    given, splits = [one.group for one in items], [one.split for one in items]
+    given, splits = items["group"].tolist(), items["split"].tolist()
     missed: list[str] = []
     if not all(splits):
         ready, before = {*listing.photographs["split"]}, [name.split("/")[0] for name in old]
@@ -142,14 +133,14 @@ def _split(
         try:
             splits, missed = split_items(items, same, of_val, of_test, seed)
         except UserError:
-            splits, missed = split_items(items, [*used["sha256"]], of_val, of_test, seed)
+            splits, missed = split_items(items, [*items["sha256"]], of_val, of_test, seed)
             note = "Near-duplicates are in several splits: a class could not be validated on else."
             listing.notes.append(note)
     groups = name_groups(items, [*zip(same, splits, strict=True)])
     if near := sum(bool(group) and group != of for group, of in zip(groups, given, strict=True)):
         note = f"{near} near-identical photographs count as of one group with others"
         listing.notes.append(f"{note} (--drop-duplicates would leave them out)")
-    if moved := sum(one.split not in ("", at) for one, at in zip(items, splits, strict=True)):
+    if moved := sum(was not in ("", at) for was, at in zip(items["split"], splits, strict=True)):
         listing.notes.append(f"{moved} photographs moved to the split of their group")
     counts = pd.crosstab(pd.Series(given), pd.Series(splits)).drop("", errors="ignore")
     cut = [
@@ -164,19 +155,21 @@ def _split(
 
 
 def split_items(
-    items: Sequence[Item], same: Sequence[Hashable], val: float, test: float = 0, seed: int = 0
+    items: pd.DataFrame, same: Sequence[Hashable], val: float, test: float = 0, seed: int = 0
 ) -> tuple[list[str], list[str]]:
     """Return the split of each photograph, and a line for each share of a class that is missed.
 
-    Those with the `same` value, what they are copies of, count as of one group. The order of groups
-    depends on content and seed alone, so that a further photograph moves few others; a test set is
-    taken from what would be trained on. If `val` is 0, nothing joins those known to be in val.
+    Columns are ``label``, ``sha256``, ``group`` (empty: its own), and ``split``, which is kept
+    unless it is empty, or photographs of the same group are in another one. Those with the `same`
+    value, what they are copies of, count as of one group. The order of groups depends on content
+    and seed alone, so that a further photograph moves few others; a test set is taken from what
+    would be trained on. If `val` is 0, nothing joins those known to be in val.
     """
-    ids = join_groups([one.group for one in items], same)
-    labels, classes = np.unique([one.label for one in items], return_inverse=True)
+    ids = join_groups(items["group"].tolist(), same)
+    labels, classes = np.unique(items["label"].tolist(), return_inverse=True)
     counts = count_classes(ids, classes)
-    ranks = pd.Series([rank(one.sha256, seed) for one in items]).groupby(ids).min().tolist()
-    known = pd.Series([one.split or None for one in items]).groupby(ids).agg(["nunique", "first"])
+    ranks = items["sha256"].map(lambda digest: rank(digest, seed)).groupby(ids).min().tolist()
+    known = items["split"].mask(items["split"] == "").groupby(ids).agg(["nunique", "first"])
     fixed = [PARTS.index(at) if count == 1 else -1 for count, at in known.itertuples(index=False)]
     # Of each class one at least, first in train, then in val.
     size, ready = column_sums(counts), column_sums(counts[np.array(fixed) == 0])
@@ -201,11 +194,10 @@ def split_items(
     return [PARTS[parts[group]] for group in ids], missed
 
 
-def name_groups(items: Sequence[Item], same: Sequence[Hashable]) -> list[str]:
+def name_groups(items: pd.DataFrame, same: Sequence[Hashable]) -> list[str]:
     """Return the group of each photograph: given, else a digest, empty where it is alone."""
-    table = pd.DataFrame(items, columns=Item._fields)
-    groups = table.groupby(join_groups(table["group"].tolist(), same))
-    given = table["group"].where(table["group"] != "").groupby(groups.ngroup()).transform("min")
+    groups = items.groupby(join_groups(items["group"].tolist(), same))
+    given = items["group"].where(items["group"] != "").groupby(groups.ngroup()).transform("min")
     digests = groups["sha256"].transform("min").str[:16]
     return given.fillna(digests.where(groups["sha256"].transform("size") > 1, "")).tolist()
 
