@@ -12,8 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from headswap.compare.plot_rows import json_records, with_every_cell, wrap
 from headswap.compare.results import path_of
-from headswap.errors import UserError
-from headswap.images.reading import UnreadableImage, read_image
+from headswap.images.reading import read_image
 from headswap.io import atomic_write
 from headswap.params import Cell
 from headswap.paths import COMPARISON_PLOTS, IMAGES
@@ -60,10 +59,7 @@ def gallery_rows(misclassified: pd.DataFrame, folds: int) -> pd.DataFrame:
     """
     rows = []
     for row in misclassified.head(12).itertuples():
-        try:
-            image = read_image(IMAGES / path_of(row.image, folds))
-        except UnreadableImage as error:
-            raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
+        image = read_image(IMAGES / path_of(row.image, folds))
         image.thumbnail((320, 320))
         lines = [
             *wrap("/".join(PurePosixPath(row.image).parts[2 if folds else 1 :])),

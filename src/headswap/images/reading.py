@@ -3,12 +3,14 @@
 import contextlib
 from io import BytesIO
 from os import PathLike
+from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from headswap.errors import UserError, printable
 from headswap.images.folders import OTHER_FORMATS, READS_HEIC
 from headswap.io import read_bytes
+from headswap.paths import IMAGES
 
 # Whatever a file's name says. Pillow starts another program for some others (EPS).
 FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *["HEIF"] * READS_HEIC]
@@ -28,7 +30,9 @@ class UnreadableImage(UserError):
     """An image cannot be read; ``why`` is the reason, without the file's name."""
 
     def __init__(self, path: str | PathLike[str], why: str):
-        super().__init__(f"{printable(path)} cannot be read as an image: {why}.")
+        was_verified = IMAGES in Path(path).parents
+        remedy = "\nRestore the images with: dvc repro verify" * was_verified
+        super().__init__(f"{printable(path)} cannot be read as an image: {why}.{remedy}")
         self.why = why
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torchvision.transforms import v2
 
-from headswap.errors import UserError
 from headswap.images.index import Index, read_index
 from headswap.images.preprocessing import Preprocessing
-from headswap.images.reading import UnreadableImage, read_image
+from headswap.images.reading import read_image
 from headswap.train.seeds import generator, seeded
 
 EVALUATION_BATCH = 32  # it affects the last bits, so it is not a parameter
@@ -30,8 +29,8 @@ class ImageDataset:
         self._mirror = v2.RandomHorizontalFlip(0.5 if flip else 0)
         fit = evaluation_transform(values)
         train, val = ([index.folder / name for name in names] for names in self.names.values())
-        self._train = ImageCache(train, _decode)
-        self._val = ImageCache(val, lambda path: fit(_decode(path)))
+        self._train = ImageCache(train, decode)
+        self._val = ImageCache(val, lambda path: fit(decode(path)))
 
     def train_batches(self, seed: int, epoch: int, batch_size: int) -> Batches:
         """Yield the augmented batches of an epoch, which has an order of its own."""
@@ -80,17 +79,10 @@ def decode(path: Path) -> torch.Tensor:
     return v2.functional.pil_to_tensor(read_image(path))
 
 
-def _decode(path: Path) -> torch.Tensor:
-    try:
-        return decode(path)
-    except UnreadableImage as error:  # `verify` could read it
-        raise UserError(f"{error}\nRestore the images with: dvc repro verify") from error
-
-
 def evaluation_batch(paths: Iterable[Path], values: Preprocessing) -> torch.Tensor:
     """Return a batch of photographs, prepared as those that a network is validated on."""
     fit = evaluation_transform(values)
-    return normalize([fit(_decode(path)) for path in paths], values)
+    return normalize([fit(decode(path)) for path in paths], values)
 
 
 def evaluation_transform(values: Preprocessing) -> Callable[[torch.Tensor], torch.Tensor]:
