@@ -6,6 +6,7 @@ ImageNet weights of the test extra. Run it, after `dvc repro verify` has laid ou
     python benchmarks/probe.py > benchmarks/PROBE.md
 """
 
+import itertools
 import sys
 import time
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from headswap.images.index import read_index
 from headswap.images.preprocessing import Preprocessing
 from headswap.runs import provenance
-from headswap.train.dataset import evaluation_batch
+from headswap.train.dataset import decode, evaluation_transform, normalize
 from headswap.train.probe import fit_probe
 from headswap.train.training import compute_features
 
@@ -48,7 +49,9 @@ def real():
     backbone.set_submodule("_fc", torch.nn.Identity())
     paths = [index.folder / name for name in index.names["train"]]
     starts = range(0, len(paths), BATCH)
-    batches = (evaluation_batch(paths[n : n + BATCH], Preprocessing()) for n in starts)
+    values = Preprocessing()
+    crops = map(evaluation_transform(values), map(decode, paths))
+    batches = (normalize([*itertools.islice(crops, BATCH)], values) for _ in starts)
     features = compute_features(backbone, batches).numpy()
     return features, np.array(index.labels("train"))
 

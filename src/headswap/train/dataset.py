@@ -79,12 +79,6 @@ def decode(path: Path) -> torch.Tensor:
     return v2.functional.pil_to_tensor(read_image(path))
 
 
-def evaluation_batch(paths: Iterable[Path], values: Preprocessing) -> torch.Tensor:
-    """Return a batch of photographs, prepared as those that a network is validated on."""
-    fit = evaluation_transform(values)
-    return normalize([fit(decode(path)) for path in paths], values)
-
-
 def evaluation_transform(values: Preprocessing) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the transform of images that a network is validated on."""
     method = v2.InterpolationMode(values.interpolation)

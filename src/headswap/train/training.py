@@ -17,7 +17,7 @@ from headswap.runs.features import BATCH, feature_key
 from headswap.snapshot import unchanged
 from headswap.train import devices, networks, seeds, weights
 from headswap.train.complexity import measure_complexity
-from headswap.train.dataset import ImageDataset, evaluation_batch
+from headswap.train.dataset import ImageDataset, decode, evaluation_transform, normalize
 from headswap.train.loop import make_autocast, train, trainable_state
 from headswap.train.probe import fit_probe
 from headswap.train.speed import keep_freed_memory
@@ -95,8 +95,9 @@ def compute_parts(
 
 
 def _read(names: list[str], values: Preprocessing, part: int, on_progress: OnProgress) -> Tensors:
+    fit = evaluation_transform(values)
     for end in range(BATCH, len(names) + BATCH, BATCH):
-        yield evaluation_batch([IMAGES / name for name in names[end - BATCH : end]], values)
+        yield normalize([fit(decode(IMAGES / name)) for name in names[end - BATCH : end]], values)
         on_progress(part + min(1, end / len(names)))
 
 
