@@ -9,9 +9,10 @@ from conftest import edit, headswap, results
 
 from headswap import load_model, params
 from headswap.images.index import read_index
-from headswap.io import read_json
+from headswap.io import read_json, write_csv
+from headswap.predict.folders import misclassified_images
 from headswap.runs.cells import _Finished, _mean_record
-from headswap.runs.store import index_of_run
+from headswap.runs.store import file_lock, index_of_run
 
 FOLDS = 3
 
@@ -105,6 +106,26 @@ def test_rates_are_tried_inside_the_training_images_of_each_fold(folded):
     record = read_json("models/tiny-frozen/model.json")
     assert set(record["log_losses"]) == {*(f"4-fold-{fold}" for fold in range(FOLDS)), "4-all"}
     assert record["tuning"].count("learning rate") >= 1
+
+
+def test_what_is_being_computed_is_not_pruned(folded):
+    headswap("train", "tiny", "frozen")
+    fold = next(Path("runs/tiny-frozen").glob("*/seed-4/fold-1"))
+    features = Path("runs/other-embed/0123")  # of a network that is not compared any more
+    features.mkdir(parents=True)
+    edit(train={"lr": 0.5})
+    for folder in (features, fold):
+        with file_lock(folder.with_suffix(".lock")):
+            assert "working on" in headswap("prune", code=1)[1]
+        assert folder.exists()
+    headswap("prune")
+    assert not fold.exists() and not features.exists()
+
+
+def test_the_most_misclassified_photographs_are_of_both_splits(folded):
+    listed = ["train/ants/000.png", "val/bees/001.png"]
+    write_csv("metrics/misclassified.csv", ["image"], [[image] for image in listed])
+    assert misclassified_images() == [Path("data/images", image) for image in listed]
 
 
 def test_one_fold_is_refused(folded):

@@ -76,6 +76,11 @@ def test_new_photographs_are_no_cause_for_a_warning(own_trained):
     assert "too high" not in output and "before" not in output
 
 
+def test_an_index_of_another_kind_says_nothing_about_the_photographs(photos):
+    Path(photos, "index.csv").write_text("photo,comment\na.jpg,blurred\n")
+    assert "photographs: 43" in headswap("evaluate", CELL, photos)[0]
+
+
 def test_classes_that_the_network_does_not_know_are_counted_and_left_out(photos):
     write_folder({f"wasps/{i}.jpg": draw("red") for i in range(3)}, photos)
     write_folder({"loose.jpg": draw("blue")}, photos)

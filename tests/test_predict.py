@@ -186,6 +186,13 @@ def test_rows_are_written_as_they_are_known_and_the_same_command_goes_on_after_t
         assert len(pd.read_csv(csv)) == 40 * (1 + (len(other) > 1))
 
 
+def test_a_table_whose_last_photograph_has_no_row_is_complete(trained, tmp_path):
+    csv, broken = tmp_path / "found.txt", tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    command = ("predict", "tiny-probe", f"{VAL}/ants/003.png", broken, "--csv", csv)
+    assert headswap(*command, code=1) == headswap(*command, code=1)
+
+
 def test_nobody_needs_to_read_the_output(trained, tmp_path):
     csv = tmp_path / "found.csv"
     command = [sys.executable, "-m", "headswap", "predict", "tiny-probe", VAL, "--csv", csv]

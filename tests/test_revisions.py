@@ -100,6 +100,13 @@ def test_a_photograph_that_lies_in_two_splits_counts_once(own_trained):
     assert (row.images, row.difference) == (2, 0)
 
 
+def test_a_photograph_that_the_index_has_not_is_said(own_trained):
+    path = Path("plots/predictions/tiny-probe.csv")
+    path.write_text(path.read_text().replace("ants/000.png", "ants/999.png"))
+    message = headswap("diff", "workspace", "workspace", code=1)[1]
+    assert "val/ants/999.png" in message and "dvc repro" in message
+
+
 def test_a_name_that_is_no_revision_is_said(own_trained):
     assert "There is no revision or experiment lr-7" in headswap("diff", "lr-7", code=1)[1]
     assert Path("metrics").exists()

@@ -11,6 +11,7 @@ from conftest import SLOW, edit, finish, headswap, read_until, sh, start
 from dvc.fs import localfs
 from dvc.rwlock import rwlock
 
+from headswap import params
 from headswap.io import write_csv
 
 
@@ -21,6 +22,8 @@ def status():
 
 
 def test_a_cell_says_what_it_waits_for(workspace):
+    with open(params.load().dataset.manifest, "a") as manifest:
+        manifest.write("\n")
     assert status() == [
         "tiny-finetune  0/2 runs  waiting for images and weights",
         "tiny-frozen    0/2 runs  waiting for images and weights",

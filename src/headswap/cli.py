@@ -149,7 +149,7 @@ def verify() -> None:
 @command
 def manifest(
     folder: Annotated[str, Argument(help="With the classes, or train/ and val/, in it.")],
-    val: Annotated[float | None, Option(min=0, max=1, help="Share to validate on.")] = None,
+    val: Annotated[float | None, Option(min=0.001, max=1, help="Share to validate on.")] = None,
     test: Annotated[float | None, Option(min=0, max=1, help="Share for a final test.")] = None,
     seed: Annotated[int, Option(help="Of the split.")] = 0,
     labels: Annotated[str | None, Option(help="A CSV of labels, or a Camtrap DP.")] = None,
@@ -158,7 +158,7 @@ def manifest(
     group_column: Annotated[str | None, Option(help="Its column of groups.")] = None,
     split_column: Annotated[str | None, Option(help="Its column of splits.")] = None,
     group: Annotated[str | None, Option(metavar="folder|REGEX", help="Kept together.")] = None,
-    group_minutes: Annotated[float | None, Option(help="Kept together: bursts.")] = None,
+    group_minutes: Annotated[float | None, Option(min=0.01, help="Kept together: bursts.")] = None,
     layout: Annotated[Literal["classes", "splits"] | None, Option(help="What train/ is.")] = None,
     output: Annotated[str | None, Option(help="Default: data/FOLDER.csv.")] = None,
     use: Annotated[bool, Option("--use", help="Write both into params.yaml.")] = False,
@@ -446,7 +446,7 @@ def prune(dry_run: DryRun = False) -> None:
     total, freed = folder_size(root), 0
     for folder in headswap.runs.queue.unused_folders(_with_device(headswap.params.load())):
         with contextlib.ExitStack() as locks:
-            for lock in folder.glob("*.lock"):
+            for lock in (*folder.rglob("*.lock"), *folder.parent.glob(f"{folder.name}.lock")):
                 locks.enter_context(headswap.runs.store.file_lock(lock))
             freed += (size := folder_size(folder))
             print(f"{folder}: {size / 1e6:.1f} MB")

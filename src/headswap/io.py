@@ -153,8 +153,8 @@ def output_path(
     """Return where to write what the user wants at `path`: there, or where a link leads.
 
     A UserError says that it would replace something else: `inputs` of the same command, or a file
-    without the `ending`, or that does not begin, quotes and blanks aside, with the `mark` of its
-    kind, a regular expression. Without an ending it is a folder, new or empty.
+    that does not begin, quotes and blanks aside, with the `mark` of its kind, a regular expression.
+    Without an `ending` it is a folder, new or empty.
     """
     if ending and is_stream(path):
         return Path(path)
@@ -170,7 +170,7 @@ def output_path(
     elif target.is_file() and target.stat().st_size:
         with open(target, encoding="utf-8-sig", errors="replace") as file:
             start = re.sub(r'["\s\0]', "", re.sub("[;\t]", ",", file.read(600)))
-        if target.suffix.lower() != ending or not re.match(mark, start):
+        if not re.match(mark, start):
             why = "is there already and was not written by this command"
     if why:
         text = f"{name}: {path} {why}; it is not overwritten."

@@ -60,7 +60,11 @@ def find_named_images(names: Sequence[str]) -> list[Path]:
 def misclassified_images() -> list[Path]:
     """Return the first 12 validation images of those that most runs of all cells misclassify."""
     path = existing(METRICS / "misclassified.csv")
-    if images := [IMAGES / "val" / row["image"] for row in islice(read_csv(path), 12)]:
+    images = []
+    for row in islice(read_csv(path), 12):
+        image = IMAGES / "val" / row["image"]
+        images.append(image if image.exists() else IMAGES / row["image"])  # of a fold
+    if images:
         return images
     raise UserError(f"{path} lists no image.\nName the photographs to explain instead.")
 

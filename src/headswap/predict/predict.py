@@ -158,10 +158,10 @@ def _rows_there(
         known = [places[row["path"]] for row in rows]
     except (OSError, ValueError, LookupError, CsvError):  # none, or another's
         return 0, []
-    if not rows or known[-1] == len(paths) - 1:  # empty, or complete
-        return 0, []
-    start = known[-1] // EVALUATION_BATCH * EVALUATION_BATCH
+    start = known[-1] // EVALUATION_BATCH * EVALUATION_BATCH if rows else 0
     done = start + EVALUATION_BATCH
+    if not rows or done >= len(paths):  # empty, or complete
+        return 0, []
     # Where model or options are others, the rows of the last batch are, too.
     (again,) = predict(networks, paths[start:done], lambda why: None)
     expected = [row for path in again for row in _rank(networks, path, again[path], top, unsure)]
@@ -232,7 +232,8 @@ def _find_labelled(folder: Path, classes: list[str]) -> tuple[pd.DataFrame, list
     The class is that of the folder's index, where it has one, else the first folder of the path.
     """
     notes = []
-    if (folder / NAME).exists():
+    index = folder / NAME
+    if index.is_file() and index.read_bytes().startswith(b"path,split,class,"):
         table = pd.DataFrame(read_index(folder).rows, columns=Row._fields)
     else:
         found = []

@@ -74,7 +74,8 @@ def _status(params: Params) -> tuple[list[_CellStatus], str]:
     ended = sum(cell.finished == len(cell.done) for cell in cells)
     summary, about = f"cell {ended + 1} of {len(cells)}, run {finished + 1} of {runs}", "about"
     if not any(s.seconds for s in cells if s.cell.mode != "probe" or not params.modes):
-        about, images = "very roughly", sum(1 for _ in read_csv(params.dataset.manifest))
+        about, manifest = "very roughly", Path(params.dataset.manifest)
+        images = manifest.read_bytes().count(b"\n") if manifest.is_file() else 0
         for status in cells:
             status.seconds = status.seconds or images * ROUGH_SECONDS[status.cell.mode]
     known = store.fill_missing_seconds({status.cell: status.seconds for status in cells})
