@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 LEVEL = 0.95
 VAGUE = 0.2  # share of the prior that other cells say nothing about: uniform over `RATIOS`
@@ -71,7 +71,7 @@ class ErrorDistribution:
     @property
     def quantile(self) -> float:
         """Student's quantile for `LEVEL` and the degrees of freedom."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
+        return float(special.stdtrit(self.freedom, (1 + LEVEL) / 2))
 
     def above(self, distance: float, images: float = 1.0) -> float:
         """Return the probability of an error above a distance, with so many times the images."""
@@ -92,37 +92,50 @@ class ErrorDistribution:
 def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float = 0.0) -> Components:
     """Estimate the variance of the mean of values of shape (replicates, images) by its sources.
 
-    `pseudo_square`, of a pseudo-observation (or group), is added to the sum of squares over images.
-    Groups are the units in place of images: their scores, of the ratio estimator with the leverage
-    correction CR2 (R. M. Bell and D. F. McCaffrey, Survey Methodology 28, 2002), are crossed with
-    the replicates. With folds the variance over images is that of one cross-validation, since the
-    interaction of all its models and images stays one.
+    `pseudo_square`, of a pseudo-observation, is added to a difference's sum of squares. Groups are
+    the units in place of images: their scores, of the ratio estimator with the leverage correction
+    CR2 (R. M. Bell and D. F. McCaffrey, Survey Methodology 28, 2002), are crossed with the
+    replicates, and have a pseudo-group of the values' variance if no other. With k folds, whose
+    models share images, the variance over images is k² / (k - 1)² times as large, and k / (k - 1)
+    times that of a difference, since they share some luck. None is unbiased (Y. Bengio and
+    Y. Grandvalet, JMLR 5, 2004); `benchmarks/COVERAGE.md` shows what this covers.
     """
     values = np.asarray(values, dtype=float)
-    freedom, correction = values.shape[1] - 1.0, 1.0
+    of_replicate, freedom = values.mean(axis=1), values.shape[1] - 1.0
+    power = 1 if pseudo_square else 2
     if (groups := design.groups) is not None:
         sizes = np.bincount(groups)
         correlation = _correlation(values.mean(axis=0), groups, sizes)
-        # Satterthwaite: groups of equal size that would tell the variance as well.
-        shares = sizes * (1 + (sizes - 1) * correlation)
-        freedom = max(1.0, float(shares.sum() ** 2 / (shares**2).sum()) - 1)
-        pseudo_square *= (1 + (sizes.mean() - 1) * correlation) / sizes.mean()
-        sums = np.array([np.bincount(groups, of_replicate) for of_replicate in values])
-        scale = len(sizes) / len(groups) / np.sqrt(1 - sizes / len(groups))
+        freedom = _freedom(sizes, correlation)
+        of_group = (1 + (sizes.mean() - 1) * correlation) / sizes.mean()
+        pseudo_square = (pseudo_square or float(values.var())) * of_group
+        sums = np.array([np.bincount(groups, each) for each in values])
+        scale = len(sizes) / len(groups) * np.sqrt((1 - 1 / len(sizes)) / (1 - sizes / len(groups)))
         # The mean of these scores varies as that of the values.
         values = np.asarray((sums - sizes * values.mean()) * scale)
-        correction = 1 - 1 / len(sizes)
-    (replicates, units), more = values.shape, design.folds / max(1, design.folds - 1) or 1
-    by_unit, by_replicate = values.mean(axis=0), values.mean(axis=1)
-    of_images = correction * float(by_unit.var() * units + pseudo_square) / (units - 1) / units
+    replicates, units = values.shape
+    by_unit = values.mean(axis=0)
+    of_images = float(by_unit.var() * units + pseudo_square) / (units - 1) / units
+    if design.folds:
+        of_images /= (1 - 1 / design.folds) ** power
     if replicates == 1:
-        return Components(more * of_images, np.nan, np.nan, 1, units, freedom)
-    residuals = values - by_unit - by_replicate[:, None] + values.mean()
+        return Components(of_images, np.nan, np.nan, 1, units, freedom)
+    residuals = values - by_unit - values.mean(axis=1, keepdims=True) + values.mean()
     square = float((residuals**2).sum()) / ((replicates - 1) * (units - 1))
-    interaction = square / values.size * correction
-    of_images += (replicates - 1) * interaction if design.folds else 0.0
-    of_replicates = float(by_replicate.var(ddof=1)) / replicates
+    interaction = square / values.size
+    of_replicates = float(of_replicate.var(ddof=1)) / replicates
     return Components(of_images, interaction, of_replicates, replicates, units, freedom)
+
+
+def _freedom(sizes: NDArray[np.intp], correlation: float) -> float:
+    """Return Satterthwaite's degrees of freedom of a variance by CR2, as Bell and McCaffrey do."""
+    leverage, of_sum = sizes / sizes.sum(), sizes * (1 + (sizes - 1) * correlation)
+    own = 1 / (1 - leverage)
+    both = own * leverage @ leverage - 2 * own * leverage
+    trace = of_sum @ (own + both)
+    square = (of_sum.sum() * (of_sum @ both**2) + (of_sum @ both) ** 2) / 2
+    square += of_sum**2 @ (own**2 + 2 * own * both)
+    return max(1.0, float(trace**2 / square))
 
 
 def _correlation(by_image: Array, groups: NDArray[np.intp], sizes: NDArray[np.intp]) -> float:
