@@ -124,7 +124,6 @@ def read_results(params: Params, index: Index | None = None) -> Results:
     curves = {name: _read_curves(cell, tables[name]["seed"]) for name, cell in cells.items()}
     predictions = stack_tables(tables)
     index, folds = index or read_index(), next(iter(figures.values())).get("folds", 0)
-    index.check_groups(folds)
     pairs = itertools.product(tables, EPOCHS)
     return Results(
         params,
@@ -154,7 +153,11 @@ def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
         raise UserError(f"{text}\nBring all up to date with: dvc repro")
     names = sorted(predictions["image"].unique())
     of_image = {row.path: row.group for row in index.rows}
-    return design_of([of_image.get(path_of(name, folds), "") for name in names], folds)
+    design = design_of([of_image.get(path_of(name, folds), "") for name in names], folds)
+    if design.units(len(names)) == 1 < len(names):
+        text = "All validation images are of one group, which says nothing about others."
+        raise UserError(f"{text}\nSplit them into more groups, or leave the manifest's groups out.")
+    return design
 
 
 def design_of(groups: Collection[str], folds: int = 0) -> Design:

@@ -66,13 +66,6 @@ class Index:
         """Return the groups of a split's images, in the order of `names`."""
         return [row.group for row in self.rows if row.split == split]
 
-    def check_groups(self, of: int) -> None:
-        """Raise a UserError if the images to validate on, in so many folds, are of one group."""
-        groups = {row.group or row.path for row in self.rows if of or row.split == "val"}
-        if len(groups) == 1:
-            text = "All validation images are of one group, which says nothing about others.\nSplit"
-            raise UserError(f"{text} them into more groups, or leave the manifest's groups out.")
-
     def leave_out(self, fold: int, of: int, seed: int) -> "Index":
         """Return an index that validates on one of so many folds of all images, or on none."""
         paths, _, labels, groups, *_ = zip(*self.rows, strict=True)
