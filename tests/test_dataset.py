@@ -384,7 +384,7 @@ def test_changed_local_images_are_fetched_again_and_differ_from_their_old_manife
     dataset = photos.model_copy(update={"url": url})
 
     def fetch_and_verify():
-        files = {name: path.read_bytes() for name, path in find_images("photos").items()}
+        files = {name: Path(path).read_bytes() for name, path in find_images("photos").items()}
         write_zip(files, "photos.zip")
         assert fetch_archive(dataset, "archive.zip") == url
         return verify_images(dataset, "archive.zip", "images")

@@ -81,6 +81,17 @@ def test_an_index_of_another_kind_says_nothing_about_the_photographs(photos):
     assert "photographs: 43" in headswap("evaluate", CELL, photos)[0]
 
 
+@pytest.mark.parametrize("damage", [None, ("val/ants/002.png", "val/ants/0.png"), (",", ";")])
+def test_an_index_of_headswap_counts_whatever_a_spreadsheet_did_to_it(own_trained, damage):
+    path = Path("data/images/index.csv")
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    place = rows[0].index("group")
+    text = "\n".join(",".join([*row[:place], row[place] or "g", *row[place + 1 :]]) for row in rows)
+    path.write_text("\ufeff" + (text.replace(*damage) if damage else text), "utf-8")
+    output, message = headswap("evaluate", CELL, "data/images", code=int(bool(damage)))
+    assert "is not as it was verified" in message if damage else "groups" in output
+
+
 def test_classes_that_the_network_does_not_know_are_counted_and_left_out(photos):
     write_folder({f"wasps/{i}.jpg": draw("red") for i in range(3)}, photos)
     write_folder({"loose.jpg": draw("blue")}, photos)

@@ -287,6 +287,9 @@ def test_the_best_cell_is_the_one_that_the_comparison_ranks_first(empty):
     with pytest.raises(UserError, match="no metrics/comparison.csv yet.\nMake it"):
         best_cell()
     Path("metrics").mkdir()
+    Path("metrics/comparison.csv").write_text("<<<<<<< main\ncell,rank\na-probe,1\n")
+    with pytest.raises(UserError, match="csv cannot be read: .*\nMake it anew with: dvc repro"):
+        best_cell()
     Path("metrics/comparison.csv").write_text(
         "cell,rank,last_val_accuracy_mean\na-frozen,2,0.9\na-probe,1,0.9\nb-probe,,\n"
     )

@@ -336,8 +336,8 @@ def predict(
     if not (misclassified or cell):
         print(f"The best cell of the comparison is {named}.", file=sys.stderr)
     paths = folders.misclassified_images() if misclassified else folders.find_named_images(images)
-    # Of the photographs only one with such a name could be overwritten.
-    read = [folder, *(path for path in paths if path.suffix.lower() in (".csv", ".json"))]
+    # No photograph begins as a table does, so only what has another name could be overwritten.
+    read = [folder, *(path for path in paths if path.suffix.lower() not in folders.EXTENSIONS)]
     csv, json = outputs = _outputs(read, csv=(csv, PREDICTED), json=(json, r"\[(\{path:|\]$)"))
     (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=(explain, ""))
     if misclassified:

@@ -87,6 +87,9 @@ def write_json(path: StrPath, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+MAKE_ANEW = "Make it anew with: dvc repro --force --single-item compare"  # tables of metrics
+
+
 def write_csv(path: StrPath, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table with a header; a formula gets an apostrophe, which `read_csv` removes."""
     write_text(path, _csv_text([columns, *rows]))
@@ -115,9 +118,13 @@ def without_apostrophe(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell
 
 
-def read_csv(path: StrPath) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table that `write_csv` wrote; ValueError or csv.Error if it is none."""
-    with open(path, encoding="utf-8", newline="") as file:
+def read_csv(path: StrPath, remedy: str = "") -> Iterator[dict[str, str]]:
+    """Yield the rows of a table that `write_csv` wrote.
+
+    If it is none: ValueError or csv.Error, or with a `remedy` a UserError.
+    """
+    explained = explain_damage(path, remedy) if remedy else contextlib.nullcontext()
+    with explained, open(path, encoding="utf-8", newline="") as file:
         lines = ([without_apostrophe(cell) for cell in row] for row in csv.reader(file))
         if not (columns := next(lines, None)):
             raise ValueError("no columns")

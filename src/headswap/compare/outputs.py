@@ -17,7 +17,7 @@ from headswap.compare.comparison import Comparison, compare
 from headswap.compare.report import collect_facts, render
 from headswap.compare.results import read_results
 from headswap.errors import UserError
-from headswap.io import existing, read_csv, write_csv, write_json, write_text
+from headswap.io import MAKE_ANEW, existing, read_csv, write_csv, write_json, write_text
 from headswap.params import Params
 from headswap.paths import METRICS
 from headswap.progress import console
@@ -73,7 +73,7 @@ def best_models(params: Params, count: int) -> list[str]:
     """Return the networks of the comparison's best cells, the best first."""
     table = existing(METRICS / "comparison.csv")
     models = {cell.name: cell.model for cell in params.cells()}
-    ranked = [row for row in read_csv(table) if row["rank"] and row["cell"] in models]
+    ranked = [row for row in read_csv(table, MAKE_ANEW) if row["rank"] and row["cell"] in models]
     ranked.sort(key=lambda row: int(row["rank"]))
     best = list(dict.fromkeys(models[row["cell"]] for row in ranked))
     if len(best) < count:

@@ -82,7 +82,7 @@ def read_revision(name: str) -> Revision:
     except SCMError as error:
         text = f"There is no revision or experiment {name}: {error}.\nGit's are listed by: "
         raise UserError(f"{text}git branch --all\nand experiments by: dvc exp list") from None
-    except (DvcException, OSError, KeyError) as error:  # an image that the index has not
+    except (DvcException, OSError, KeyError, ValueError) as error:  # or the index is damaged
         why = "none is committed" if isinstance(error, FileNotFoundError) else error
         text = f"The predictions of {name} are not here: {why}."
         remedy = "If DVC's remote has them: dvc pull --all-commits\nElse make and commit them: "

@@ -30,7 +30,7 @@ class UnreadableImage(UserError):
     """An image cannot be read; ``why`` is the reason, without the file's name."""
 
     def __init__(self, path: str | PathLike[str], why: str):
-        was_verified = IMAGES in Path(path).parents
+        was_verified = IMAGES.absolute() in Path(path).absolute().parents
         remedy = "\nRestore the images with: dvc repro verify" * was_verified
         super().__init__(f"{printable(path)} cannot be read as an image: {why}.{remedy}")
         self.why = why

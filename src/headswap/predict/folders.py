@@ -14,7 +14,7 @@ from typing import Any, Literal
 from headswap.errors import UserError
 from headswap.images.folders import EXTENSIONS, OTHER_FORMATS, scan_folder
 from headswap.images.preprocessing import read_preprocessing
-from headswap.io import existing, explain_damage, read_csv, read_json
+from headswap.io import MAKE_ANEW, existing, explain_damage, read_csv, read_json
 from headswap.params import load, recorded_stages
 from headswap.paths import IMAGES, METRICS, MODELS, PREDICTIONS
 from headswap.runs.store import RECORD
@@ -61,9 +61,9 @@ def misclassified_images() -> list[Path]:
     """Return the first 12 validation images of those that most runs of all cells misclassify."""
     path = existing(METRICS / "misclassified.csv")
     images = []
-    for row in islice(read_csv(path), 12):
-        image = IMAGES / "val" / row["image"]
-        images.append(image if image.exists() else IMAGES / row["image"])  # of a fold
+    for row in islice(read_csv(path, MAKE_ANEW), 12):
+        of_fold = IMAGES / row["image"]
+        images.append(of_fold if of_fold.exists() else IMAGES / "val" / row["image"])
     if images:
         return images
     raise UserError(f"{path} lists no image.\nName the photographs to explain instead.")
@@ -160,6 +160,6 @@ def best_cell() -> str:
 def _compared(metrics: Path, column: str, value: str) -> dict[str, str] | None:
     """Return the row of the comparison that has a value in a column, and a finished run."""
     path = metrics / "comparison.csv"
-    rows = read_csv(path) if path.exists() else iter(())
+    rows = read_csv(path, MAKE_ANEW) if path.exists() else iter(())
     found = (row for row in rows if row.get(column) == value and row["last_val_accuracy_mean"])
     return next(found, None)

@@ -233,7 +233,8 @@ def _find_labelled(folder: Path, classes: list[str]) -> tuple[pd.DataFrame, list
     """
     notes = []
     index = folder / NAME
-    if index.is_file() and index.read_bytes().startswith(b"path,split,class,"):
+    content = index.read_bytes() if index.is_file() else b"-"
+    if not content or b"phash" in content:  # else it is another's
         table = pd.DataFrame(read_index(folder).rows, columns=Row._fields)
     else:
         found = []
