@@ -191,7 +191,9 @@ def install(folder, package, version):
     metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
 
 
-@pytest.mark.parametrize("package", ["pillow", "efficientnet_lite_pytorch"])
+@pytest.mark.parametrize(
+    "package", [pytest.param("pillow", marks=pytest.mark.slow), "efficientnet_lite_pytorch"]
+)
 def test_after_an_upgrade_every_cell_that_other_versions_made_is_named(
     run, no_pictures, tmp_path, monkeypatch, package
 ):

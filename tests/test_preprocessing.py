@@ -231,7 +231,7 @@ def accuracy_on(draw, **changes):
     [
         (draw_arrow, "train", "flip", False, True),
         (draw_long, "image", "fit", "pad", "crop"),
-        (draw_long, "image", "fit", "squash", "crop"),
+        pytest.param(draw_long, "image", "fit", "squash", "crop", marks=pytest.mark.slow),
     ],
 )
 def test_neither_a_flip_nor_a_crop_need_lose_the_class(workspace, draw, section, key, good, bad):
