@@ -105,9 +105,11 @@ def write_cell(
                 others = (1 - of_image) / (len(classes) - 1)
                 probabilities = [of_image if name == predicted else others for name in classes]
                 name = "val/" * bool(folds) + image_name(image, classes)
-                rows.append([seed, 1, which, name, label, predicted, *probabilities])
+                fold = [image // (seed + 1) % folds] if folds else []
+                rows.append([seed, *fold, 1, which, name, label, predicted, *probabilities])
     probabilities = [f"p_{name}" for name in classes]
-    columns = ["seed", "epoch", "which", "image", "label", "predicted", *probabilities]
+    columns = ["seed", *["fold"] * bool(folds), "epoch", "which", "image", "label", "predicted"]
+    columns += probabilities
     write_csv(f"plots/predictions/{cell.name}.csv", columns, rows)
 
 

@@ -58,6 +58,10 @@ def test_each_seed_predicts_every_photograph_once_and_a_network_of_all_is_kept(f
     metrics = read_json(f"metrics/cells/{cell}.json")
     assert (metrics["folds"], metrics["seeds"]) == (FOLDS, 2)
     assert len(read_json(f"metrics/timing/{cell}.json")["seconds_per_run"]) == 2 * FOLDS
+    headswap("export", cell, "exported")
+    card = Path("exported/README.md").read_text()
+    assert f"\n{len(rows)} photographs (digest" in card
+    assert f"in {FOLDS} folds, networks of seed 4 that had not seen them classified" in card
 
 
 def test_a_further_seed_trains_only_its_own_folds(folded):

@@ -1,5 +1,6 @@
 """`headswap evaluate`: a network on photographs whose classes are known."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def test_photographs_of_the_project_and_earlier_looks_are_said(photos):
         assert "looks.csv cannot be read" in message and "git checkout metrics/test" in message
 
 
+def test_each_photograph_that_was_trained_on_is_listed_once(photos):
+    shutil.copytree(Path(photos, "ants"), Path(photos, "bees", "again"))
+    output, _ = headswap("evaluate", CELL, photos)
+    count = int(re.search(r"too high: (\d+) of the", output)[1])
+    assert f"… and {count - 5} more" in output
+
+
 def test_new_photographs_are_no_cause_for_a_warning(own_trained):
     noise = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
     for label, pixels in zip(("ants", "bees"), noise, strict=True):
@@ -89,7 +97,7 @@ def test_an_index_of_headswap_counts_whatever_a_spreadsheet_did_to_it(own_traine
     text = "\n".join(",".join([*row[:place], row[place] or "g", *row[place + 1 :]]) for row in rows)
     path.write_text("\ufeff" + (text.replace(*damage) if damage else text), "utf-8")
     output, message = headswap("evaluate", CELL, "data/images", code=int(bool(damage)))
-    assert "is not as it was verified" in message if damage else "groups" in output
+    assert "is not as it was verified" in message if damage else "in 1 group\n" in output
 
 
 def test_classes_that_the_network_does_not_know_are_counted_and_left_out(photos):

@@ -16,6 +16,7 @@ from headswap.compare.intervals import (
     estimate_difference,
     estimate_log_ratio,
     estimate_mean_of_replicates,
+    estimate_winner,
     probability_good_enough,
     reliability,
 )
@@ -236,6 +237,11 @@ def test_a_mean_over_replicates_on_the_same_images_has_students_interval():
     estimate = estimate_mean_of_replicates([[0.0, 2.0], [1.0, 3.0], [3.0, 3.0]])
     expected = stats.ttest_1samp(means, 0).confidence_interval()
     assert (estimate.low, estimate.high) == pytest.approx(expected)
+
+
+def test_a_cell_that_was_not_chosen_among_others_is_expected_to_be_as_it_is():
+    correct = np.random.default_rng(12).random((3, 60)) < 0.9
+    assert estimate_winner([correct], [None]).value == pytest.approx(correct.mean())
 
 
 def test_more_images_make_sure_that_a_cell_is_good_enough():

@@ -45,6 +45,8 @@ def test_photographs_of_one_group_do_not_count_as_independent():
         for of in (revisions[0].groups, groups)
     )
     assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+    one = dict.fromkeys(NAMES, "g")
+    assert differences(*[each._replace(groups=one) for each in revisions]).empty
 
 
 def test_one_seed_gives_no_verdict_but_a_probe_has_one():

@@ -1,5 +1,6 @@
 """`headswap status` says from another terminal how far all runs are."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -71,6 +72,13 @@ def test_finished_cells_and_what_is_left_are_counted(own_trained):
     assert status()[-1] == "Next: dvc repro"
     write_csv("metrics/comparison.csv", ["cell", "seeds"], rows)
     assert status()[-1] == "They are compared; nothing is left to do."
+    manifest = params.load().dataset.manifest
+    digest = hashlib.md5(Path(manifest).read_bytes()).hexdigest()
+    for recorded in (digest, "0" * 32):
+        stages = {"verify": {"deps": [{"path": manifest, "md5": recorded}]}}
+        Path("dvc.lock").write_text(json.dumps({"stages": stages}))
+        done = "They are compared; nothing is left to do."
+        assert status()[-1] == (done if recorded == digest else "Next: dvc repro")
     edit(seeds=[0, 1, 2])
     assert status()[1:3] == ["tiny-frozen    2/3 runs", "tiny-probe     1/1 runs"]
     whole = r"cell 2 of 3, run 6 of 7, about \d+ s left"

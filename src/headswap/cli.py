@@ -342,6 +342,8 @@ def predict(
     (explain,) = _outputs([*read, *images, *filter(None, outputs)], explain=(explain, ""))
     if misclassified:
         print(f"The {len(paths)} images that most runs of all cells got wrong:", file=sys.stderr)
+        if headswap.params.load().dataset.folds:
+            print("This network was trained on them.", file=sys.stderr)
     to: dict[str, Any] = {"csv": csv, "json": json, "explain": explain, "unsure": unsure}
     headswap.predict.predict.classify(folder, paths, seeds=seeds, top=top, **to)
 

@@ -14,6 +14,7 @@ from headswap.compare.plot_rows import MODE_COLOURS, confusions
 from headswap.compare.plots import draw_png
 from headswap.compare.results import design_of
 from headswap.compare.variance import Array, Design
+from headswap.errors import pluralize
 from headswap.io import atomic_write, write_csv, write_json
 from headswap.progress import console
 
@@ -25,7 +26,7 @@ def report(
 ) -> None:
     """Print how good predictions are (see `evaluate_predictions`), and write what is named."""
     figures = evaluate_predictions(predictions)
-    groups = f", in {figures['groups']} groups" if figures["groups"] else ""
+    groups = f", in {pluralize(figures['groups'], 'group')}" if figures["groups"] else ""
     console.print(f"photographs: {figures['images']}{groups}")
     for name in ("accuracy", "balanced_accuracy"):
         console.print(f"{name.replace('_', ' ')}: {_text(figures[name])}")

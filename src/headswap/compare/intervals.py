@@ -68,7 +68,8 @@ def estimate_winner(
             found.append(means[(means @ times).argmax(), times == 0].mean())
     each = zip(values, priors, strict=True)
     ratios = [_ratio(values, components(values, design), prior) for values, prior in each]
-    return _wilson(float(np.mean(found)), float(np.mean(ratios)))
+    value = np.mean(found) if len(cells) > 1 else means.mean()  # one was not chosen
+    return _wilson(float(value), float(np.mean(ratios)))
 
 
 def _ratio(values: variance.Array, parts: variance.Components, prior: Prior) -> float:

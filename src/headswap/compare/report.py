@@ -60,6 +60,7 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
     repeated = table[~table["cell"].map(results.stands_for_every_seed)]
     replicates = repeated["seeds"] - repeated["diverged"]
     wrong, ways = comparison.misclassified, results.figures["preprocessing"]
+    partitions = results.last.pivot_table("fold" if folds else "epoch", "image", "seed")
     return {
         "params": params,
         "counts": results.counts,
@@ -76,6 +77,7 @@ def collect_facts(results: Results, comparison: Comparison) -> dict[str, Any]:
         ),
         "tuning": results.figures.get("tuning", pd.Series(dtype=str)).dropna().to_dict(),
         "preprocessing": group_names({cell.model: ways[cell.name] for cell in cells}.items()),
+        "same_folds": 0 < folds == len(partitions.drop_duplicates()),
         "one_run_each": replicates.max() == 1,
         "single_replicate": (replicates == 1).any(),
         "diverged": int(table["diverged"].sum()),

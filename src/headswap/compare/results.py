@@ -156,7 +156,7 @@ def _design(predictions: pd.DataFrame, index: Index, folds: int) -> Design:
     design = design_of([of_image.get(path_of(name, folds), "") for name in names], folds)
     if design.units(len(names)) == 1 < len(names):
         text = "All validation images are of one group, which says nothing about others."
-        raise UserError(f"{text}\nSplit them into more groups, or leave the manifest's groups out.")
+        raise UserError(f"{text}\nSet dataset.folds, or split them into more groups.")
     return design
 
 

@@ -32,7 +32,7 @@ def report(before: str, after: str, csv: Path | None = None, picture: Path | Non
             console.print(f"Only in {name}: {', '.join(sorted(only))}")
     rows = differences(old, new)
     if rows.empty:
-        text = f"{before} and {after} share no cell with a photograph and a seed in common."
+        text = f"{before} and {after} share no cell with a seed and two groups of photographs."
         raise UserError(f"{text}\nRevisions of the same photographs are listed by: dvc exp show")
     title = f"{after} minus {before}: accuracy"
     how = f"{title} at the last epoch, by photograph and seed"
@@ -101,6 +101,8 @@ def differences(old: Revision, new: Revision) -> pd.DataFrame:
     pairs, rows = {cell: pair for cell, pair in aligned if pair[0].size}, []
     for cell, (before, after) in pairs.items():
         design = design_of([new.groups[image] for image in after], max(old.folds, new.folds))
+        if design.units(after.shape[1]) == 1:
+            continue
         alike = [t for pair in pairs.values() for t in pair if t.shape[1] == after.shape[1]]
         prior = replicate_prior([table.to_numpy(float) for table in alike], design)
         estimate = estimate_difference(after.to_numpy(float) - before, prior, design)

@@ -60,9 +60,11 @@ def write_manifest(
     used["split"], used["group"] = _split(listing, used, old, shares, seed)
     if table["group"].any():
         for at, index in used.groupby("split").groups.items():
-            names = sorted({*map(printable, table["group"][index])} - {""})
-            listing.notes.append(f"Groups in {at} ({len(names)}):\n{bulleted(names, 10)}")
-            if at == "val" and len(names) < 10:
+            names = sorted({*map(printable, used["group"][index])} - {""})
+            alone = int((used["group"][index] == "").sum())
+            besides = f", and {alone} photographs alone" if alone else ""
+            listing.notes.append(f"Groups in {at} ({len(names)}{besides}):\n{bulleted(names, 10)}")
+            if at == "val" and len(names) + alone < 10:
                 listing.notes.append("Intervals will be wide, of one group none: set dataset.folds")
     where = folder + " without near-duplicates" * bool(copies)
     manifest.check_classes(zip(used["split"], used["label"], strict=True), where)
@@ -138,8 +140,8 @@ def _split(
             listing.notes.append(note)
     groups = name_groups(items, [*zip(same, splits, strict=True)])
     if near := sum(bool(group) and group != of for group, of in zip(groups, given, strict=True)):
-        note = f"{near} near-identical photographs count as of one group with others"
-        listing.notes.append(f"{note} (--drop-duplicates would leave them out)")
+        note = f"{near} photographs count as of one group with others, some near-identical"
+        listing.notes.append(f"{note} (--drop-duplicates would leave copies out)")
     if moved := sum(was not in ("", at) for was, at in zip(items["split"], splits, strict=True)):
         listing.notes.append(f"{moved} photographs moved to the split of their group")
     counts = pd.crosstab(pd.Series(given), pd.Series(splits)).drop("", errors="ignore")

@@ -203,10 +203,11 @@ def classify_labelled(folder: Path, images: Path) -> tuple[pd.DataFrame, list[st
     used = read_index().rows if IMAGES.exists() else []
     hashes = [row.phash for row in used]
     if pairs := list(near_duplicates.near_duplicate_pairs(table["phash"], hashes)):
+        known = {one: f"{table['image'][one]}: {used[other].path}" for one, other, _ in pairs}
+        lines = list(known.values())
         notes.append(
-            f"The accuracy is too high: {len({one for one, *_ in pairs})} of the photographs, or "
-            "near-duplicates, are among those that the project trains or validates on:\n"
-            + bulleted([f"{table['image'][one]}: {used[other].path}" for one, other, _ in pairs], 5)
+            f"The accuracy is too high: {len(lines)} of the photographs, or near-duplicates, are "
+            f"among those that the project trains or validates on:\n{bulleted(lines, 5)}"
         )
     looks = io.read_looks()
     look = {

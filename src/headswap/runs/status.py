@@ -1,5 +1,6 @@
 """How far all runs are, for another terminal: from what is in ``runs/``, without torch."""
 
+import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,9 +9,9 @@ from statistics import fmean
 
 import psutil
 
-from headswap.errors import UserError
+from headswap.errors import UserError, pluralize
 from headswap.io import read_csv, read_json
-from headswap.params import Cell, Params
+from headswap.params import Cell, Params, recorded_stages
 from headswap.paths import EMBEDDINGS, IMAGES, METRICS, MODELS, WEIGHTS
 from headswap.progress import seconds_left
 from headswap.runs import store
@@ -50,10 +51,15 @@ def status_lines(params: Params) -> list[str]:
     left = "No run is being trained now. To go on: dvc repro" * (not any(s.running for s in cells))
     if not whole:
         left = "Next: dvc repro"
-        whole = f"All {sum(len(s.done) for s in cells)} runs of {len(cells)} cells are finished."
+        count = pluralize(len(cells), "cell")
+        whole = f"All {sum(len(s.done) for s in cells)} runs of {count} are finished."
         with suppress(*store.UNREADABLE):
+            manifest = params.dataset.manifest
+            now = hashlib.md5(Path(manifest).read_bytes()).hexdigest()
+            deps = recorded_stages().get("verify", {}).get("deps", [])
+            same = all(dep["md5"] == now for dep in deps if dep["path"] == manifest)
             table = {row["cell"]: int(row["seeds"]) for row in read_csv(METRICS / "comparison.csv")}
-            if table == {cell.name: len(params.run_seeds(cell)) for cell in params.cells()}:
+            if same and table == {c.name: len(params.run_seeds(c)) for c in params.cells()}:
                 left = "They are compared; nothing is left to do."
     return list(filter(None, [*lines, whole, _dvc_at_work() or left]))
 
