@@ -73,7 +73,7 @@ def test_the_photographs_of_a_phone(workspace, no_heic):
     Path("photos/Screenshots").rename("Screenshots")  # "or move them out"
     printed = prepare("--val", "0.3")
     assert (
-        "data/photos.csv lists 11 images." in printed and "4 near-identical photographs" in printed
+        "data/photos.csv lists 11 images." in printed and "4 photographs count as of one group" in printed
     )
     for name in (".nomedia", "Ameisen im Garten 🐜/.trash/", "Ameisen im Garten 🐜/IMG_3.HEIC"):
         assert f"\n  {name}\n" in printed
