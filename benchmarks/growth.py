@@ -123,7 +123,8 @@ def main() -> None:
         "# How time and memory grow with the number of photographs\n\n"
         "Processor seconds and the peak memory of all processes of each command, on photographs of "
         "40 pixels, a tiny network and one epoch; exponents are between the two largest sets "
-        "measured: 1 is proportional. Empty: not measured. "
+        "measured: 1 is proportional. `all` is the first `dvc repro` after single stages, with "
+        "`check` in it. Empty: not measured. "
         f"Made by `python benchmarks/growth.py FOLDER {arguments_given}`"
         + f" on {CORES} cores of {machine('')['processor']}.\n\n"
         + pd.DataFrame(lines).fillna("").to_markdown(index=False, disable_numparse=True)

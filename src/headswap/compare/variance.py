@@ -97,7 +97,7 @@ def components(values: ArrayLike, design: Design = SPLIT, pseudo_square: float =
     CR2 (R. M. Bell and D. F. McCaffrey, Survey Methodology 28, 2002), are crossed with the
     replicates, and have a pseudo-group of the values' variance if no other. With k folds, whose
     models share images, the variance over images is k² / (k - 1)² times as large, and k / (k - 1)
-    times that of a difference, since they share some luck. None is unbiased (Y. Bengio and
+    times that of a difference, whose cells share some luck. No estimator is unbiased (Y. Bengio,
     Y. Grandvalet, JMLR 5, 2004); `benchmarks/COVERAGE.md` shows what this covers.
     """
     values = np.asarray(values, dtype=float)

@@ -230,12 +230,11 @@ def classify_labelled(folder: Path, images: Path) -> tuple[pd.DataFrame, list[st
 def _find_labelled(folder: Path, classes: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """Return a folder's photographs of some classes, and a note on each kind that is left out.
 
-    The class is that of the folder's index, where it has one, else the first folder of the path.
+    The class is of the folder's index, if headswap wrote it, else the first folder of the path.
     """
     notes = []
     index = folder / NAME
-    content = index.read_bytes() if index.is_file() else b"-"
-    if not content or b"phash" in content:  # else it is another's
+    if index.is_file() and (not index.stat().st_size or b"phash" in index.read_bytes()):
         table = pd.DataFrame(read_index(folder).rows, columns=Row._fields)
     else:
         found = []
